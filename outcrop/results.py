@@ -1,0 +1,267 @@
+"""The results database: what was found about every latent, in SQLite (WAL).
+
+    coders        one row per coder: where it sits, what was cached
+    latents       one row per latent, dead and rare ones included
+    strata        (latent, stratum) → its exact share v_s of the non-firing windows
+    examples      coordinates in the cache; no token is stored twice
+    explanations  a text or a failure
+    judgements    a probability or a failure, per example
+    ledger        a view: the status of every latent, derived from the tables above
+
+The ledger is derived, never stored, so it cannot disagree with the tables.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from outcrop.errors import CorruptError
+from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId
+
+SCHEMA_VERSION = 1
+
+STATUSES = ("unfired", "rare", "not selected", "failed", "scored", "explained only")
+
+_SCHEMA = """
+CREATE TABLE coders (
+  coder TEXT PRIMARY KEY,
+  n_layers INTEGER NOT NULL, latents_per_layer INTEGER NOT NULL,
+  window_tokens INTEGER NOT NULL,
+  n_tokens INTEGER NOT NULL,            -- eligible tokens that were cached
+  n_excluded_tokens INTEGER NOT NULL,   -- special tokens and sinks
+  n_off_grid_tokens INTEGER NOT NULL,   -- eligible, but in no window: document tails, duplicates
+  n_windows INTEGER NOT NULL, n_documents INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE latents (
+  coder TEXT NOT NULL, latent INTEGER NOT NULL, layer INTEGER NOT NULL,
+  n_fired INTEGER NOT NULL, n_windows INTEGER NOT NULL,
+  firing_rate REAL NOT NULL, context_rate REAL NOT NULL,
+  mean_activation REAL, max_activation REAL,  -- over the tokens on which it fires
+  context_dependence REAL, context_dependence_coverage REAL,
+  rare INTEGER NOT NULL,
+  selection_probability REAL,  -- NULL: not selected
+  PRIMARY KEY (coder, latent)
+) WITHOUT ROWID;
+
+CREATE TABLE strata (
+  coder TEXT NOT NULL, latent INTEGER NOT NULL, stratum TEXT NOT NULL,
+  share REAL NOT NULL, n_windows INTEGER NOT NULL, shortfall TEXT,
+  PRIMARY KEY (coder, latent, stratum)
+) WITHOUT ROWID;
+
+CREATE TABLE examples (
+  coder TEXT NOT NULL, latent INTEGER NOT NULL, example INTEGER NOT NULL,
+  split TEXT NOT NULL, row INTEGER NOT NULL, document INTEGER NOT NULL,
+  quantile INTEGER, stratum TEXT, source INTEGER, distance REAL,
+  PRIMARY KEY (coder, latent, example),
+  CHECK ((quantile IS NULL) != (stratum IS NULL))
+) WITHOUT ROWID;
+
+CREATE TABLE explanations (
+  coder TEXT NOT NULL, latent INTEGER NOT NULL, explainer TEXT NOT NULL, source TEXT NOT NULL,
+  text TEXT, request TEXT NOT NULL, failure TEXT, failure_detail TEXT,
+  PRIMARY KEY (coder, latent, explainer, source),
+  CHECK ((text IS NULL) != (failure IS NULL))
+) WITHOUT ROWID;
+
+CREATE TABLE judgements (
+  coder TEXT NOT NULL, latent INTEGER NOT NULL, scorer TEXT NOT NULL, arm TEXT NOT NULL,
+  explainer TEXT NOT NULL, source TEXT NOT NULL, example INTEGER NOT NULL,
+  probability REAL, predicted INTEGER, request TEXT, failure TEXT, failure_detail TEXT,
+  PRIMARY KEY (coder, latent, scorer, arm, explainer, source, example),
+  CHECK ((predicted IS NULL) != (failure IS NULL))
+) WITHOUT ROWID;
+
+CREATE VIEW ledger AS
+WITH judged AS (
+  SELECT j.coder, j.latent,
+         COUNT(j.predicted) FILTER (WHERE e.quantile IS NOT NULL) AS activating,
+         COUNT(j.predicted) FILTER (WHERE e.quantile IS NULL) AS non_activating,
+         MIN(j.failure || ': ' || j.failure_detail) AS reason
+  FROM judgements j JOIN examples e USING (coder, latent, example)
+  WHERE j.arm = 'plain' AND j.scorer != 'token_baseline' GROUP BY j.coder, j.latent
+), explained AS (
+  SELECT coder, latent, COUNT(text) AS texts, MIN(failure || ': ' || failure_detail) AS reason
+  FROM explanations GROUP BY coder, latent
+)
+SELECT l.coder, l.latent, l.layer,
+  CASE
+    WHEN l.n_fired = 0 THEN 'unfired'
+    WHEN l.rare THEN 'rare'
+    WHEN l.selection_probability IS NULL THEN 'not selected'
+    WHEN x.texts = 0 THEN 'failed'
+    WHEN j.activating > 0 AND j.non_activating > 0 THEN 'scored'
+    WHEN j.activating IS NOT NULL THEN 'failed'
+    WHEN x.texts > 0 THEN 'explained only'
+    ELSE 'not selected'
+  END AS status,
+  CASE
+    WHEN x.texts = 0 THEN 'explain'
+    WHEN j.activating = 0 OR j.non_activating = 0 THEN 'score'
+  END AS stage,
+  CASE
+    WHEN x.texts = 0 THEN x.reason
+    WHEN j.activating = 0 OR j.non_activating = 0 THEN j.reason
+  END AS reason
+FROM latents l LEFT JOIN explained x USING (coder, latent) LEFT JOIN judged j USING (coder, latent);
+"""
+
+TABLES = ("coders", "latents", "strata", "examples", "explanations", "judgements")
+
+
+@dataclass(frozen=True)
+class CoderRow:
+    """What was cached of one coder."""
+
+    coder: CoderKey
+    n_layers: int
+    latents_per_layer: int
+    window_tokens: int
+    n_tokens: int
+    n_excluded_tokens: int
+    n_off_grid_tokens: int
+    n_windows: int
+    n_documents: int
+
+
+@dataclass(frozen=True)
+class LatentRow:
+    """One line of the `latents` table; counts and rates as METRICS defines them."""
+
+    latent: LatentId
+    layer: int
+    n_fired: int
+    n_windows: int
+    firing_rate: float
+    context_rate: float
+    mean_activation: float | None
+    max_activation: float | None
+    context_dependence: float | None
+    context_dependence_coverage: float | None
+    rare: bool
+    selection_probability: float | None
+
+
+class Results:
+    """The database of one run. Writers replace what a stage wrote before; readers give columns."""
+
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
+        """`":memory:"` gives a database that is never written to disk."""
+        if read_only:
+            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        else:
+            self._db = sqlite3.connect(path)
+            self._db.execute("PRAGMA journal_mode = WAL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and not read_only:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise CorruptError(
+                f"{path} has schema version {version}, expected {SCHEMA_VERSION}: "
+                "it was written by another version of outcrop. Start a new run directory."
+            )
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._db:
+            yield self._db
+
+    def clear(self, *tables: str) -> None:
+        """Empty these tables in one transaction."""
+        with self._transaction() as db:
+            for table in tables:
+                db.execute(f"DELETE FROM {table}")
+
+    def add_coder(self, coder: CoderRow, latents: Iterable[LatentRow]) -> None:
+        key = str(coder.coder)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO coders VALUES (?,?,?,?,?,?,?,?,?)",
+                (key, coder.n_layers, coder.latents_per_layer, coder.window_tokens, coder.n_tokens,
+                 coder.n_excluded_tokens, coder.n_off_grid_tokens, coder.n_windows, coder.n_documents),
+            )
+            db.executemany(
+                "INSERT OR REPLACE INTO latents VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                ((key, row.latent.index, row.layer, row.n_fired, row.n_windows, row.firing_rate,
+                  row.context_rate, row.mean_activation, row.max_activation, row.context_dependence,
+                  row.context_dependence_coverage, row.rare, row.selection_probability)
+                 for row in latents),
+            )
+
+    def add_examples(self, examples: Iterable[LatentExamples]) -> None:
+        with self._transaction() as db:
+            for latent in examples:
+                key = (str(latent.latent.coder), latent.latent.index)
+                db.executemany(
+                    "INSERT OR REPLACE INTO strata VALUES (?,?,?,?,?,?)",
+                    ((*key, s.stratum, s.share, s.n_windows, s.shortfall) for s in latent.strata),
+                )
+                db.executemany(
+                    "INSERT OR REPLACE INTO examples VALUES (?,?,?,?,?,?,?,?,?,?)",
+                    ((*key, e.index, e.split, e.row, e.window.document, e.quantile, e.stratum, e.source,
+                      e.distance) for e in (*latent.explain, *latent.score)),
+                )
+
+    def add_explanations(self, explanations: Iterable[Explanation]) -> None:
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO explanations VALUES (?,?,?,?,?,?,?,?)",
+                ((str(e.latent.coder), e.latent.index, e.explainer, e.source, e.text, e.request,
+                  *_failure_columns(e.failure)) for e in explanations),
+            )
+
+    def add_judgements(self, judgements: Iterable[Judgement]) -> None:
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO judgements VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                ((str(j.latent.coder), j.latent.index, j.scorer, j.arm, j.explainer, j.source, j.example,
+                  j.probability, j.predicted, j.request, *_failure_columns(j.failure)) for j in judgements),
+            )
+
+    def explanations(self) -> list[Explanation]:
+        rows = self._db.execute("SELECT * FROM explanations ORDER BY coder, latent, explainer, source")
+        return [
+            Explanation(LatentId(CoderKey.parse(coder), latent), explainer, source, text, request,
+                        Failure(failure, detail) if failure else None)
+            for coder, latent, explainer, source, text, request, failure, detail in rows
+        ]
+
+    def rows(self, table: str) -> list[tuple[Any, ...]]:
+        """Every row of a table or view, by its key: for comparing two runs."""
+        return sorted(self._db.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
+
+    def columns(self, query: str, parameters: tuple[Any, ...] = ()) -> dict[str, np.ndarray]:
+        """A query's result by column. NULL is NaN in a column of numbers, None in one of text."""
+        cursor = self._db.execute(query, parameters)
+        names = [column[0] for column in cursor.description]
+        rows = cursor.fetchall()
+        return {name: _column([row[i] for row in rows]) for i, name in enumerate(names)}
+
+
+def _failure_columns(failure: Failure | None) -> tuple[str | None, str | None]:
+    return (failure.kind, failure.detail) if failure else (None, None)
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    if any(isinstance(value, str) for value in values):
+        return np.array(values, dtype=object)
+    if any(value is None or isinstance(value, float) for value in values):
+        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.array(values, dtype=np.int64)

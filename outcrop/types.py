@@ -1,0 +1,303 @@
+"""The values that travel between rooms. All are frozen.
+
+Shapes in brackets: n tokens, k active, M latents per layer, L layers, w window length.
+A *position* is the index of a token in the corpus; a *window* is a row of the fixed grid.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Literal
+from urllib.parse import quote, unquote
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int64
+from numpy import ndarray
+from torch import Tensor
+
+Side = Literal["input", "output"]
+Split = Literal["explain", "score"]
+Stratum = Literal["same_token", "random"]
+
+
+@dataclass(frozen=True, order=True)
+class Hookpoint:
+    """A place in the language model: what enters or leaves one module.
+
+    Written as the module's path, with `:input` behind it for the input side.
+    """
+
+    path: str
+    side: Side = "output"
+
+    def __str__(self) -> str:
+        return self.path if self.side == "output" else f"{self.path}:input"
+
+    @staticmethod
+    def parse(text: str) -> Hookpoint:
+        path, _, side = text.partition(":")
+        return Hookpoint(path, "input" if side == "input" else "output")
+
+
+@dataclass(frozen=True, order=True)
+class CoderKey:
+    """Which coder: the name of its setting, where it reads, what it predicts, its seed."""
+
+    setting: str
+    source: Hookpoint
+    target: Hookpoint
+    seed: int
+
+    def __str__(self) -> str:
+        """The file-safe form, `setting,source,target,seed`, each part percent-quoted."""
+        parts = (self.setting, str(self.source), str(self.target), str(self.seed))
+        return ",".join(quote(part, safe="") for part in parts)
+
+    @staticmethod
+    def parse(text: str) -> CoderKey:
+        setting, source, target, seed = (unquote(part) for part in text.split(","))
+        return CoderKey(setting, Hookpoint.parse(source), Hookpoint.parse(target), int(seed))
+
+
+@dataclass(frozen=True, order=True)
+class LatentId:
+    """One latent of one coder; index in [0, L·M), layer = index // M."""
+
+    coder: CoderKey
+    index: int
+
+
+@dataclass(frozen=True)
+class ActivationBatch:
+    """Activations of eligible tokens at a coder's source and target, with their positions."""
+
+    source: Float[Tensor, "n d_in"]
+    target: Float[Tensor, "n d_out"]
+    position: Int64[Tensor, "n"]
+
+
+@dataclass(frozen=True)
+class SparseLatents:
+    """The codes of n tokens as CSR. A zero is never stored and never fires."""
+
+    values: Float[Tensor, "nnz"]
+    indices: Int[Tensor, "nnz"]
+    indptr: Int64[Tensor, "n+1"]
+    n_latents: int
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The bytes of every token, so that text can be shown without the tokenizer."""
+
+    pieces: tuple[bytes, ...]
+
+    def strings(self, tokens: Sequence[int] | ndarray) -> list[str]:
+        """One string per token; their concatenation is the text.
+
+        A character spread over several tokens stands with the last of them.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        strings = [decoder.decode(self.pieces[int(token)]) for token in tokens]
+        if strings:
+            strings[-1] += decoder.decode(b"", final=True)
+        return strings
+
+    def text(self, tokens: Sequence[int] | ndarray) -> str:
+        return "".join(self.strings(tokens))
+
+
+@dataclass(frozen=True)
+class Window:
+    """One row of the grid: w consecutive eligible tokens of one document."""
+
+    tokens: Int[ndarray, "w"]
+    activations: Float32[ndarray, "w"]  # of the latent that the window is an example of
+    context: int  # of the first token
+    offset: int  # of the first token in its context
+    document: int
+
+    @cached_property
+    def fires(self) -> Bool[ndarray, "w"]:
+        return self.activations > 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """A window as an example of a latent: activating, with the quantile of its peak
+    (1 the weakest … Q the strongest), or non-activating, with its stratum."""
+
+    index: int  # among the examples of its latent, explain and score together
+    row: int  # of the grid
+    split: Split
+    window: Window
+    quantile: int | None = None
+    stratum: Stratum | None = None
+    source: int | None = None  # what made it a member of the stratum: the trigger token
+    distance: float | None = None
+
+    @property
+    def activating(self) -> bool:
+        return self.quantile is not None
+
+
+@dataclass(frozen=True)
+class StratumShare:
+    """How many of the non-firing grid windows a stratum holds, and what it could not supply."""
+
+    stratum: Stratum
+    share: float  # v_s, of all windows in which the latent does not fire
+    n_windows: int
+    shortfall: str | None = None
+
+
+@dataclass(frozen=True)
+class LatentExamples:
+    """Everything that explainers and judges may see of one latent."""
+
+    latent: LatentId
+    firing_rate: float  # r, per eligible token
+    context_rate: float  # π, per grid window
+    explain: tuple[Example, ...]
+    score: tuple[Example, ...]
+    strata: tuple[StratumShare, ...]
+
+
+FailureKind = Literal[
+    "timeout",  # no answer in time
+    "connection",  # refused, reset or closed
+    "rate limit",  # HTTP 429, still after the retries
+    "server",  # HTTP 5xx
+    "refused",  # any other HTTP error
+    "unreadable",  # an answer, but not one that can be read
+    "empty",  # an answer without text
+    "input",  # nothing could be asked
+]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer. A value, stored and counted; never an explanation, never a zero."""
+
+    kind: FailureKind
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A question to an LLM. With labels, the probabilities of these first words of the
+    answer are wanted; without, a text of at most `max_tokens`."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    labels: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int = 0
+
+    def hash(self, model: str) -> str:
+        """Of the messages, the sampling and the model's identity; 32 hexadecimal digits."""
+        text = json.dumps([model, asdict(self)], ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An LLM's answer. `label_probabilities` stand in the order of the request's labels and
+    are shares of the whole next-token distribution; None where the server gives none."""
+
+    text: str
+    label_probabilities: tuple[float, ...] | None
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What an explainer said of a latent, or why it said nothing."""
+
+    latent: LatentId
+    explainer: str
+    source: str  # "all", or the quantile band that was shown
+    text: str | None
+    request: str  # hash
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One scorer's word on one example, or why there is none.
+
+    `explainer` and `source` name the explanation that was judged; in the arm "none" (the
+    control without any explanation) and for the token baseline they are empty.
+    """
+
+    latent: LatentId
+    scorer: str  # "detection", "token_baseline"
+    arm: str  # "plain", "none"
+    explainer: str
+    source: str
+    example: int
+    probability: float | None = None
+    predicted: bool | None = None
+    request: str | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class LayerReconstruction:
+    """One sparse layer of a stack, on held-out tokens."""
+
+    fvu: float  # of the stack up to and including this layer
+    l0: float
+    norm_share: float  # Σ‖this layer's output‖² / Σ over layers
+    dead_share: float  # not fired for `dead_after_tokens` tokens of training
+    unfired_share: float  # not fired on the held-out tokens
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Next-token loss in nats with something spliced in at the eligible positions."""
+
+    n_tokens: int
+    clean: float  # nothing
+    coder: float  # the reconstruction
+    zero: float  # zeros
+    mean: float  # the mean activation
+    kl: float  # KL(clean ‖ coder), mean over tokens
+
+    @property
+    def recovered(self) -> float:
+        return (self.zero - self.coder) / (self.zero - self.clean)
+
+    @property
+    def recovered_from_mean(self) -> float:
+        return (self.mean - self.coder) / (self.mean - self.clean)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """How well a coder reconstructs held-out activations."""
+
+    coder: CoderKey
+    n_tokens: int
+    dead_after_tokens: int | None  # None: not trained here, so dead_share is NaN
+    trained_tokens: int
+    fvu: float
+    l0: float
+    layers: tuple[LayerReconstruction, ...]
+    cross_entropy: CrossEntropy
