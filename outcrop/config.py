@@ -43,6 +43,11 @@ class ModelConfig(_Strict):
     """Precision of the weights; auto is bfloat16 where the hardware has it."""
     device: str = "auto"
     """cuda, mps or cpu; auto takes the first that is there."""
+    batch_tokens: int = 4_096
+    """Tokens of one forward pass, padding included."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_tokens >= 1, f"model.batch-tokens is {self.batch_tokens}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,18 @@ class TextConfig(_Strict):
     """Size of the shuffle buffer, in documents; a corpus below it is shuffled as a whole."""
 
     def __post_init__(self) -> None:
-        _require(self.context_tokens >= 2, f"text.context-tokens is {self.context_tokens}; it must be at least 2, "
-                 "because the first position of each context is excluded")
-        _require(self.max_document_tokens >= 2, f"text.max-document-tokens is {self.max_document_tokens}; "
-                 "it must be at least 2")
-        _require(self.shuffle_documents >= 1, f"text.shuffle-documents is {self.shuffle_documents}; "
-                 "it must be at least 1")
+        _require(
+            self.context_tokens >= 2,
+            f"text.context-tokens is {self.context_tokens}; it must be at least 2, "
+            "because the first position of each context is excluded",
+        )
+        _require(
+            self.max_document_tokens >= 2,
+            f"text.max-document-tokens is {self.max_document_tokens}; it must be at least 2",
+        )
+        _require(
+            self.shuffle_documents >= 1, f"text.shuffle-documents is {self.shuffle_documents}; it must be at least 1"
+        )
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,10 @@ class CoderConfig(_Strict):
 
     def __post_init__(self) -> None:
         _require(self.n_latents >= 1, f"coder.n-latents is {self.n_latents}; it must be at least 1")
-        _require(1 <= self.k <= self.n_latents, f"coder.k is {self.k}; it must lie between 1 and "
-                 f"coder.n-latents, which is {self.n_latents}")
+        _require(
+            1 <= self.k <= self.n_latents,
+            f"coder.k is {self.k}; it must lie between 1 and coder.n-latents, which is {self.n_latents}",
+        )
         _require(self.layers >= 1, f"coder.layers is {self.layers}; it must be at least 1")
 
 
@@ -125,17 +138,30 @@ class TrainConfig(_Strict):
     """How often the state is saved, so that a killed training goes on from there."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "held_out_tokens", "ce_tokens", "batch_tokens", "block_tokens",
-                     "dead_after_tokens", "evaluate_every_tokens", "checkpoint_every_tokens"):
+        for name in (
+            "tokens",
+            "held_out_tokens",
+            "ce_tokens",
+            "batch_tokens",
+            "block_tokens",
+            "dead_after_tokens",
+            "evaluate_every_tokens",
+            "checkpoint_every_tokens",
+        ):
             value = getattr(self, name)
             _require(value >= 1, f"train.{name.replace('_', '-')} is {value}; it must be at least 1")
-        _require(self.batch_tokens <= self.block_tokens, f"train.batch-tokens is {self.batch_tokens}, more than "
-                 f"train.block-tokens, {self.block_tokens}; a batch is drawn from one block")
+        _require(
+            self.batch_tokens <= self.block_tokens,
+            f"train.batch-tokens is {self.batch_tokens}, more than "
+            f"train.block-tokens, {self.block_tokens}; a batch is drawn from one block",
+        )
         _require(self.lr is None or self.lr > 0, f"train.lr is {self.lr}; it must be positive")
         _require(0 <= self.warmup_share < 1, f"train.warmup-share is {self.warmup_share}; it must lie in [0, 1)")
         multiple = self.sink_norm_multiple
-        _require(multiple is None or multiple > 1, f"train.sink-norm-multiple is {multiple}; it must exceed 1, "
-                 "or be None to exclude no token by its norm")
+        _require(
+            multiple is None or multiple > 1,
+            f"train.sink-norm-multiple is {multiple}; it must exceed 1, or be None to exclude no token by its norm",
+        )
 
 
 @dataclass(frozen=True)
@@ -192,9 +218,11 @@ class ExamplesConfig(_Strict):
         _require(self.n_quantiles >= 1, f"examples.n-quantiles is {self.n_quantiles}; it must be at least 1")
         for name in ("explain_activating", "score_activating"):
             value = getattr(self, name)
-            _require(value >= self.n_quantiles and value % self.n_quantiles == 0,
-                     f"examples.{name.replace('_', '-')} is {value}; it must be a positive multiple of "
-                     f"examples.n-quantiles, which is {self.n_quantiles}")
+            _require(
+                value >= self.n_quantiles and value % self.n_quantiles == 0,
+                f"examples.{name.replace('_', '-')} is {value}; it must be a positive multiple of "
+                f"examples.n-quantiles, which is {self.n_quantiles}",
+            )
         for name in ("explain_random", "explain_same_token", "score_random", "score_same_token"):
             value = getattr(self, name)
             _require(value >= 0, f"examples.{name.replace('_', '-')} is {value}; it must not be negative")
@@ -297,8 +325,9 @@ def from_dict(data: Any, origin: str) -> RunConfig:
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
-        lines = (f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} (saw {e['input']!r})"
-                 for e in error.errors())
+        lines = (
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} (saw {e['input']!r})" for e in error.errors()
+        )
         raise ConfigError(f"{origin} is not a config of outcrop. " + "; ".join(lines)) from error
 
 

@@ -194,15 +194,38 @@ class Results:
         with self._transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO coders VALUES (?,?,?,?,?,?,?,?,?)",
-                (key, coder.n_layers, coder.latents_per_layer, coder.window_tokens, coder.n_tokens,
-                 coder.n_excluded_tokens, coder.n_off_grid_tokens, coder.n_windows, coder.n_documents),
+                (
+                    key,
+                    coder.n_layers,
+                    coder.latents_per_layer,
+                    coder.window_tokens,
+                    coder.n_tokens,
+                    coder.n_excluded_tokens,
+                    coder.n_off_grid_tokens,
+                    coder.n_windows,
+                    coder.n_documents,
+                ),
             )
             db.executemany(
                 "INSERT OR REPLACE INTO latents VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                ((key, row.latent.index, row.layer, row.n_fired, row.n_windows, row.firing_rate,
-                  row.context_rate, row.mean_activation, row.max_activation, row.context_dependence,
-                  row.context_dependence_coverage, row.rare, row.selection_probability)
-                 for row in latents),
+                (
+                    (
+                        key,
+                        row.latent.index,
+                        row.layer,
+                        row.n_fired,
+                        row.n_windows,
+                        row.firing_rate,
+                        row.context_rate,
+                        row.mean_activation,
+                        row.max_activation,
+                        row.context_dependence,
+                        row.context_dependence_coverage,
+                        row.rare,
+                        row.selection_probability,
+                    )
+                    for row in latents
+                ),
             )
 
     def add_examples(self, examples: Iterable[LatentExamples]) -> None:
@@ -215,31 +238,63 @@ class Results:
                 )
                 db.executemany(
                     "INSERT OR REPLACE INTO examples VALUES (?,?,?,?,?,?,?,?,?,?)",
-                    ((*key, e.index, e.split, e.row, e.window.document, e.quantile, e.stratum, e.source,
-                      e.distance) for e in (*latent.explain, *latent.score)),
+                    (
+                        (*key, e.index, e.split, e.row, e.window.document, e.quantile, e.stratum, e.source, e.distance)
+                        for e in (*latent.explain, *latent.score)
+                    ),
                 )
 
     def add_explanations(self, explanations: Iterable[Explanation]) -> None:
         with self._transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO explanations VALUES (?,?,?,?,?,?,?,?)",
-                ((str(e.latent.coder), e.latent.index, e.explainer, e.source, e.text, e.request,
-                  *_failure_columns(e.failure)) for e in explanations),
+                (
+                    (
+                        str(e.latent.coder),
+                        e.latent.index,
+                        e.explainer,
+                        e.source,
+                        e.text,
+                        e.request,
+                        *_failure_columns(e.failure),
+                    )
+                    for e in explanations
+                ),
             )
 
     def add_judgements(self, judgements: Iterable[Judgement]) -> None:
         with self._transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO judgements VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                ((str(j.latent.coder), j.latent.index, j.scorer, j.arm, j.explainer, j.source, j.example,
-                  j.probability, j.predicted, j.request, *_failure_columns(j.failure)) for j in judgements),
+                (
+                    (
+                        str(j.latent.coder),
+                        j.latent.index,
+                        j.scorer,
+                        j.arm,
+                        j.explainer,
+                        j.source,
+                        j.example,
+                        j.probability,
+                        j.predicted,
+                        j.request,
+                        *_failure_columns(j.failure),
+                    )
+                    for j in judgements
+                ),
             )
 
     def explanations(self) -> list[Explanation]:
         rows = self._db.execute("SELECT * FROM explanations ORDER BY coder, latent, explainer, source")
         return [
-            Explanation(LatentId(CoderKey.parse(coder), latent), explainer, source, text, request,
-                        Failure(failure, detail) if failure else None)
+            Explanation(
+                LatentId(CoderKey.parse(coder), latent),
+                explainer,
+                source,
+                text,
+                request,
+                Failure(failure, detail) if failure else None,
+            )
             for coder, latent, explainer, source, text, request, failure, detail in rows
         ]
 

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Literal
 from urllib.parse import quote, unquote
 
-import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from numpy import ndarray
 from torch import Tensor
@@ -166,6 +165,18 @@ class LatentExamples:
     explain: tuple[Example, ...]
     score: tuple[Example, ...]
     strata: tuple[StratumShare, ...]
+
+
+@dataclass(frozen=True)
+class TokenEvidence:
+    """What the explain documents say of a latent token type by token type: all that a rule
+    without context can know. `windows` are the grid windows of these documents."""
+
+    latent: LatentId
+    fired: Int64[ndarray, "types"]
+    occurrences: Int64[ndarray, "types"]
+    windows: Int[ndarray, "windows w"]
+    fires: Bool[ndarray, "windows"]
 
 
 FailureKind = Literal[

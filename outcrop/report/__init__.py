@@ -1,0 +1,1 @@
+"""What a run found, as numbers (summary), as a page and on the console. Reads only."""

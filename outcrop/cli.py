@@ -1,0 +1,173 @@
+"""The command line: one verb per stage, and those that do them all.
+
+Nothing but this module and `console` knows about a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from tyro.conf import arg
+
+from outcrop import config as configs
+from outcrop.config import ModelConfig, RunConfig
+from outcrop.errors import ConfigError, OutcropError
+
+if TYPE_CHECKING:
+    from outcrop.pipeline import Run
+
+_STAGES = {
+    "train": "Train the coders (and cut the text into tokens).",
+    "cache": "Cache the latents over documents that were not trained on.",
+    "explain": "Select latents, draw their examples, and explain them.",
+    "score": "Score the explanations.",
+    "report": "Write the summary and the page.",
+}
+
+_HELP = """usage: outcrop VERB [DIRECTORY] [SETTINGS]
+
+  run         the whole road, from text to report
+{stages}
+  hookpoints  list the places of a model where a coder can sit
+  demo        the whole road on a small model and text that come as pinned downloads
+
+Each stage works on a run directory, does what is missing before it, and takes the same
+settings as run; those that are not given are the run directory's own. `outcrop VERB --help`
+lists them."""
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """A run: its directory and its settings."""
+
+    config: Annotated[RunConfig, arg(name="")]
+    out: Path
+    """The run directory. One that exists is gone on with."""
+    fresh: bool = False
+    """Make anew what was made with other settings, instead of refusing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; an error that is meant for the user becomes one line and exit status 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_HELP.format(stages="\n".join(f"  {verb:<11} {text}" for verb, text in _STAGES.items())))  # noqa: T201
+        return 0
+    verb, rest = given[0], given[1:]
+    try:
+        _verb(verb)(rest)
+    except OutcropError as error:
+        return _complain(str(error), 2)
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        return _complain(f"{error.strerror or error}{place}. What was complete is kept; the same command goes on.", 2)
+    except KeyboardInterrupt:
+        return _complain("stopped. The same command goes on from here.", 130)
+    return 0
+
+
+def _verb(name: str) -> Callable[[Sequence[str]], None]:
+    if name == "run":
+        return lambda rest: _run("report", rest)
+    if name in _STAGES:
+        return lambda rest: _run(name, rest)
+    others: dict[str, Callable[[Sequence[str]], None]] = {"hookpoints": _hookpoints, "demo": _demo}
+    if name not in others:
+        raise ConfigError(f"there is no verb {name!r}; the verbs are run, {', '.join((*_STAGES, *others))}")
+    return others[name]
+
+
+def _run(last: str, arguments: Sequence[str]) -> None:
+    command = parse_run(f"outcrop {last}", arguments)
+    # torch and transformers take seconds to import; bad settings are told before.
+    from outcrop.console import bars, say
+    from outcrop.pipeline import Run
+
+    run = Run(command.config, command.out, fresh=command.fresh, progress=bars, say=say)
+    run.until(last)
+    if last == "report":
+        _show(run)
+
+
+def _show(run: Run) -> None:
+    """The summary, and where the page is."""
+    from outcrop.console import console, say
+    from outcrop.report.console import console_summary
+
+    console.print(console_summary(run.summary()))
+    say(f"The report: {run.directory.page.resolve()}")
+
+
+def parse_run(program: str, arguments: Sequence[str]) -> RunCommand:
+    """The settings: the flags, over those of --config or of the run directory, over the defaults."""
+    rest = list(arguments)
+    if rest and not rest[0].startswith("-"):
+        rest = ["--out", *rest]
+    rest, file = _taken(rest, "--config")
+    base = _base(Path(file) if file else None, _taken(rest, "--out")[1])
+    default = tyro.MISSING_NONPROP if base is None else RunCommand(base, out=tyro.MISSING_NONPROP)
+    return tyro.cli(RunCommand, args=rest, prog=program, default=default, description=_CONFIG_HELP)
+
+
+_CONFIG_HELP = "Settings come from the flags, then from --config FILE.yaml, then from the run directory itself."
+
+
+def _base(file: Path | None, out: str | None) -> RunConfig | None:
+    if file:
+        return configs.load(file)
+    own = Path(out) / "config.yaml" if out else None
+    return configs.load(own) if own and own.exists() else None
+
+
+def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
+    """The arguments without `flag VALUE` (or flag=VALUE), and the value."""
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[:i] + arguments[i + 2 :], arguments[i + 1]
+        if argument.startswith(f"{flag}="):
+            return arguments[:i] + arguments[i + 1 :], argument.partition("=")[2]
+    return arguments, None
+
+
+def _hookpoints(arguments: Sequence[str]) -> None:
+    model = tyro.cli(
+        ModelConfig,
+        args=[f"--model={a}" if i == 0 and not a.startswith("-") else a for i, a in enumerate(arguments)],
+        prog="outcrop hookpoints",
+        description="List the hookpoints of a model with their widths.",
+    )
+    from outcrop.model.hooks import hookpoint_widths
+    from outcrop.model.load import load_model
+
+    for hookpoint, width in hookpoint_widths(load_model(model)).items():
+        print(f"{hookpoint}\t{width}")  # noqa: T201
+
+
+def _demo(arguments: Sequence[str]) -> None:
+    from outcrop.demo.demo import DemoCommand, prepare
+
+    command = tyro.cli(DemoCommand, args=list(arguments), prog="outcrop demo")
+    from outcrop.console import bars, say
+    from outcrop.pipeline import Run
+
+    config, connector = prepare(command, bars)
+    with connector:
+        run = Run(config, command.out, fresh=command.fresh, connect=connector, progress=bars, say=say)
+        run.until("report")
+    _show(run)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"outcrop: {message}", file=sys.stderr)  # noqa: T201
+    return status
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Progress bars and lines on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from outcrop.progress import Advance
+
+console = Console(stderr=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Units per second since the bar was opened."""
+
+    def render(self, task: Task) -> Text:
+        done = task.completed - task.fields["first"]
+        rate = done / task.elapsed if task.elapsed else 0.0
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f} {task.fields['unit']}, {rate:,.1f}/s")
+
+
+@contextmanager
+def bars(description: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
+    """An `outcrop.progress.Progress` that draws one bar, with its rate and the remaining time."""
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(description, total=total, completed=done, unit=unit, first=done)
+        yield lambda n: progress.advance(task, n)
+
+
+def say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)

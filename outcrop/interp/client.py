@@ -1,0 +1,86 @@
+"""Who is asked: a `Client` answers requests, in the order in which the answers come.
+
+connect(name) → OpenAIClient | LocalClient        a server, or a model in this process
+RememberingClient(client, replies)                the same, but nothing is paid for twice
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from outcrop.config import JudgeConfig, ModelConfig
+from outcrop.errors import JudgeError, ModelError
+from outcrop.replies import Replies
+from outcrop.types import Failure, Reply, Request
+
+
+class Client(Protocol):
+    """An LLM that answers. `model` is its identity, which every request's hash covers: the served
+    model's name, or name and weights hash; never just an address."""
+
+    @property
+    def model(self) -> str: ...
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | Failure]]:
+        """(index of the request, its answer), each request once, in order of completion."""
+        ...
+
+
+def connect(name: str, model: str | None, config: JudgeConfig) -> Client:
+    """The LLM at an address (http://…, https://…), or loaded from a directory, hub name or .gguf file."""
+    if name.startswith(("http://", "https://")):
+        from outcrop.interp.openai import OpenAIClient  # a local judge needs no HTTP client
+
+        return OpenAIClient(name, model, config)
+    from outcrop.interp.local import LocalClient  # and a served one no torch
+    from outcrop.model.load import load_model
+
+    try:
+        return LocalClient(load_model(ModelConfig(name=name)), config.concurrency)
+    except ModelError as error:
+        raise JudgeError(
+            f"The judge {name!r} is no address (http://… or https://…) and cannot be loaded as a model: {error}"
+        ) from error
+
+
+class RememberingClient:
+    """Answers from the store what it knows, and asks the client for the rest.
+
+    Every answer is committed before it is given on, one by one: a commit takes about 0.1 ms, far
+    less than any answer, and so a killed run has lost only what was in flight.
+    """
+
+    def __init__(self, client: Client, replies: Replies) -> None:
+        self._client = client
+        self._replies = replies
+
+    @property
+    def model(self) -> str:
+        return self._client.model
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | Failure]]:
+        unknown: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            name = request.hash(self.model)
+            reply = None if name in unknown else self._replies.get(name)
+            if reply is None:
+                unknown.setdefault(name, []).append(index)
+            else:
+                yield index, reply
+        yield from self._ask(requests, unknown)
+
+    def _ask(self, requests: Sequence[Request], unknown: dict[str, list[int]]) -> Iterator[tuple[int, Reply | Failure]]:
+        """Identical requests are sent once."""
+        names = list(unknown)
+        sent = [requests[unknown[name][0]] for name in names]
+        answers = self._client.answer(sent)
+        try:
+            for i, answer in answers:
+                self._replies.add_many([(names[i], self.model, sent[i], answer)])
+                for index in unknown[names[i]]:
+                    yield index, answer
+        finally:
+            close = getattr(answers, "close", None)
+            if close:
+                close()

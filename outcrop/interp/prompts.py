@@ -1,0 +1,101 @@
+"""How windows and instructions become messages.
+
+A corpus is hostile: a window may hold quotes, marks, or the strings that steer a chat model. Each
+window is therefore one JSON string on a line of its own, in which
+
+    << and >>          stand around activating tokens, and nowhere else (‹‹ and ›› in the text)
+    <|…|>, <s>, [INST] and the like cannot occur (‹|…|›, ‹s›, (INST))
+
+so a window cannot end its quoting, mark itself or speak for somebody else.
+
+The long common part of a prompt comes first: what is equal is computed once, by a server's prefix
+cache and by `LocalClient`. Everything is in turns of user and assistant, because not
+every model knows a system role.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from itertools import groupby
+
+from outcrop.types import LatentExamples, Message, Vocabulary, Window
+
+_OPEN, _CLOSE = "\ue000", "\ue001"  # stand for the marks until the text is safe
+
+_OPENS = re.compile(rf"<(?=[<|｜{_OPEN}{_CLOSE}])|(?<=[<{_OPEN}{_CLOSE}])<")
+_CLOSES = re.compile(rf">(?=[>{_OPEN}{_CLOSE}])|(?<=[>|｜{_OPEN}{_CLOSE}])>")
+_NAMES = "s|bos|eos|pad|unk|mask|sep|cls|start_of_turn|end_of_turn|start_of_image|image|think|tool_call|tool_response"
+_TAG = re.compile(rf"<(/?(?:{_NAMES}))>", re.IGNORECASE)
+_BRACKET = re.compile(r"\[(/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS))\]", re.IGNORECASE)
+_LINE_ENDS = re.compile(r"[\x7f-\x9f\u2028\u2029]")  # what JSON leaves as it is, but is no plain text
+
+
+def quoted(text: str) -> str:
+    """The text as one JSON string that holds no mark and no control string."""
+    return _finished(_private_free(text))
+
+
+def marked(window: Window, vocabulary: Vocabulary) -> str:
+    """The window likewise, with each run of activating tokens `<<like this>>`."""
+    strings = map(_private_free, vocabulary.strings(window.tokens))
+    runs = groupby(zip(window.fires, strings, strict=True), key=lambda token: bool(token[0]))
+    parts = [(fires, "".join(string for _, string in run)) for fires, run in runs]
+    return _finished("".join(_OPEN + text + _CLOSE if fires else text for fires, text in parts))
+
+
+def _private_free(text: str) -> str:
+    return text.replace(_OPEN, "\ufffd").replace(_CLOSE, "\ufffd")
+
+
+def _finished(text: str) -> str:
+    text = _CLOSES.sub("›", _OPENS.sub("‹", text))
+    text = _BRACKET.sub(r"(\1)", _TAG.sub(r"‹\1›", text))
+    line = json.dumps(text.replace(_OPEN, "<<").replace(_CLOSE, ">>"), ensure_ascii=False)
+    return _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def explain_messages(examples: LatentExamples, vocabulary: Vocabulary) -> tuple[Message, ...]:
+    """What do the marked tokens have in common, which the windows beside them lack?"""
+    activating = [example.window for example in examples.explain if example.activating]
+    activating.sort(key=lambda window: float(window.activations.max()), reverse=True)
+    others = [example.window for example in examples.explain if not example.activating]
+    return (Message("user", "\n\n".join(_explain_sections(activating, others, vocabulary))),)
+
+
+def _explain_sections(activating: list[Window], others: list[Window], vocabulary: Vocabulary) -> Iterable[str]:
+    yield "In the texts below some words are marked <<like this>>. Find out what the marked words have in common."
+    yield "\n".join(["Texts with marked words:", *(marked(window, vocabulary) for window in activating)])
+    if others:
+        yield "\n".join(["Texts in which nothing is to be marked:", *(marked(window, vocabulary) for window in others)])
+    yield (
+        "What do the marked words have in common, that the other texts do not have? "
+        'Answer with one short phrase and nothing else, such as "names of fruit" or "verbs in the past tense".'
+    )
+
+
+# A small judge answers far better when it is asked about the description after it has read the text
+# (AUC 0.85) than when it reads the description first (0.58), and when it has seen four answers.
+_SHOTS = (
+    ("names of fruit", " and she put two apples in the basket before going", "Yes"),
+    ("names of fruit", " the engine was repaired in 1987 by a team of three", "No"),
+    ("words about time", " his brother lives in a house with a red door and", "No"),
+    ("words about time", " was closed yesterday, but it will open again at", "Yes"),
+)
+_UNKNOWN = "what is described"
+
+
+def detection_messages(explanation: str | None, window: Window, vocabulary: Vocabulary) -> tuple[Message, ...]:
+    """Does this window match the explanation? Without one, the same question of something not named."""
+    shots = [
+        message
+        for description, text, answer in _SHOTS
+        for message in (_question(quoted(description), quoted(text)), Message("assistant", answer))
+    ]
+    description = _UNKNOWN if explanation is None else quoted(explanation)
+    return (*shots, _question(description, quoted(vocabulary.text(window.tokens))))
+
+
+def _question(description: str, text: str) -> Message:
+    return Message("user", f"Text: {text}\nDoes this text contain {description}? Answer Yes or No.")

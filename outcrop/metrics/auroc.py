@@ -1,0 +1,69 @@
+"""Area under the ROC curve, weighted, ties counted half, with a bootstrap within strata.
+
+    AUROC = Σ_i Σ_j u_i v_j ([p_i > p_j] + ½ [p_i = p_j])
+
+over activating windows i and non-activating windows j, with u_i = w_q / n_q and v_j = v_s / n_s.
+
+Where the sample separates perfectly every resample does too, so the bootstrap says nothing of
+the uncertainty: the ends of the interval are then missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from outcrop.metrics.rates import Estimate, Sampling
+
+_MISSING = Estimate(np.array(np.nan), np.array(np.nan), np.array(np.nan))
+
+
+def auroc(
+    positive: Sequence[Float[ndarray, "_"]],
+    negative: Sequence[Float[ndarray, "_"]],
+    positive_weights: Sequence[float] | ndarray,
+    negative_weights: Sequence[float] | ndarray,
+    sampling: Sampling,
+) -> Estimate:
+    """Of the probabilities in each stratum; missing if a stratum with weight has none."""
+    activating, non_activating = _weighted(positive, positive_weights), _weighted(negative, negative_weights)
+    if activating is None or non_activating is None:
+        return _MISSING
+    (up, u), (down, v) = activating, non_activating
+    scores_up, scores_down = np.concatenate(up), np.concatenate(down)
+    wins = (scores_up[:, None] > scores_down) + 0.5 * (scores_up[:, None] == scores_down)
+    value = np.clip(_spread(up, u) @ wins @ _spread(down, v), 0, 1)
+    if np.all(wins == 1) or np.all(wins == 0):
+        return Estimate(np.array(value), _MISSING.low, _MISSING.high)
+    draws = np.clip(((_resample(up, u, sampling) @ wins) * _resample(down, v, sampling)).sum(-1), 0, 1)
+    return sampling.interval(np.array(value), draws, draws)
+
+
+def _weighted(
+    strata: Sequence[ndarray], weights: Sequence[float] | ndarray
+) -> tuple[list[ndarray], list[float]] | None:
+    """The strata with weight, and their weights scaled to sum 1; None if one of them is empty."""
+    used = [(stratum, float(w)) for stratum, w in zip(strata, weights, strict=True) if w > 0]
+    if not used or any(stratum.size == 0 for stratum, _ in used):
+        return None
+    total = sum(w for _, w in used)
+    return [stratum for stratum, _ in used], [w / total for _, w in used]
+
+
+def _spread(strata: list[ndarray], weights: list[float]) -> Float[ndarray, "n"]:
+    """The weight of each window: its stratum's, divided among the stratum's windows."""
+    return np.concatenate([np.full(s.size, w / s.size) for s, w in zip(strata, weights, strict=True)])
+
+
+def _resample(strata: list[ndarray], weights: list[float], sampling: Sampling) -> Float[ndarray, "draws n"]:
+    """The same for windows redrawn with replacement within each stratum."""
+    return np.concatenate(
+        [
+            sampling.generator.multinomial(s.size, np.full(s.size, 1 / s.size), size=sampling.draws) * (w / s.size)
+            for s, w in zip(strata, weights, strict=True)
+        ],
+        axis=-1,
+    )

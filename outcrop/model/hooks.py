@@ -1,0 +1,126 @@
+"""Finding hookpoints, capturing what passes there, and putting something else in its place.
+
+A forward pass for capturing ends as soon as the last hookpoint has been seen.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from outcrop.errors import HookpointError
+from outcrop.model.load import LanguageModel
+from outcrop.types import Hookpoint
+
+Activations = dict[Hookpoint, Float[Tensor, "b t d"]]
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass whose hookpoints have all been captured."""
+
+
+def find_hookpoints(model: nn.Module, patterns: Sequence[str]) -> list[Hookpoint]:
+    """The modules that the patterns name, in the model's order; `*` stands for any part of a path."""
+    paths = [path for path, _ in model.named_modules() if path]
+    found: set[Hookpoint] = set()
+    for pattern in patterns:
+        wanted = Hookpoint.parse(pattern)
+        matches = {Hookpoint(path, wanted.side) for path in paths if fnmatchcase(path, wanted.path)}
+        if not matches:
+            near = difflib.get_close_matches(wanted.path, paths, n=4, cutoff=0.3)
+            raise HookpointError(
+                f"the model has no module {wanted.path!r}; the nearest are {', '.join(near) or 'none'}. "
+                "`outcrop hookpoints MODEL` lists them all."
+            )
+        found |= matches
+    order = {path: i for i, path in enumerate(paths)}
+    return sorted(found, key=lambda hookpoint: (order[hookpoint.path], hookpoint.side))
+
+
+def hookpoint_widths(model: LanguageModel) -> dict[Hookpoint, int]:
+    """Width of every hookpoint whose value is one tensor per token, seen on a forward pass of two tokens."""
+    widths: dict[Hookpoint, int] = {}
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+
+    def noting(hookpoint: Hookpoint) -> Callable[[Any], None]:
+        def note(value: Any) -> None:
+            if isinstance(value, Tensor) and value.ndim == 3 and value.shape[:2] == tokens.shape:
+                widths[hookpoint] = value.shape[2]
+
+        return note
+
+    with ExitStack() as stack, torch.inference_mode():
+        for path, _ in model.module.named_modules():
+            for side in ("input", "output") if path else ():
+                hookpoint = Hookpoint(path, side)
+                stack.enter_context(_hooked(model.module, hookpoint, noting(hookpoint)))
+        model.module(input_ids=tokens, use_cache=False)
+    return widths
+
+
+def capture(model: LanguageModel, tokens: Int[Tensor, "b t"], hookpoints: Sequence[Hookpoint]) -> Activations:
+    """What passes the hookpoints. Right-padded tokens are safe: a causal model's real positions never see them."""
+    seen: Activations = {}
+
+    def keep(hookpoint: Hookpoint, tensor: Tensor) -> None:
+        seen[hookpoint] = tensor
+        if len(seen) == len(hookpoints):
+            raise _AllSeen
+
+    with ExitStack() as stack, torch.inference_mode():
+        for hookpoint in hookpoints:
+            stack.enter_context(_hooked(model.module, hookpoint, partial(keep, hookpoint)))
+        try:
+            model.module(input_ids=tokens, use_cache=False)
+        except _AllSeen:
+            return seen
+    missing = [str(hookpoint) for hookpoint in hookpoints if hookpoint not in seen]
+    raise HookpointError(f"the forward pass never reached {', '.join(missing)}; choose a module that the model runs")
+
+
+@contextmanager
+def replaced(
+    model: LanguageModel, hookpoint: Hookpoint, change: Callable[[Float[Tensor, "b t d"]], Float[Tensor, "b t d"]]
+) -> Iterator[None]:
+    """Within, `change` is applied to what passes the hookpoint."""
+    with _hooked(model.module, hookpoint, change):
+        yield
+
+
+@contextmanager
+def _hooked(model: nn.Module, hookpoint: Hookpoint, act: Callable[[Any], Tensor | None]) -> Iterator[None]:
+    """Calls `act` with the hookpoint's tensor; what it returns, unless None, takes the tensor's place."""
+    module = model.get_submodule(hookpoint.path)
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        if args:
+            changed = act(args[0])
+            return None if changed is None else ((changed, *args[1:]), kwargs)
+        if not kwargs:
+            return None
+        name, tensor = next(iter(kwargs.items()))
+        changed = act(tensor)
+        return None if changed is None else ((), {**kwargs, name: changed})
+
+    def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple) or not output:
+            return act(output)
+        changed = act(output[0])
+        return None if changed is None else (changed, *output[1:])
+
+    if hookpoint.side == "input":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()

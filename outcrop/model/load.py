@@ -1,0 +1,92 @@
+"""A transformers causal language model, from a directory, the hub or a GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from outcrop.config import ModelConfig
+from outcrop.errors import ModelError
+
+_SAMPLE = 65_536  # elements of each weight that go into its hash
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model ready to be read: in evaluation mode, without gradients, on its device."""
+
+    module: Any  # transformers' PreTrainedModel
+    tokenizer: Any  # transformers' PreTrainedTokenizerBase
+    identity: str  # the name's last part and a hash of the weights
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.module.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.module.parameters())).dtype
+
+
+def load_model(config: ModelConfig) -> LanguageModel:
+    """Load weights and tokenizer; `ModelError` says what was tried."""
+    device = choose_device(config.device)
+    where = _where(config)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        module = AutoModelForCausalLM.from_pretrained(**where, dtype=choose_dtype(config.dtype, device))
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"cannot load the language model {config.name!r}: {reason} "
+            "Expected a directory with config.json and safetensors, a hub name, or a .gguf file."
+        ) from error
+    module = module.to(device).eval().requires_grad_(False)
+    return LanguageModel(module, tokenizer, f"{Path(config.name).stem}-{hash_weights(module)}")
+
+
+def choose_device(name: str) -> torch.device:
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it faster than float32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    match device.type:
+        case "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        case "cpu":
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        case _:
+            fast = True
+    return torch.bfloat16 if fast else torch.float32
+
+
+def hash_weights(module: torch.nn.Module) -> str:
+    """12 hexadecimal digits over the names, shapes and a strided sample of every weight."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        flat = weight.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // _SAMPLE)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        digest.update(sample.tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _where(config: ModelConfig) -> dict[str, Any]:
+    path = Path(config.name)
+    if path.suffix != ".gguf":
+        return {"pretrained_model_name_or_path": config.name, "revision": config.revision or "main"}
+    if not path.is_file():
+        raise ModelError(f"there is no GGUF file at {path}")
+    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}

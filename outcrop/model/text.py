@@ -1,0 +1,110 @@
+"""Text → documents, from files and hub data sets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from outcrop.config import TextConfig
+from outcrop.errors import TextError
+
+
+def read_documents(config: TextConfig) -> Iterator[str]:
+    """The texts of a file or a hub data set, in their order. In a .txt file, blank lines part documents."""
+    path = Path(config.path)
+    match "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix:
+        case ".txt":
+            texts = _read_txt(path)
+        case ".jsonl" | ".jsonl.gz":
+            texts = _read_jsonl(path, config.column)
+        case ".parquet":
+            texts = _read_parquet(path, config.column)
+        case _ if path.exists():
+            raise TextError(f"{path} is none of .txt, .jsonl, .jsonl.gz, .parquet; convert it to one of them")
+        case _:
+            texts = _read_hub(config)
+    return (text for text in texts if text.strip())
+
+
+def shuffled(documents: Iterator[str], buffer: int, generator: np.random.Generator) -> Iterator[str]:
+    """A shuffle buffer: each document is drawn from the next `buffer` ones."""
+    held = list(islice(documents, buffer))
+    generator.shuffle(held)
+    for document in documents:
+        index = int(generator.integers(len(held)))
+        yield held[index]
+        held[index] = document
+    yield from held
+
+
+def _read_txt(path: Path) -> Iterator[str]:
+    with _open(path) as file:
+        lines: list[str] = []
+        for line in file:
+            if line.strip():
+                lines.append(line)
+            elif lines:
+                yield "".join(lines)
+                lines = []
+        if lines:
+            yield "".join(lines)
+
+
+def _read_jsonl(path: Path, column: str) -> Iterator[str]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise TextError(f"{path}, line {number} is not JSON: {error}") from error
+            yield _field(row, column, f"{path}, line {number}")
+
+
+def _read_parquet(path: Path, column: str) -> Iterator[str]:
+    if not path.is_file():
+        raise TextError(f"there is no file at {path}")
+    file = pq.ParquetFile(path)
+    if column not in file.schema_arrow.names:
+        raise TextError(_no_column(str(path), column, file.schema_arrow.names))
+    for batch in file.iter_batches(columns=[column]):
+        yield from (text for text in batch.column(0).to_pylist() if text is not None)
+
+
+def _read_hub(config: TextConfig) -> Iterator[str]:
+    import datasets  # takes seconds to import, and only hub data sets need it
+
+    try:
+        rows = datasets.load_dataset(config.path, split=config.split, streaming=True)
+        for row in rows:
+            yield _field(row, config.column, config.path)
+    except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise TextError(
+            f"{config.path!r} is neither a file here nor a data set that the hub gives: {reason}"
+        ) from error
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise TextError(f"there is no file at {path}")
+    opener = gzip.open if path.suffix == ".gz" else Path.open
+    return opener(path, "rt", encoding="utf-8")
+
+
+def _field(row: Any, column: str, origin: str) -> str:
+    if not isinstance(row, Mapping) or column not in row:
+        raise TextError(_no_column(origin, column, list(row) if isinstance(row, Mapping) else [type(row).__name__]))
+    return str(row[column])
+
+
+def _no_column(origin: str, column: str, names: list[str]) -> str:
+    return f"{origin} has no column {column!r}; it has {', '.join(map(repr, names))}. Name one with --text.column."

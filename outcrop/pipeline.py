@@ -1,0 +1,428 @@
+"""The stages tied to a run directory and to each other.
+
+    tokens → train → cache → examples → explain → score → report
+
+`Run.until(stage)` does what is missing, in order. A stage is marked as begun before its first
+file and as complete after its last, so that a killed run goes on inside the stage it was in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from outcrop import config as configs
+from outcrop import stages
+from outcrop.coders.weights import PlacedCoder, load_coder, save_coder
+from outcrop.config import JudgeConfig, RunConfig
+from outcrop.errors import CoderError, ConfigError
+from outcrop.interp.client import Client, RememberingClient, connect
+from outcrop.interp.detection import detect
+from outcrop.interp.explain import explain
+from outcrop.interp.token_baseline import token_baseline
+from outcrop.latents.cache import LatentCache, cache_latents, open_cache
+from outcrop.latents.examples import ExampleSource, build_examples
+from outcrop.latents.select import Selection, is_rare, select_latents
+from outcrop.latents.split import score_documents
+from outcrop.latents.statistics import LatentStatistics, latent_statistics, token_evidence
+from outcrop.latents.windows import build_grid
+from outcrop.model.corpus import Corpus, load_corpus, load_vocabulary, save_corpus, save_vocabulary
+from outcrop.model.hooks import find_hookpoints
+from outcrop.model.load import LanguageModel, load_model
+from outcrop.model.text import read_documents, shuffled
+from outcrop.model.tokens import deal, vocabulary
+from outcrop.progress import Progress, silent
+from outcrop.replies import Replies
+from outcrop.report.page import latent_pages, render_page
+from outcrop.report.summary import summarise
+from outcrop.results import CoderRow, LatentRow, Results
+from outcrop.run import RunDirectory, StageMark, write_atomically
+from outcrop.train.loop import Trained, evaluate_coders, train
+from outcrop.types import (
+    CoderKey,
+    LatentExamples,
+    LatentId,
+    Reconstruction,
+    TokenEvidence,
+    Vocabulary,
+)
+
+Connect = Callable[[str, str | None, JudgeConfig], Client]
+Say = Callable[[str], None]
+
+
+class Run:
+    """One run directory and the settings that are now wanted of it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        path: Path,
+        *,
+        fresh: bool = False,
+        connect: Connect = connect,
+        progress: Progress = silent,
+        say: Say = lambda line: None,
+    ) -> None:
+        """`fresh` makes stale stages anew instead of refusing; `say` gets one line per stage."""
+        self.config, self.directory = config, RunDirectory(path)
+        self._fresh, self._connect, self._progress, self._say = fresh, connect, progress, say
+
+    def until(self, last: str) -> None:
+        """Do every stage up to `last` that is not complete. Raises StaleError where settings have changed."""
+        self.directory.create()
+        with self.directory.locked():
+            self._drop_stale()
+            write_atomically(self.directory.config, configs.dump(self.config).encode())
+            for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
+                mark = self.directory.marks().get(stage)
+                if mark and mark.complete:
+                    self._say(f"{stage}: complete")
+                else:
+                    self._do(stage, begun=mark is not None)
+
+    def summary(self) -> dict[str, Any]:
+        """What the report stage found, as in `report/summary.json`."""
+        return json.loads(self.directory.summary.read_text(encoding="utf-8"))
+
+    # -- the stages ---------------------------------------------------------------------------------------
+
+    def _tokens(self) -> None:
+        config = self.config
+        generator = np.random.default_rng(config.seed)
+        documents = shuffled(read_documents(config.text), config.text.shuffle_documents, generator)
+        wanted = {"held_out": config.train.held_out_tokens, "cache": config.cache.tokens}
+        if config.coder.path is None:
+            wanted["train"] = config.train.tokens
+        self.directory.tokens.mkdir(exist_ok=True)
+        for part, corpus in deal(documents, self._model.tokenizer, config.text, wanted).items():
+            save_corpus(corpus, self._part(part))
+        save_vocabulary(vocabulary(self._model.tokenizer), self.directory.tokens / "vocabulary.safetensors")
+
+    def _train(self) -> None:
+        coder, keys = self.config.coder, self._coder_keys()
+        if coder.path is None:
+            trained = train(
+                self._model,
+                self._corpus("train"),
+                self._corpus("held_out"),
+                dict.fromkeys(keys, coder),
+                self.config.train,
+                seed=self.config.seed,
+                batch_tokens=self.config.model.batch_tokens,
+                checkpoint_directory=self.directory.checkpoints,
+                log=self._log,
+                progress=self._progress,
+            )
+        else:
+            placed = [_place(Path(coder.path), key, alone=len(keys) == 1) for key in keys]
+            trained = evaluate_coders(
+                self._model,
+                self._corpus("held_out"),
+                placed,
+                self.config.train,
+                batch_tokens=self.config.model.batch_tokens,
+                progress=self._progress,
+            )
+        for one in trained:
+            self._save_coder(one)
+
+    def _cache(self) -> None:
+        cache_latents(
+            self._model,
+            self._corpus("cache"),
+            self._coders,
+            self.directory.cache,
+            self.config.cache,
+            batch_tokens=self.config.model.batch_tokens,
+            progress=self._progress,
+        )
+
+    def _examples(self) -> None:
+        with self._results() as results:
+            results.clear("coders", "latents", "strata", "examples", "explanations", "judgements")
+            for source, statistics, selection in zip(self._sources, self._statistics, self._selections, strict=True):
+                coder = _coder_row(source)
+                results.add_coder(coder, _latent_rows(source, statistics, selection, self.config))
+            results.add_examples(self._latent_examples)
+
+    def _explain(self) -> None:
+        with self._results() as results, Replies(self.directory.replies) as replies:
+            results.clear("explanations", "judgements")
+            client = RememberingClient(self._client("explain"), replies)
+            found = explain(
+                self._latent_examples, client, self._vocabulary, self.config.explain, progress=self._progress
+            )
+            for group in _grouped(found):
+                results.add_explanations(group)
+
+    def _score(self) -> None:
+        with self._results() as results, Replies(self.directory.replies) as replies:
+            results.clear("judgements")
+            results.add_judgements(token_baseline(self._latent_examples, self._evidence()))
+            client = RememberingClient(self._client("score"), replies)
+            found = detect(
+                self._latent_examples,
+                results.explanations(),
+                client,
+                self._vocabulary,
+                self.config.score,
+                progress=self._progress,
+            )
+            for group in _grouped(found):
+                results.add_judgements(group)
+
+    def _report(self) -> None:
+        with self._results() as results:
+            summary = summarise(results, self.reconstructions(), self.config.report)
+            page = render_page(summary, latent_pages(results, self._latent_examples, self._vocabulary))
+        self.directory.report.mkdir(exist_ok=True)
+        write_atomically(self.directory.summary, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(self.directory.page, page.encode())
+
+    # -- begun, complete, stale ---------------------------------------------------------------------------
+
+    def _do(self, stage: str, *, begun: bool) -> None:
+        if not begun:
+            stages.clear(stage, self.directory)
+        mark = StageMark(stages.settings_of(stage, self.config), complete=False, **self._who(stage))
+        self.directory.mark(stage, mark)
+        self._say(f"{stage}: {'going on' if begun else 'begun'}")
+        _DO[stage](self)
+        self.directory.mark(stage, StageMark(mark.settings, complete=True, model=mark.model, address=mark.address))
+
+    def _drop_stale(self) -> None:
+        stale = stages.stale_stages(self.config, self.directory.marks(), self._who_answers)
+        if not self._fresh:
+            stages.refuse(stale, self.directory)
+        for staleness in stale:
+            self._say(f"{staleness.stage}: to be made anew, {staleness.reason}")
+        self.directory.unmark(*(staleness.stage for staleness in stale))
+
+    def _who(self, stage: str) -> dict[str, str]:
+        """The language model that does a stage, for its mark."""
+        if stage not in ("explain", "score"):
+            return {}
+        return {"model": self._client(stage).model, "address": self._address(stage)}
+
+    def _who_answers(self, stage: str) -> str | None:
+        """The identity of a stage's language model, asked only where another address is given than before."""
+        mark = self.directory.marks()[stage]
+        judge = self.config.judge
+        if mark.model is None or (judge.name is None and judge.explainer is None):
+            return None
+        named = judge.explainer_model or judge.model if stage == "explain" else judge.model
+        if mark.complete and mark.address == self._address(stage) and named in (None, mark.model):
+            return None
+        return self._client(stage).model
+
+    # -- what the stages read ------------------------------------------------------------------------------
+
+    @cached_property
+    def _model(self) -> LanguageModel:
+        return load_model(self.config.model)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return load_vocabulary(self.directory.tokens / "vocabulary.safetensors")
+
+    @cached_property
+    def _coders(self) -> list[PlacedCoder]:
+        return [
+            PlacedCoder(CoderKey.parse(path.name), *load_coder(path))
+            for path in sorted(self.directory.coders.iterdir())
+        ]
+
+    @cached_property
+    def _sources(self) -> list[ExampleSource]:
+        return [self._source(open_cache(self.directory.cache, p, self._corpus("cache"))) for p in self._coders]
+
+    @cached_property
+    def _statistics(self) -> list[LatentStatistics]:
+        return [latent_statistics(source.cache, source.grid, source.is_score) for source in self._sources]
+
+    @cached_property
+    def _selections(self) -> list[Selection]:
+        return [
+            select_latents(
+                statistics,
+                is_rare(statistics, self.config.examples),
+                source.cache.n_layers,
+                self.config.select,
+                self.config.seed,
+            )
+            for source, statistics in zip(self._sources, self._statistics, strict=True)
+        ]
+
+    @cached_property
+    def _latent_examples(self) -> list[LatentExamples]:
+        return [
+            examples
+            for source, selection in zip(self._sources, self._selections, strict=True)
+            for examples in build_examples(
+                source, selection.latents.tolist(), self.config.examples, self.config.seed, self._progress
+            )
+        ]
+
+    def reconstructions(self) -> list[Reconstruction]:
+        """How well each coder reconstructs, as measured when it was trained."""
+        return [_read_reconstruction(path / _RECONSTRUCTION) for path in sorted(self.directory.coders.iterdir())]
+
+    def _evidence(self) -> Iterator[TokenEvidence]:
+        for source, selection in zip(self._sources, self._selections, strict=True):
+            yield from token_evidence(source.cache, source.grid, source.is_score, selection.latents.tolist())
+
+    def _source(self, cache: LatentCache) -> ExampleSource:
+        grid = build_grid(cache.corpus, cache.eligible, self.config.cache.window_tokens, self._vocabulary)
+        return ExampleSource(cache, grid, score_documents(cache.corpus.n_documents, self.config.seed))
+
+    def _results(self) -> Results:
+        return Results(self.directory.results)
+
+    def _part(self, part: str) -> Path:
+        return self.directory.tokens / f"{part}.safetensors"
+
+    def _corpus(self, part: str) -> Corpus:
+        return load_corpus(self._part(part))
+
+    def _coder_keys(self) -> list[CoderKey]:
+        hookpoints = find_hookpoints(self._model.module, self.config.hookpoints)
+        return [CoderKey(self.config.coder.name, h, h, self.config.seed) for h in hookpoints]
+
+    def _client(self, stage: str) -> Client:
+        return self._explainer if stage == "explain" else self._judge
+
+    @cached_property
+    def _judge(self) -> Client:
+        return self._connect(self._address("score"), self.config.judge.model, self.config.judge)
+
+    @cached_property
+    def _explainer(self) -> Client:
+        judge = self.config.judge
+        if judge.explainer in (None, judge.name) and judge.explainer_model in (None, judge.model):
+            return self._judge
+        return self._connect(self._address("explain"), judge.explainer_model, judge)
+
+    def _address(self, stage: str) -> str:
+        judge = self.config.judge
+        address = judge.explainer or judge.name if stage == "explain" else judge.name
+        if address is None:
+            raise ConfigError(
+                "no judge is given. --judge takes the address of an OpenAI-compatible server (http://…/v1) or a "
+                "transformers model; it explains and scores."
+            )
+        return address
+
+    # -- what the stages write -----------------------------------------------------------------------------
+
+    def _save_coder(self, trained: Trained) -> None:
+        directory = self.directory.coders / str(trained.placed.key)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_coder(trained.placed.coder, directory, trained.placed.max_norm)
+        text = json.dumps(asdict(trained.reconstruction), indent=1)
+        write_atomically(directory / _RECONSTRUCTION, (text + "\n").encode())
+
+    def _log(self, record: dict[str, Any]) -> None:
+        """Append to metrics.jsonl, in place of what a killed training had logged from this step on."""
+        path = self.directory.metrics
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if not _repeats(json.loads(line), record)]
+        write_atomically(path, ("\n".join([*kept, json.dumps(record)]) + "\n").encode())
+        dead = ", ".join(f"{share:.1%}" for share in record["dead_share"])
+        self._say(
+            f"  step {record['step']} of {record['steps']}, {record['coder']}: held-out FVU {record['fvu']:.3f}, "
+            f"L0 {record['l0']:.1f}, dead by layer {dead}"
+        )
+
+
+_DO: dict[str, Callable[[Run], None]] = {
+    "tokens": Run._tokens,
+    "train": Run._train,
+    "cache": Run._cache,
+    "examples": Run._examples,
+    "explain": Run._explain,
+    "score": Run._score,
+    "report": Run._report,
+}
+
+_RECONSTRUCTION = "reconstruction.json"
+_RECONSTRUCTIONS = TypeAdapter(Reconstruction)
+_GROUP = 256  # rows of one transaction
+
+
+def _repeats(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return old["coder"] == new["coder"] and old["step"] >= new["step"]
+
+
+def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:
+    group: list[Any] = []
+    for item in items:
+        group.append(item)
+        if len(group) == _GROUP:
+            yield group
+            group = []
+    yield group
+
+
+def _place(path: Path, key: CoderKey, *, alone: bool) -> PlacedCoder:
+    """The coder of one hookpoint: in `path` itself, or in the folder there that is named for the hookpoint."""
+    names = (str(key.source), str(key.source).removeprefix("model."), str(key))
+    candidates = [*([path] if alone else []), *(path / name for name in names)]
+    for candidate in candidates:
+        if (candidate / "cfg.json").exists():
+            return PlacedCoder(key, *load_coder(candidate))
+    raise CoderError(
+        f"{path} holds no coder for {key.source}: expected cfg.json in {' or '.join(map(str, candidates))}"
+    )
+
+
+def _coder_row(source: ExampleSource) -> CoderRow:
+    cache, grid = source.cache, source.grid
+    return CoderRow(
+        coder=cache.key,
+        n_layers=cache.n_layers,
+        latents_per_layer=cache.latents_per_layer,
+        window_tokens=grid.positions.shape[1],
+        n_tokens=grid.n_eligible,
+        n_excluded_tokens=len(cache.corpus.tokens) - grid.n_eligible,
+        n_off_grid_tokens=grid.n_off_grid,
+        n_windows=grid.n_windows,
+        n_documents=cache.corpus.n_documents,
+    )
+
+
+def _latent_rows(
+    source: ExampleSource, statistics: LatentStatistics, selection: Selection, config: RunConfig
+) -> Iterator[LatentRow]:
+    probability = dict(zip(selection.latents.tolist(), selection.probability.tolist(), strict=True))
+    rare = is_rare(statistics, config.examples)
+    for index in range(source.cache.n_latents):
+        yield LatentRow(
+            latent=LatentId(source.cache.key, index),
+            layer=index // source.cache.latents_per_layer,
+            n_fired=int(statistics.n_fired[index]),
+            n_windows=int(statistics.n_windows[index]),
+            firing_rate=float(statistics.firing_rate[index]),
+            context_rate=float(statistics.context_rate[index]),
+            mean_activation=_number(statistics.mean_activation[index]),
+            max_activation=_number(statistics.max_activation[index]),
+            context_dependence=_number(statistics.context_dependence[index]),
+            context_dependence_coverage=_number(statistics.context_dependence_coverage[index]),
+            rare=bool(rare[index]),
+            selection_probability=probability.get(index),
+        )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _read_reconstruction(path: Path) -> Reconstruction:
+    return _RECONSTRUCTIONS.validate_json(path.read_bytes())

@@ -1,0 +1,162 @@
+"""The store of LLM replies, in SQLite (WAL): request hash → raw reply, or the failure.
+
+    parts    the content of every message, stored once
+    replies  the request as references to parts and its sampling, and what came of it
+
+The file is its own, so that several runs can share it; several processes may write at once.
+A commit is in the operating system's hands when `add_many` returns, so a killed process loses
+nothing. A stored failure is a record, not an answer: the next run asks again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from outcrop.errors import CorruptError
+from outcrop.types import Failure, Message, Reply, Request
+
+SCHEMA_VERSION = 1
+
+_BUSY_SECONDS = 60.0  # how long a writer waits for the others
+
+_SCHEMA = (
+    """CREATE TABLE parts (
+      part INTEGER PRIMARY KEY, role TEXT NOT NULL, content TEXT NOT NULL, hash BLOB NOT NULL UNIQUE
+    )""",
+    """CREATE TABLE replies (
+      request TEXT PRIMARY KEY, model TEXT NOT NULL,
+      parts TEXT NOT NULL,               -- JSON list
+      labels TEXT NOT NULL,              -- JSON list
+      max_tokens INTEGER NOT NULL, temperature REAL NOT NULL, seed INTEGER NOT NULL,
+      text TEXT, label_probabilities TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, seconds REAL,
+      failure TEXT, failure_detail TEXT,
+      CHECK ((text IS NULL) != (failure IS NULL))
+    ) WITHOUT ROWID""",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+# An answer is never replaced: runs that share the file must read the same one.
+_INSERT = """INSERT INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+  ON CONFLICT (request) DO UPDATE SET
+    text = excluded.text, label_probabilities = excluded.label_probabilities,
+    prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
+    seconds = excluded.seconds, failure = excluded.failure, failure_detail = excluded.failure_detail
+  WHERE replies.failure IS NOT NULL"""
+
+
+class Replies:
+    """What LLMs answered, by request hash. May be used from several threads and processes."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            self._open(path)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise CorruptError(
+                f"{path} cannot be used as a store of replies ({error}). "
+                "Move it away; what it held will be asked again."
+            ) from error
+        except CorruptError:
+            self._db.close()
+            raise
+
+    def _open(self, path: Path | str) -> None:
+        _enter_wal(self._db)
+        self._db.execute("BEGIN IMMEDIATE")  # of processes that start together, one writes the schema
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in _SCHEMA:
+                self._db.execute(statement)
+        self._db.execute("COMMIT")
+        if version not in (0, SCHEMA_VERSION):
+            raise CorruptError(
+                f"{path} has schema version {version}, expected {SCHEMA_VERSION}: it was written by another "
+                "version of outcrop. Move it away; what it held will be asked again."
+            )
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Replies:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get(self, request: str) -> Reply | None:
+        """The answer to the request with this hash; None if it failed or was never asked."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT text, label_probabilities, prompt_tokens, completion_tokens, seconds "
+                "FROM replies WHERE request = ? AND failure IS NULL",
+                (request,),
+            ).fetchone()
+        if row is None:
+            return None
+        text, probabilities, *rest = row
+        return Reply(text, tuple(json.loads(probabilities)) if probabilities else None, *rest)
+
+    def prompt(self, request: str) -> tuple[Message, ...]:
+        """The messages of a request, to be shown; KeyError if it was never asked."""
+        with self._lock:
+            row = self._db.execute("SELECT parts FROM replies WHERE request = ?", (request,)).fetchone()
+            if row is None:
+                raise KeyError(request)
+            find = "SELECT role, content FROM parts WHERE part = ?"
+            found = [self._db.execute(find, (part,)).fetchone() for part in json.loads(row[0])]
+        return tuple(Message(role, content) for role, content in found)
+
+    def add_many(self, answers: Iterable[tuple[str, str, Request, Reply | Failure]]) -> None:
+        """Store (hash, model, request, answer) of each, in one transaction."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for name, model, request, answer in answers:
+                    self._db.execute(_INSERT, self._row(name, model, request, answer))
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _row(self, name: str, model: str, request: Request, answer: Reply | Failure) -> tuple[object, ...]:
+        parts = json.dumps([self._part(message) for message in request.messages])
+        asked = (parts, json.dumps(request.labels), request.max_tokens, request.temperature, request.seed)
+        return (name, model, *asked, *_answer_columns(answer))
+
+    def _part(self, message: Message) -> int:
+        key = hashlib.sha256(f"{message.role}\0{message.content}".encode()).digest()
+        found = self._db.execute("SELECT part FROM parts WHERE hash = ?", (key,)).fetchone()
+        if found:
+            return int(found[0])
+        values = (message.role, message.content, key)
+        row = self._db.execute("INSERT INTO parts (role, content, hash) VALUES (?,?,?) RETURNING part", values)
+        return int(row.fetchone()[0])
+
+
+def _answer_columns(answer: Reply | Failure) -> tuple[object, ...]:
+    if isinstance(answer, Failure):
+        return (None, None, None, None, None, answer.kind, answer.detail)
+    probabilities = json.dumps(answer.label_probabilities) if answer.label_probabilities is not None else None
+    return (answer.text, probabilities, answer.prompt_tokens, answer.completion_tokens, answer.seconds, None, None)
+
+
+def _enter_wal(db: sqlite3.Connection) -> None:
+    """Several processes that create the file at once collide here, past SQLite's own waiting."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,154 @@
+"""Averages over latents: per layer, per coder and over all, each with an interval and its n.
+
+macro        each scored latent once; medians for what is unbounded
+weighted     by firing rate, by activation mass, and by firing rate without the latents above
+             10% of tokens; within a coder, then averaged over coders
+unscored     selected latents without a score at chance, left out, and at the best value
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+
+from outcrop.metrics.coverage import (
+    effective_sample_size,
+    group_shares,
+    hajek_weights,
+    macro_mean,
+    median,
+    unscored_at,
+    weighted_mean,
+)
+from outcrop.metrics.rates import Estimate, Sampling
+from outcrop.report.judged import ARMS, Judged
+from outcrop.report.scores import Column
+from outcrop.results import Results
+
+MEDIANS = ("accuracy_skill", "breadth")
+WEIGHTED = ("tpr", "fpr", "balanced_accuracy", "informedness", "auroc", "true_accuracy")
+CHANCE_AND_BEST = {"balanced_accuracy": (0.5, 1.0), "informedness": (0.0, 1.0), "auroc": (0.5, 1.0)}
+_FREQUENT_RATE = 0.1
+
+Columns = dict[str, dict[str, Column]]
+
+
+def aggregates(results: Results, judged: Judged, columns: Columns, sampling: Sampling) -> list[dict[str, Any]]:
+    """One entry over everything, one per coder, one per layer of a coder."""
+    coder, layer = judged.columns["coder"], judged.columns["layer"]
+    groups: list[tuple[str | None, int | None]] = [(None, None)]
+    for name in np.unique(coder[judged.scored].astype(str)):
+        groups.append((str(name), None))
+        groups += [(str(name), int(x)) for x in np.unique(layer[judged.scored & (coder == name)])]
+    unscored = _unscored(results)
+    entries = []
+    for name, depth in groups:
+        rows = judged.scored & _member(coder, layer, name, depth)
+        missed = _member(unscored["coder"], unscored["layer"], name, depth)
+        entries.append(_entry(judged, columns, rows, int(missed.sum()), sampling) | {"coder": name, "layer": depth})
+    return entries
+
+
+def _member(coder: ndarray, layer: ndarray, name: str | None, depth: int | None) -> Bool[ndarray, "N"]:
+    everyone = np.ones(len(coder), dtype=bool)
+    of_coder = everyone if name is None else coder == name
+    return np.asarray(of_coder & (everyone if depth is None else layer == depth))
+
+
+def _unscored(results: Results) -> dict[str, ndarray]:
+    """Latents that were selected but have no score."""
+    return results.columns(
+        "SELECT l.coder, l.layer FROM latents l JOIN ledger g USING (coder, latent) "
+        "WHERE l.selection_probability IS NOT NULL AND g.status != 'scored'"
+    )
+
+
+def _entry(
+    judged: Judged, columns: Columns, rows: Bool[ndarray, "N"], n_unscored: int, sampling: Sampling
+) -> dict[str, Any]:
+    _, coder = np.unique(judged.columns["coder"][rows].astype(str), return_inverse=True)
+    return {
+        "n_scored": int(rows.sum()),
+        "n_unscored": n_unscored,
+        "macro": {arm: _macro(columns[arm], rows, sampling) for arm in ARMS},
+        "weighted": {
+            name: {"n_effective": _effective(weights, coder)}
+            | {arm: _weighted(columns[arm], rows, weights, coder, sampling) for arm in ARMS}
+            for name, weights in _weights(judged, rows).items()
+        },
+        "unscored": {
+            metric: _with_unscored(columns["explanation"][metric], rows, n_unscored, ends, sampling)
+            for metric, ends in CHANCE_AND_BEST.items()
+        },
+    }
+
+
+def _weights(judged: Judged, rows: Bool[ndarray, "N"]) -> dict[str, Float[ndarray, "n"]]:
+    rate, mean, probability = (
+        judged.columns[name][rows].astype(float) for name in ("firing_rate", "mean_activation", "selection_probability")
+    )
+    firing = hajek_weights(rate, probability)
+    return {
+        "firing_rate": firing,
+        "activation_mass": hajek_weights(rate * mean, probability),
+        "firing_rate_below_10_percent": np.where(rate <= _FREQUENT_RATE, firing, 0.0),
+    }
+
+
+def _effective(weights: ndarray, coder: Int[ndarray, "n"]) -> float:
+    carried = weights > 0
+    return effective_sample_size(group_shares(weights[carried], coder[carried]))
+
+
+def _values(columns: dict[str, Column], names: tuple[str, ...], rows: ndarray) -> Float[ndarray, "n K"]:
+    return np.array([columns[name].estimate.value[rows] for name in names]).reshape(len(names), -1).T
+
+
+def _macro(columns: dict[str, Column], rows: ndarray, sampling: Sampling) -> dict[str, Any]:
+    means = tuple(name for name in columns if name not in MEDIANS)
+    by_mean, by_median = _values(columns, means, rows), _values(columns, MEDIANS, rows)
+    return _entries(means, macro_mean(by_mean, sampling), by_mean, "mean") | _entries(
+        MEDIANS, median(by_median, sampling), by_median, "median"
+    )
+
+
+def _weighted(
+    columns: dict[str, Column], rows: ndarray, weights: ndarray, coder: ndarray, sampling: Sampling
+) -> dict[str, Any]:
+    carried = weights > 0
+    scores = _values(columns, WEIGHTED, rows)[carried]
+    estimate = weighted_mean(scores, weights[carried], coder[carried], sampling)
+    return _entries(WEIGHTED, estimate, scores, "weighted mean")
+
+
+def _entries(names: tuple[str, ...], estimate: Estimate, scores: ndarray, statistic: str) -> dict[str, Any]:
+    n = (~np.isnan(scores)).sum(0)
+    return {
+        name: {
+            "value": estimate.value[i],
+            "low": estimate.low[i],
+            "high": estimate.high[i],
+            "n": int(n[i]),
+            "statistic": statistic,
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def _with_unscored(
+    column: Column, rows: ndarray, n_unscored: int, ends: tuple[float, float], sampling: Sampling
+) -> dict[str, Any]:
+    left_out = column.estimate.value[rows]
+    everyone = np.concatenate([left_out, np.full(n_unscored, np.nan)])
+    versions = {
+        "at_chance": unscored_at(everyone, ends[0]),
+        "left_out": left_out,
+        "at_best": unscored_at(everyone, ends[1]),
+    }
+    return {
+        name: _entries((name,), macro_mean(scores[:, None], sampling), scores[:, None], "mean")[name]
+        for name, scores in versions.items()
+    }

@@ -1,0 +1,152 @@
+"""Figures as inline SVG. Colours come from the page's style sheet; marks differ by shape as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from outcrop.report.text import count, number, power_of_ten
+
+ARM_NAMES = {
+    "explanation": "explanation",
+    "no_explanation": "no explanation",
+    "token_baseline": "token baseline",
+}
+_WIDTH = 460
+_LEFT, _RIGHT = 142, 54  # room for labels and values
+_ARM_STEP, _ROW_GAP = 15, 13
+
+
+def _svg(
+    width: float, height: float, label: str, parts: Sequence[Markup], kind: str, aspect: str = "xMidYMid"
+) -> Markup:
+    opening = Markup(
+        '<svg class="figure {}" viewBox="0 0 {:g} {:g}" preserveAspectRatio="{}" role="img" aria-label="{}">'
+    )
+    return opening.format(kind, width, height, aspect, label) + Markup("").join(parts) + Markup("</svg>")
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "") -> Markup:
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+    line = Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>')
+    return line.format(x1, y1, x2, y2, kind)
+
+
+def _rect(x: float, y: float, width: float, height: float, kind: str, title: str) -> Markup:
+    rect = Markup('<rect x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}" class="{}"><title>{}</title></rect>')
+    return rect.format(x, y, width, height, kind, title)
+
+
+def ledger_bar(counts: dict[str, int]) -> Markup:
+    """One stacked bar; a status that occurs is at least a sliver wide, so that it can be seen."""
+    total = sum(counts.values())
+    present = {status: n for status, n in counts.items() if n}
+    sliver = 6.0
+    room = 1000 - sliver * len(present)
+    parts, x = [], 0.0
+    for status, n in present.items():
+        width = sliver + room * n / total
+        title = f"{status}: {count(n)} of {count(total)}"
+        parts.append(_rect(x, 0, max(width - 2, 2), 34, f"status {slug(status)}", title))
+        x += width
+    label = "Latents per status: " + ", ".join(f"{status} {count(n)}" for status, n in counts.items())
+    return _svg(1000, 34, label, parts, "ledger-bar", aspect="none")
+
+
+def slug(status: str) -> str:
+    return status.replace(" ", "-")
+
+
+def rate_histogram(entry: dict[str, Any]) -> Markup:
+    """Latents of one layer over log10 of their firing rate."""
+    width, height, base, top = 340, 132, 104, 16
+    edges, counts = entry["edges"], entry["counts"]
+    peak = max(*counts, 1)
+    step = (width - 16) / len(counts)
+    parts = [_line(8, base, width - 8, base, "axis")]
+    for i, n in enumerate(counts):
+        size = (base - top) * n / peak
+        if n:
+            title = f"10^{edges[i]:g} to 10^{edges[i + 1]:g}: {count(n)} latents"
+            parts += [_rect(8 + i * step + 0.75, base - size, step - 1.5, size, "bar", title)]
+    for i, edge in enumerate(edges):
+        if float(edge).is_integer():
+            x = 8 + i * step
+            parts += [_line(x, base, x, base + 4, "axis"), _text(x, base + 17, _power(edge), _edge_anchor(x, width))]
+    tallest = counts.index(max(counts))
+    parts += [_text(8 + (tallest + 0.5) * step, base - (base - top) * max(counts) / peak - 4, count(max(counts)),
+                    "middle")]  # fmt: skip
+    label = f"Histogram of log10 firing rate, layer {entry['layer']}, {entry['n_latents']} latents"
+    return _svg(width, height - 8, label, parts, "histogram")
+
+
+def _power(exponent: float) -> str:
+    return power_of_ten(int(exponent)) if exponent else "1"
+
+
+def _edge_anchor(x: float, width: float) -> str:
+    return "start" if x < 16 else "end" if x > width - 16 else "middle"
+
+
+def interval_chart(
+    rows: Sequence[tuple[str, dict[str, dict[str, Any]]]], label: str, chance: float | None = None
+) -> Markup:
+    """Dots with their intervals on [0, 1]; one row per label, one line in it per arm."""
+    parts: list[Markup] = []
+    y = 8.0
+    for name, arms in rows:
+        block = _ARM_STEP * len(arms)
+        parts.append(_text(0, y + block / 2 + 4, name, kind="label"))
+        for arm, estimate in arms.items():
+            parts += _interval(y + _ARM_STEP / 2, arm, estimate)
+            y += _ARM_STEP
+        y += _ROW_GAP
+    return _svg(_WIDTH, y + 16, label, _axis(y - 4, chance) + parts, "intervals")
+
+
+def _x(value: float) -> float:
+    return _LEFT + (_WIDTH - _LEFT - _RIGHT) * min(max(value, 0.0), 1.0)
+
+
+def _axis(bottom: float, chance: float | None) -> list[Markup]:
+    parts = [_line(_x(tick), 2, _x(tick), bottom, "grid") for tick in (0, 0.25, 0.5, 0.75, 1)]
+    parts += [_text(_x(tick), bottom + 15, f"{tick:g}", "middle") for tick in (0, 0.5, 1)]
+    return parts + ([_line(_x(chance), 2, _x(chance), bottom, "chance")] if chance is not None else [])
+
+
+def _interval(y: float, arm: str, estimate: dict[str, Any]) -> list[Markup]:
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    parts = []
+    if low is not None and high is not None:
+        parts.append(_line(_x(low), y, _x(high), y, f"whisker {arm}" + ("" if value is not None else " unknown")))
+    if value is None:
+        return [*parts, _text(_WIDTH, y + 4, "missing", "end", "value")]
+    return [*parts, _mark(_x(value), y, arm), _text(_WIDTH, y + 4, number(value), "end", f"value {arm}")]
+
+
+def _mark(x: float, y: float, arm: str) -> Markup:
+    """A disc, a ring and a diamond."""
+    if arm == "token_baseline":
+        path = Markup('<path d="M{:.1f} {:.1f}l5 5l-5 5l-5 -5z" class="mark {}"/>')
+        return path.format(x, y - 5, arm)
+    return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}" class="mark {}"/>').format(
+        x, y, 4.5 if arm == "explanation" else 4, arm
+    )
+
+
+def small_interval(estimate: dict[str, Any]) -> Markup:
+    """One dot with its interval, for a line of text."""
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    parts = [_line(2, 8, 82, 8, "grid"), _line(42, 4, 42, 12, "grid")]
+    if low is not None and high is not None:
+        parts.append(_line(2 + 80 * max(low, 0.0), 8, 2 + 80 * min(high, 1.0), 8, "whisker explanation"))
+    return _svg(84, 16, "", [*parts, _mark(2 + 80 * value, 8, "explanation")], "small")
+
+
+def legend_mark(arm: str) -> Markup:
+    return _svg(14, 14, "", [_mark(7, 7, arm)], "key")

@@ -1,0 +1,178 @@
+"""The report as one HTML file: no script, no outside request, everything foreign escaped.
+
+The style sheet is allowed by its hash and nothing else is allowed at all, so that even markup
+that slipped through could neither run nor load anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from outcrop.report import figures, text
+from outcrop.report.ledger import coder_label
+from outcrop.report.windows import N_SHADES, LatentPage, latent_pages
+
+__all__ = ["LatentPage", "latent_pages", "render_page"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+METRIC_NAMES = {
+    "balanced_accuracy": "Balanced accuracy",
+    "balanced_accuracy_random": "… against random windows",
+    "balanced_accuracy_same_token": "… against same-token windows",
+    "chance_corrected": "… corrected for the control",
+    "informedness": "Informedness J",
+    "beyond_tokens": "… beyond tokens",
+    "auroc": "AUROC",
+    "tpr": "True positive rate",
+    "fpr": "False positive rate",
+    "fpr_random": "… on random windows",
+    "fpr_same_token": "… on same-token windows",
+    "token_illusion": "Token illusion",
+    "true_accuracy": "True accuracy",
+    "accuracy_skill": "Accuracy skill",
+    "precision": "True precision",
+    "f1": "True F1",
+    "predicted_rate": "Predicted rate π̂",
+    "breadth": "Breadth π̂/π",
+}
+WEIGHTINGS = {
+    "firing_rate": "by firing rate",
+    "activation_mass": "by activation mass",
+    "firing_rate_below_10_percent": "by firing rate, latents below 10% of tokens",
+}
+UNSCORED = {"at_chance": "at chance", "left_out": "left out", "at_best": "at the best value"}
+STRATUM_NAMES = {
+    "same_token": "Silent, although a trigger token is there",
+    "random": "Silent, random",
+}
+
+
+@dataclass(frozen=True)
+class _Card:
+    """A latent's page beside its scores, with the anchor that links to it."""
+
+    anchor: str
+    page: LatentPage
+    label: str
+    scores: dict[str, Any] | None
+    status: str
+
+    @property
+    def score(self) -> float | None:
+        value: float | None = self.scores["arms"]["explanation"]["balanced_accuracy"]["value"] if self.scores else None
+        return value
+
+    @property
+    def n_scored(self) -> int:
+        return sum(len(group.windows) for group in self.page.scored)
+
+    @property
+    def n_shown(self) -> int:
+        return sum(len(group.windows) for group in self.page.shown)
+
+    @property
+    def n_wrong(self) -> int:
+        return sum(group.n_wrong for group in self.page.scored)
+
+
+def render_page(summary: dict[str, Any], latents: Sequence[LatentPage]) -> str:
+    """The whole page, from a summary (`report.summary`) and the explained latents."""
+    style = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    cards = _cards(summary, latents)
+    return _template().render(
+        summary=summary,
+        overall=summary["scores"]["aggregates"][0],
+        cards=cards,
+        style=style,
+        style_hash=digest,
+        metrics=METRIC_NAMES,
+        weightings=WEIGHTINGS,
+        unscored=UNSCORED,
+        strata=STRATUM_NAMES,
+        arms=figures.ARM_NAMES,
+        n_shades=N_SHADES,
+        stratum_chart=_stratum_chart(summary),
+        quantile_chart=_quantile_chart(summary),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "foreign": text.foreign,
+        "marked": text.marked,
+        "number": text.number,
+        "count": text.count,
+        "percent": text.percent,
+        "one_in": text.one_in,
+        "interval": text.interval,
+        "slug": figures.slug,
+        "coder_label": coder_label,
+    }
+    environment.globals |= {
+        "ledger_bar": figures.ledger_bar,
+        "rate_histogram": figures.rate_histogram,
+        "legend_mark": figures.legend_mark,
+        "latent_chart": _latent_chart,
+        "small_interval": figures.small_interval,
+    }
+    return environment.get_template("page.html.j2")
+
+
+def _cards(summary: dict[str, Any], latents: Sequence[LatentPage]) -> list[_Card]:
+    """By balanced accuracy, the best first; those without one last."""
+    rows = {(e["coder"], e["latent"], e["explainer"], e["source"]): e for e in summary["scores"]["explanations"]}
+    coders = [entry["coder"] for entry in summary["corpus"]]
+    cards = []
+    for i, page in enumerate(latents):
+        coder, index = str(page.latent.coder), page.latent.index
+        scores = rows.get((coder, index, page.explainer, page.source))
+        anchor = f"latent-{coders.index(coder)}-{index}-{i}"
+        cards.append(_Card(anchor, page, coder_label(coder), scores, scores["status"] if scores else "failed"))
+    return sorted(cards, key=lambda card: (card.score is None, -(card.score or 0)))
+
+
+def _rows(arms: dict[str, Any], metrics: dict[str, str]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    return [(name, {arm: arms[arm][metric] for arm in figures.ARM_NAMES}) for metric, name in metrics.items()]
+
+
+_AGAINST = {
+    "balanced_accuracy": "all, natural mix",
+    "balanced_accuracy_random": "random",
+    "balanced_accuracy_same_token": "same token",
+}
+
+
+def _stratum_chart(summary: dict[str, Any]) -> Markup:
+    macro = summary["scores"]["aggregates"][0]["macro"]
+    return figures.interval_chart(_rows(macro, _AGAINST), "Balanced accuracy against each kind of silent window", 0.5)
+
+
+def _quantile_chart(summary: dict[str, Any]) -> Markup:
+    macro = summary["scores"]["aggregates"][0]["macro"]
+    n = summary["scores"]["n_quantiles"]
+    ends = {n: ", strongest", 1: ", weakest"}
+    names = {f"tpr_q{q}": f"quantile {q}{ends.get(q, '')}" for q in range(n, 0, -1)}
+    return figures.interval_chart(_rows(macro, names), "True positive rate by quantile of the window's peak")
+
+
+def _latent_chart(scores: dict[str, Any]) -> Markup:
+    return figures.interval_chart(_rows(scores["arms"], _AGAINST), "Balanced accuracy of this latent", 0.5)

@@ -1,0 +1,106 @@
+"""Foreign text and numbers, made fit to be read: nothing hidden, nothing endless, nothing rounded away.
+
+Corpus text, explanations and failure details are hostile. Control and format characters (which
+could hide or reorder text) become visible placeholders; escaping itself is jinja's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+from markupsafe import Markup, escape
+
+_SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"  # of emoji and of Persian and Indic script; harmless
+_PLACEHOLDER = re.compile("[↵⇥␍]|⟨[^⟨⟩]{1,40}⟩")
+_ROUNDING = 1e-12  # below it a difference of rates is 0, but for the floats
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def visible(text: str, limit: int) -> str:
+    """The text with every hidden character shown, and cut with a note after `limit` characters."""
+    cut = f"⟨{len(text) - limit:,} more characters⟩" if len(text) > limit else ""
+    return "".join(_sign(character) for character in text[:limit]) + cut
+
+
+def visible_token(text: str, limit: int = 48) -> str:
+    """The same for one token; a token of nothing but spaces is dotted."""
+    return "·" * len(text[:limit]) if text and not text.strip(" ") else visible(text, limit)
+
+
+def _sign(character: str) -> str:
+    if character in _SIGNS:
+        return _SIGNS[character]
+    if unicodedata.category(character) in _HIDDEN and character not in _JOINERS:
+        return f"⟨U+{ord(character):04X}⟩"
+    return character
+
+
+def foreign(text: str, limit: int = 600) -> Markup:
+    """Escaped, made visible, with the placeholders set apart."""
+    return marked(visible(text, limit))
+
+
+def marked(text: str) -> Markup:
+    """Escape text that is visible already, and set its placeholders apart."""
+    parts, end = [], 0
+    for match in _PLACEHOLDER.finditer(text):
+        parts += [escape(text[end : match.start()]), Markup('<span class="sign">{}</span>').format(match.group())]
+        end = match.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def number(value: float | None) -> str:
+    """Two decimals, more near 0 and 1, so that neither is shown where it was not reached."""
+    if value is None:
+        return "—"
+    size = abs(value) if abs(value) > _ROUNDING else 0.0
+    if size == 0:
+        return "0.00"
+    if 0.01 <= size <= 0.99 or size >= 1:
+        digits = 2 if size < 10 else 1
+        return f"{value:.{digits}f}".replace("-", "−")
+    if size > 0.99:
+        return (">" if value > 0 else "<−") + "0.9999" if size > 0.9999 else f"{value:.4f}".replace("-", "−")
+    return f"{value:.2g}".replace("-", "−") if size >= 1e-3 else scientific(value)
+
+
+def scientific(value: float) -> str:
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}×{power_of_ten(int(exponent))}".replace("-", "−")
+
+
+def power_of_ten(exponent: int) -> str:
+    return "10" + str(exponent).translate(_SUPERSCRIPTS)
+
+
+def count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def percent(share: float | None) -> str:
+    """In per cent, never 0% or 100% unless it is."""
+    if share is None:
+        return "—"
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    return ">99.9%" if 0.9995 < share < 1 else f"{100 * share:.1f}%"
+
+
+def one_in(rate: float) -> str:
+    """A rate as people say it: 1 in 800."""
+    return f"1 in {1 / rate:,.0f}" if 0 < rate < 0.4 else percent(rate)
+
+
+def interval(estimate: dict[str, Any]) -> str:
+    """Both ends to two decimals, rounded outwards; a narrow one near 0 as it is."""
+    low, high = estimate["low"], estimate["high"]
+    if low is None or high is None:
+        return "no interval"
+    if max(abs(low), abs(high)) >= 0.1:
+        low, high = math.floor(100 * low + _ROUNDING) / 100, math.ceil(100 * high - _ROUNDING) / 100
+    return f"[{number(low)}, {number(high)}]"

@@ -1,0 +1,115 @@
+"""The run directory: what is in it, what is complete, and how a file gets there whole.
+
+    config.yaml      the complete config that repeats the run
+    manifest.json    stage → the settings it was made with, and whether it is complete
+    tokens/          the corpus of each part
+    train/           checkpoints while training
+    coders/KEY/      cfg.json, sae.safetensors, reconstruction.json
+    cache/KEY/       shards
+    results.sqlite   what was found
+    replies.sqlite   what was asked of language models, and answered
+    metrics.jsonl    held-out measures, as training went
+    report/          summary.json, index.html
+
+A file is written under a temporary name, flushed, and renamed; a stage is marked complete only
+after its files are there. Presence of a file says nothing: the manifest does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from outcrop.errors import CorruptError, RunError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The whole file or none of it."""
+    temporary = path.with_name(f".{path.name}.unfinished")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class StageMark:
+    """What a stage was made with, and by which language model where one was asked."""
+
+    settings: dict[str, Any]
+    complete: bool
+    model: str | None = None  # its identity
+    address: str | None = None  # where it was found
+
+
+class RunDirectory:
+    """The paths of one run, and its manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.tokens = path / "tokens"
+        self.checkpoints = path / "train"
+        self.coders = path / "coders"
+        self.cache = path / "cache"
+        self.results = path / "results.sqlite"
+        self.replies = path / "replies.sqlite"
+        self.metrics = path / "metrics.jsonl"
+        self.report = path / "report"
+        self.summary = self.report / "summary.json"
+        self.page = self.report / "index.html"
+        self._manifest = path / "manifest.json"
+
+    def create(self) -> None:
+        if self.path.exists() and not self._manifest.exists() and any(self.path.iterdir()):
+            raise RunError(
+                f"{self.path} is not empty and not a run directory; name a new or empty directory with --out"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def require(self) -> None:
+        if not self.config.exists():
+            raise RunError(f"{self.path} is no run directory: it has no config.yaml. Start one with `outcrop run`.")
+
+    def marks(self) -> dict[str, StageMark]:
+        """By stage; empty for a new run."""
+        if not self._manifest.exists():
+            return {}
+        try:
+            stages = json.loads(self._manifest.read_text(encoding="utf-8"))["stages"]
+            return {name: StageMark(**mark) for name, mark in stages.items()}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise CorruptError(f"{self._manifest} cannot be read ({error}); the run directory was altered") from error
+
+    def mark(self, stage: str, mark: StageMark) -> None:
+        self._write({**self.marks(), stage: mark})
+
+    def unmark(self, *stages: str) -> None:
+        self._write({name: mark for name, mark in self.marks().items() if name not in stages})
+
+    def _write(self, marks: dict[str, StageMark]) -> None:
+        stages = {name: asdict(mark) for name, mark in marks.items()}
+        write_atomically(self._manifest, (json.dumps({"version": 1, "stages": stages}, indent=1) + "\n").encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Only one process works in a run directory at a time. The lock goes with the process, even a killed one."""
+        import fcntl
+
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another process is working in {self.path}; wait for it, or use another --out"
+                ) from error
+            yield

@@ -1,0 +1,139 @@
+"""What each stage of a run depends on, what it leaves behind, and what is therefore stale.
+
+A stage is stale when it was made with other settings than those now wanted, or when a stage
+before it is stale. Nothing else makes it so: not its age, not the presence of its files.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from outcrop.config import RunConfig, to_dict
+from outcrop.errors import StaleError
+from outcrop.run import RunDirectory, StageMark
+
+ORDER = ("tokens", "train", "cache", "examples", "explain", "score", "report")
+
+# The settings of each stage by their names in the config. Where the judge is, and how it is called,
+# changes no answer: which model answers is asked of the judge itself.
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "tokens": ("model.name", "model.revision", "text", "train.tokens", "train.held_out_tokens", "cache.tokens", "seed"),
+    "train": ("model.dtype", "model.device", "model.batch_tokens", "hookpoints", "coder", "train"),
+    "cache": ("cache.shard_tokens",),
+    "examples": ("cache.window_tokens", "select", "examples"),
+    "explain": ("explain",),
+    "score": ("score",),
+    "report": ("report",),
+}
+
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "tokens": (),
+    "train": ("tokens",),
+    "cache": ("train",),
+    "examples": ("cache",),
+    "explain": ("examples",),
+    "score": ("explain",),
+    "report": ("score",),
+}
+
+
+@dataclass(frozen=True)
+class Staleness:
+    """Why a stage cannot be kept."""
+
+    stage: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.stage} ({self.reason})"
+
+
+def settings_of(stage: str, config: RunConfig) -> dict[str, Any]:
+    """The settings that a stage's results depend on, flat: dotted name → value."""
+    everything = _flat(to_dict(config))
+    wanted = _SETTINGS[stage]
+    return {
+        name: value
+        for name, value in everything.items()
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in wanted)
+    }
+
+
+def stale_stages(
+    config: RunConfig, marks: Mapping[str, StageMark], who_answers: Callable[[str], str | None]
+) -> list[Staleness]:
+    """The stages of a run directory that its marks show to be made otherwise than `config` wants.
+
+    `who_answers(stage)` gives the identity of the language model that would do the stage now, or
+    None where the one that did it is still meant.
+    """
+    stale: list[Staleness] = []
+    for stage in ORDER:
+        mark = marks.get(stage)
+        if mark is None:
+            continue
+        upstream = [s.stage for s in stale if s.stage in _NEEDS[stage]]
+        changes = _differences(mark.settings, settings_of(stage, config))
+        model = who_answers(stage)
+        if mark.model is not None and model is not None and model != mark.model:
+            changes.append(f"its language model was {mark.model}, is {model}")
+        if changes:
+            stale.append(Staleness(stage, "; ".join(changes)))
+        elif upstream:
+            stale.append(Staleness(stage, f"because of {', '.join(upstream)}"))
+    return stale
+
+
+def refuse(stale: list[Staleness], directory: RunDirectory) -> None:
+    """Raise StaleError if anything is stale."""
+    if stale:
+        raise StaleError(
+            f"{directory.path} was made with other settings: {', '.join(map(str, stale))}. "
+            "--fresh makes these stages anew and keeps the others; another --out starts a new run."
+        )
+
+
+def clear(stage: str, directory: RunDirectory) -> None:
+    """Remove the files that a stage leaves behind. (Its tables it empties itself.)"""
+    for path in _files(stage, directory):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _files(stage: str, directory: RunDirectory) -> tuple[Path, ...]:
+    match stage:
+        case "tokens":
+            return (directory.tokens,)
+        case "train":
+            return (directory.checkpoints, directory.coders, directory.metrics)
+        case "cache":
+            return (directory.cache,)
+        case "report":
+            return (directory.report,)
+        case _:
+            return ()
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name} was {_shown(before.get(name))}, is {_shown(now.get(name))}" for name in names]
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,159 @@
+"""The page: complete, closed in itself, and unmoved by hostile text."""
+
+import base64
+import hashlib
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from outcrop.config import ReportConfig
+from outcrop.report.console import console_summary
+from outcrop.report.page import latent_pages, render_page
+from outcrop.report.summary import summarise
+from outcrop.results import STATUSES, Results
+
+from .conftest import TOPICS, Run
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Elements, attributes and the text of a page; asserts that every element is closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(run: Run, summary: dict) -> str:
+    return render_page(summary, latent_pages(run.results, run.examples, run.vocabulary))
+
+
+@pytest.fixture(scope="module")
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+def test_nothing_can_run_and_nothing_is_fetched(outline: Outline, page: str) -> None:
+    assert not {"script", "iframe", "object", "embed", "img", "form", "base"} & set(outline.tags)
+    for _tag, name, value in outline.attributes:
+        assert not name.startswith("on")
+        assert name != "style"
+        if name in ("href", "src"):
+            assert value.startswith("#") or value == "data:,"
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_the_policy_allows_the_style_sheet_by_its_hash_and_nothing_else(page: str) -> None:
+    style = re.search(r"<style>(.*?)</style>", page, re.S).group(1)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:" in page
+
+
+def test_the_ledger_stands_first_and_adds_up_in_the_text(outline: Outline, summary: dict) -> None:
+    headings = [value for tag, name, value in outline.attributes if tag == "section" and name == "id"]
+    assert headings == ["ledger", "reconstruction", "scores", "rates", "latents"]
+    legend = outline.text[outline.text.index("Every latent has exactly one status") :]
+    shown = {status: int(re.search(rf"{status} (\d+)", legend).group(1)) for status in STATUSES}
+    assert shown == summary["ledger"]["counts"]
+    assert sum(shown.values()) == int(re.search(r"together (\d+)", legend).group(1)) == 42
+
+
+def test_every_explained_latent_has_a_card_and_a_link_to_it(outline: Outline) -> None:
+    cards = [value for tag, name, value in outline.attributes if tag == "article" and name == "id"]
+    links = {value for tag, name, value in outline.attributes if tag == "a" and name == "href"}
+    ids = [value for _, name, value in outline.attributes if name == "id"]
+    assert len(cards) == len(TOPICS)
+    assert {f"#{card}" for card in cards} <= links
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links} <= set(ids)
+
+
+def test_hostile_text_is_shown_and_not_obeyed(outline: Outline, page: str) -> None:
+    assert '<script>alert("1")</script> <b>bold</b>' in outline.text
+    assert "<img src=x onerror=alert(1)>" in outline.text
+    assert not set("\u202e\u202c") & set(page)
+    assert "⟨U+202E⟩evil⟨U+202C⟩" in outline.text
+    assert re.search(r"é{40,48}⟨99,9\d\d more characters⟩", outline.text)
+    assert "x" * 1_000 not in page
+
+
+def test_a_failed_explanation_shows_its_reason(outline: Outline) -> None:
+    assert "No explanation" in outline.text
+    assert "timeout: no answer in 60 s" in outline.text
+
+
+def test_mistakes_come_first_and_explainer_windows_are_kept_apart(run: Run) -> None:
+    pages = latent_pages(run.results, run.examples, run.vocabulary)
+    doubtful = next(p for p in pages if p.latent.index == 22)
+    order = {"wrong": 0, "failed": 1, "right": 2}
+    for group in doubtful.scored:
+        outcomes = [order[w.outcome] for w in group.windows]
+        assert outcomes == sorted(outcomes)
+        assert group.n_wrong == outcomes.count(0)
+    assert [group.name for group in doubtful.scored] == ["5", "4", "3", "2", "1", "same_token", "random"]
+    assert {w.outcome for group in doubtful.shown for w in group.windows} == {"unjudged"}
+    assert sum(len(group.windows) for group in doubtful.shown) == 13
+
+
+def test_mistakes_of_the_cards_are_the_mistakes_in_the_database(run: Run) -> None:
+    query = """
+    SELECT COUNT(*) AS n FROM judgements j JOIN examples e USING (coder, latent, example)
+    WHERE latent = 30 AND scorer = 'detection' AND arm = 'plain' AND predicted != (quantile IS NOT NULL)
+    """
+    page = next(p for p in latent_pages(run.results, run.examples, run.vocabulary) if p.latent.index == 30)
+    assert sum(group.n_wrong for group in page.scored) == int(run.results.columns(query)["n"][0]) > 0
+
+
+def test_the_text_of_a_window_is_its_tokens_with_the_firing_ones_shaded(run: Run) -> None:
+    page = next(p for p in latent_pages(run.results, run.examples, run.vocabulary) if p.latent.index == 3)
+    window = page.scored[0].windows[0]
+    assert next(piece.text for piece in window.pieces if piece.shade) == " dog"
+    strongest = max(p.shade for group in page.scored + page.shown for w in group.windows for p in w.pieces)
+    assert strongest == 8
+    silent = next(g for g in page.scored if g.name == "same_token").windows[0]
+    assert silent.trigger == "dog"
+    assert [piece.text for piece in silent.pieces if piece.trigger] == [" dog"]
+
+
+def test_a_run_without_explanations_still_has_a_page() -> None:
+    summary = summarise(Results(":memory:"), [], ReportConfig(draws=100))
+    page = render_page(summary, [])
+    assert "No latent was scored." in page
+    assert "No latent was explained." in page
+
+
+def test_the_console_tells_ledger_reconstruction_and_scores(summary: dict) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=140).print(console_summary(summary))
+    told = stream.getvalue()
+    for word in ("Ledger", "Reconstruction", "Scores", "topk at transformer.h.5", "42", "balanced accuracy"):
+        assert word in told

@@ -1,0 +1,163 @@
+"""The numbers of a report, against the database they were taken from."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from outcrop.config import ReportConfig
+from outcrop.report.summary import summarise
+from outcrop.results import STATUSES, Results
+
+from .conftest import KEY, N_LAYERS, N_TOKENS, PER_LAYER, Run
+
+
+def explanation(summary: dict, latent: int) -> dict:
+    return next(e for e in summary["scores"]["explanations"] if e["latent"] == latent)
+
+
+def test_the_ledger_adds_up_to_the_latents_as_in_the_database(run: Run, summary: dict) -> None:
+    ledger = summary["ledger"]
+    status = run.results.columns("SELECT status FROM ledger")["status"]
+    assert ledger["counts"] == {name: int((status == name).sum()) for name in STATUSES}
+    assert sum(ledger["counts"].values()) == ledger["n_latents"] == N_LAYERS * PER_LAYER
+    assert all(ledger["counts"].values()), "the made-up run should show every status"
+    coder = ledger["coders"][0]
+    assert coder["counts"] == ledger["counts"]
+    for status in STATUSES:
+        assert sum(layer["counts"][status] for layer in coder["layers"]) == coder["counts"][status]
+
+
+def test_failures_are_counted_by_stage_and_kind(summary: dict) -> None:
+    ledger = summary["ledger"]
+    assert [(f["stage"], f["kind"], f["n"]) for f in ledger["failures"]] == [
+        ("explain", "timeout", 1),
+        ("score", "unreadable", 1),
+    ]
+    assert sum(f["n"] for f in ledger["failures"]) == ledger["counts"]["failed"]
+
+
+def test_failed_judgements_are_counted_and_no_score_counts_them(run: Run, summary: dict) -> None:
+    failed = summary["ledger"]["failed_judgements"]
+    assert failed["n_failed"] == sum(kind["n"] for kind in failed["kinds"]) > 0
+    query = "SELECT COUNT(predicted) AS n FROM judgements WHERE latent = 12 AND scorer = 'detection' AND arm = 'plain'"
+    n = int(run.results.columns(query)["n"][0])
+    assert n < 50
+    assert explanation(summary, 12)["arms"]["explanation"]["balanced_accuracy"]["n"] == n
+
+
+def test_rates_are_weighted_as_stated(run: Run, summary: dict) -> None:
+    query = """
+    SELECT e.quantile, e.stratum, AVG(j.predicted) AS rate
+    FROM judgements j JOIN examples e USING (coder, latent, example)
+    WHERE latent = 22 AND scorer = 'detection' AND arm = 'plain' AND predicted IS NOT NULL GROUP BY 1, 2
+    """
+    table = run.results.columns(query)
+    stratum = dict(zip(table["stratum"], table["rate"], strict=True))
+    scores = explanation(summary, 22)["arms"]["explanation"]
+    assert scores["tpr"]["value"] == pytest.approx(table["rate"][~np.isnan(table["quantile"].astype(float))].mean())
+    fpr = 0.02 * stratum["same_token"] + 0.98 * stratum["random"]
+    assert scores["fpr"]["value"] == pytest.approx(fpr)
+    assert scores["balanced_accuracy"]["value"] == pytest.approx((scores["tpr"]["value"] + 1 - fpr) / 2)
+    illusion = stratum["same_token"] - stratum["random"]
+    assert scores["token_illusion"]["value"] == pytest.approx(illusion)
+
+
+def test_auroc_agrees_with_the_rank_sum_where_all_strata_weigh_alike(run: Run, summary: dict) -> None:
+    """Latent 17 has one silent stratum and as many windows in each quantile."""
+    query = """
+    SELECT e.quantile, j.probability FROM judgements j JOIN examples e USING (coder, latent, example)
+    WHERE latent = 17 AND scorer = 'detection' AND arm = 'none'
+    """
+    table = run.results.columns(query)
+    fires = ~np.isnan(table["quantile"].astype(float))
+    up, down = table["probability"][fires], table["probability"][~fires]
+    expected = stats.mannwhitneyu(up, down).statistic / (len(up) * len(down))
+    assert explanation(summary, 17)["arms"]["no_explanation"]["auroc"]["value"] == pytest.approx(expected)
+
+
+def test_what_no_same_token_window_can_tell_is_missing_and_the_rest_is_there(summary: dict) -> None:
+    scores = explanation(summary, 17)["arms"]["explanation"]
+    for metric in ("token_illusion", "fpr_same_token", "balanced_accuracy_same_token"):
+        assert scores[metric]["value"] is None
+        assert scores[metric]["low"] is None
+    assert scores["fpr"]["value"] is not None
+
+
+def test_windows_shown_to_the_explainer_count_for_nothing(run: Run, summary: dict) -> None:
+    moved = Results(":memory:")
+    run.results._db.backup(moved._db)
+    moved._db.execute(
+        "INSERT INTO judgements SELECT coder, latent, 'detection', 'plain', 'contrastive', 'all', example, "
+        "0.5, 0, NULL, NULL, NULL FROM examples WHERE split = 'explain' AND latent = 7"
+    )
+    again = summarise(moved, run.reconstructions, ReportConfig(draws=500))
+    assert explanation(again, 7)["arms"] == explanation(summary, 7)["arms"]
+
+
+def test_each_scored_latent_counts_once_in_the_macro_mean(summary: dict) -> None:
+    overall = summary["scores"]["aggregates"][0]
+    scored = [e for e in summary["scores"]["explanations"] if e["status"] == "scored"]
+    values = [e["arms"]["explanation"]["balanced_accuracy"]["value"] for e in scored]
+    mean = overall["macro"]["explanation"]["balanced_accuracy"]
+    assert mean["n"] == overall["n_scored"] == len(scored) == summary["ledger"]["counts"]["scored"]
+    assert mean["value"] == pytest.approx(np.mean(values))
+    assert mean["low"] < mean["value"] < mean["high"]
+    skill = overall["macro"]["explanation"]["accuracy_skill"]
+    assert skill["statistic"] == "median"
+    assert overall["macro"]["explanation"]["token_illusion"]["n"] == len(scored) - 1
+
+
+def test_the_weighted_mean_divides_the_firing_rate_by_the_chance_of_selection(summary: dict) -> None:
+    weighted = summary["scores"]["aggregates"][0]["weighted"]["firing_rate"]
+    scored = [e for e in summary["scores"]["explanations"] if e["status"] == "scored"]
+    rates = np.array([e["firing_rate"] for e in scored])  # all were selected with the same probability
+    values = np.array([e["arms"]["explanation"]["tpr"]["value"] for e in scored])
+    assert weighted["explanation"]["tpr"]["value"] == pytest.approx(np.sum(rates * values) / rates.sum())
+    assert weighted["n_effective"] == pytest.approx(rates.sum() ** 2 / np.sum(rates**2))
+
+
+def test_unscored_latents_at_chance_and_at_best_embrace_those_left_out(summary: dict) -> None:
+    overall = summary["scores"]["aggregates"][0]
+    versions = overall["unscored"]["balanced_accuracy"]
+    assert overall["n_unscored"] == 3
+    assert versions["at_chance"]["n"] == versions["at_best"]["n"] == versions["left_out"]["n"] + 3 == 9
+    assert versions["at_chance"]["value"] < versions["left_out"]["value"] < versions["at_best"]["value"]
+
+
+def test_a_control_that_was_not_asked_is_missing(run: Run) -> None:
+    without = Results(":memory:")
+    run.results._db.backup(without._db)
+    without._db.execute("DELETE FROM judgements WHERE arm = 'none'")
+    scores = summarise(without, [], ReportConfig(draws=100))["scores"]
+    control = scores["aggregates"][0]["macro"]["no_explanation"]["tpr"]
+    assert (control["value"], control["low"], control["n"]) == (None, None, 0)
+    assert explanation({"scores": scores}, 7)["arms"]["explanation"]["chance_corrected"]["value"] is None
+    assert explanation({"scores": scores}, 7)["arms"]["explanation"]["tpr"]["value"] is not None
+
+
+def test_histograms_hold_every_latent_that_fired(summary: dict) -> None:
+    assert [h["layer"] for h in summary["firing_rates"]] == [0, 1, 2]
+    for histogram in summary["firing_rates"]:
+        assert sum(histogram["counts"]) + histogram["n_unfired"] == histogram["n_latents"] == PER_LAYER
+        assert histogram["n_tokens"] == N_TOKENS
+
+
+def test_reconstruction_is_told_per_layer_with_what_the_coder_costs(summary: dict) -> None:
+    table = summary["reconstruction"][0]
+    assert table["coder"] == str(KEY)
+    assert [layer["fvu"] for layer in table["layers"]] == [0.31, 0.22, 0.18]
+    assert table["cross_entropy"]["delta"] == pytest.approx(0.13)
+    assert table["cross_entropy"]["recovered"] == pytest.approx((8.9 - 3.34) / (8.9 - 3.21))
+
+
+def test_the_summary_is_plain_json_and_repeats(run: Run, summary: dict) -> None:
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summarise(run.results, run.reconstructions, ReportConfig(draws=500)) == summary
+
+
+def test_an_empty_database_has_an_empty_summary() -> None:
+    summary = summarise(Results(":memory:"), [], ReportConfig(draws=100))
+    assert summary["ledger"]["n_latents"] == sum(summary["ledger"]["counts"].values()) == 0
+    assert summary["scores"]["aggregates"][0]["macro"]["explanation"]["tpr"]["value"] is None
