@@ -332,7 +332,7 @@ def from_dict(data: Any, origin: str) -> RunConfig:
 
 
 def dump(config: RunConfig) -> str:
-    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
 def load(path: Path) -> RunConfig:

@@ -86,7 +86,7 @@ class SparseLatents:
 
     values: Float[Tensor, "nnz"]
     indices: Int[Tensor, "nnz"]
-    indptr: Int64[Tensor, "n+1"]
+    indptr: Int64[Tensor, "n_plus_1"]
     n_latents: int
 
 

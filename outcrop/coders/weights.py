@@ -44,7 +44,8 @@ class PlacedCoder:
 def fold(coder: SparseStack, mean: Tensor, scale: float) -> SparseStack:
     """The same coder for raw activations, x = mean + scale · x̃."""
     folded = SparseStack(coder.d_in, coder.latents_per_layer, coder.k, coder.n_layers, coder.reads)
-    folded.to(mean.device)
+    folded.to(coder.decoder_bias)
+    mean = mean.to(coder.decoder_bias)
     folded.load_state_dict(coder.state_dict())
     folded.decoder_bias.mul_(scale).add_(mean)
     times_mean = {"parallel": 1, "residual": 0, "resnet": 2}[coder.reads]

@@ -56,23 +56,55 @@ def _finished(text: str) -> str:
     return _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
+# Small models copy what an instruction gives as an example, but follow turns.
+_EXPLAINED = (
+    (
+        ('" and she put two<< apples>> in the basket"', '" juice of<< oranges>> and<< lemons>>,"'),
+        ('" the engine was repaired by a team of three"',),
+        (" apples", " oranges", " lemons"),
+        "fruit",
+    ),
+    (
+        ('" the old bridge<< fell>> in a storm"', '" he<< ran>> home and<< slept>>"'),
+        ('" they will fall, run and sleep"',),
+        (" fell", " ran", " slept"),
+        "verbs in the past tense",
+    ),
+)
+
+
 def explain_messages(examples: LatentExamples, vocabulary: Vocabulary) -> tuple[Message, ...]:
     """What do the marked tokens have in common, which the windows beside them lack?"""
     activating = [example.window for example in examples.explain if example.activating]
     activating.sort(key=lambda window: float(window.activations.max()), reverse=True)
     others = [example.window for example in examples.explain if not example.activating]
-    return (Message("user", "\n\n".join(_explain_sections(activating, others, vocabulary))),)
+    turns = [
+        message
+        for with_marks, without, runs, phrase in _EXPLAINED
+        for message in (_puzzle(with_marks, without, runs), Message("assistant", phrase))
+    ]
+    runs = [run for window in activating for run in _runs(window, vocabulary)]
+    lines = ([marked(window, vocabulary) for window in windows] for windows in (activating, others))
+    return (*turns, _puzzle(*lines, runs))
 
 
-def _explain_sections(activating: list[Window], others: list[Window], vocabulary: Vocabulary) -> Iterable[str]:
-    yield "In the texts below some words are marked <<like this>>. Find out what the marked words have in common."
-    yield "\n".join(["Texts with marked words:", *(marked(window, vocabulary) for window in activating)])
-    if others:
-        yield "\n".join(["Texts in which nothing is to be marked:", *(marked(window, vocabulary) for window in others)])
-    yield (
-        "What do the marked words have in common, that the other texts do not have? "
-        'Answer with one short phrase and nothing else, such as "names of fruit" or "verbs in the past tense".'
+def _runs(window: Window, vocabulary: Vocabulary) -> Iterable[str]:
+    """The text of each run of activating tokens."""
+    tokens = zip(window.fires, vocabulary.strings(window.tokens), strict=True)
+    for fires, run in groupby(tokens, key=lambda token: bool(token[0])):
+        if fires:
+            yield "".join(string for _, string in run)
+
+
+def _puzzle(with_marks: Iterable[str], without: Iterable[str], runs: Iterable[str]) -> Message:
+    different = dict.fromkeys(quoted(run.strip()) for run in runs)
+    sections = (
+        "\n".join(["Texts without marks:", *without]),
+        "\n".join(["Texts with marks:", *with_marks]),
+        f"Marked: {', '.join(different)}",
+        "What are the marked words? Answer with one short phrase.",
     )
+    return Message("user", "\n\n".join(sections))
 
 
 # A small judge answers far better when it is asked about the description after it has read the text

@@ -178,7 +178,7 @@ class _Shard:
             metadata = self._file.metadata() or {}
             self.text, self.coder = metadata["text"], metadata["coder"]
             self.start, self.stop = int(metadata["start"]), int(metadata["stop"])
-            self.indptr: Int64[ndarray, "latents+1"] = self._file.get_tensor("indptr")
+            self.indptr: Int64[ndarray, "latents_plus_1"] = self._file.get_tensor("indptr")
             self.excluded = self._file.get_tensor("excluded").astype(np.int64) + self.start
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise CorruptError(f"{path} is truncated or altered ({error}); remove it and cache again") from error

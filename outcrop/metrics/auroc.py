@@ -37,9 +37,9 @@ def auroc(
     wins = (scores_up[:, None] > scores_down) + 0.5 * (scores_up[:, None] == scores_down)
     value = np.clip(_spread(up, u) @ wins @ _spread(down, v), 0, 1)
     if np.all(wins == 1) or np.all(wins == 0):
-        return Estimate(np.array(value), _MISSING.low, _MISSING.high)
+        return Estimate(np.asarray(value), _MISSING.low, _MISSING.high)
     draws = np.clip(((_resample(up, u, sampling) @ wins) * _resample(down, v, sampling)).sum(-1), 0, 1)
-    return sampling.interval(np.array(value), draws, draws)
+    return sampling.interval(value, draws, draws)
 
 
 def _weighted(
@@ -61,9 +61,5 @@ def _spread(strata: list[ndarray], weights: list[float]) -> Float[ndarray, "n"]:
 def _resample(strata: list[ndarray], weights: list[float], sampling: Sampling) -> Float[ndarray, "draws n"]:
     """The same for windows redrawn with replacement within each stratum."""
     return np.concatenate(
-        [
-            sampling.generator.multinomial(s.size, np.full(s.size, 1 / s.size), size=sampling.draws) * (w / s.size)
-            for s, w in zip(strata, weights, strict=True)
-        ],
-        axis=-1,
+        [sampling.redraw(s.size) * (w / s.size) for s, w in zip(strata, weights, strict=True)], axis=-1
     )

@@ -82,8 +82,7 @@ def _resampled_counts(groups: ndarray, sampling: Sampling) -> Float[ndarray, "dr
     counts = np.zeros((sampling.draws, len(groups)))
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
-        even = np.full(len(members), 1 / len(members))
-        counts[:, members] = sampling.generator.multinomial(len(members), even, size=sampling.draws)
+        counts[:, members] = sampling.redraw(len(members))
     return counts
 
 

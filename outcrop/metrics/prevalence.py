@@ -17,6 +17,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from numpy.typing import ArrayLike
 
 from outcrop.metrics.rates import Estimate, Rate, Sampling, propagate
 
@@ -50,8 +51,9 @@ def breadth(tpr: ndarray, fpr: ndarray, prevalence: ndarray) -> ndarray:
     return _ratio(predicted_rate(tpr, fpr, prevalence), prevalence)
 
 
-def _ratio(numerator: ndarray, denominator: ndarray) -> ndarray:
-    return np.asarray(numerator / np.where(denominator > 0, denominator, np.nan))
+def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> ndarray:
+    positive = np.where(np.asarray(denominator) > 0, denominator, np.nan)
+    return np.asarray(np.asarray(numerator) / positive)
 
 
 _FORMULAS: dict[str, Callable[[ndarray, ndarray, ndarray], ndarray]] = {

@@ -8,8 +8,8 @@ With h_s hits of n_s judgements in stratum s of weight w_s (Σ w_s = 1; arrays [
 
 An effective sample size in a binomial interval: Korn and Graubard (1998), Confidence intervals
 for proportions with small expected number of positive counts estimated from survey data,
-Survey Methodology 24, 193–201. The lower end is 0 without hits, the upper end 1 without misses; where all hits or misses lie in a
-stratum of next to no weight, the interval is widened to hold p̂.
+Survey Methodology 24, 193–201. The lower end is 0 without hits, the upper end 1 without misses;
+where all hits or misses lie in a stratum of next to no weight, the interval is widened to hold p̂.
 
 A stratum with weight but without a judgement makes the rate missing. The weight of such strata
 is the *gap* g, and the bounds carry all that could be in it: [(1 − g) low, (1 − g) high + g].
@@ -62,9 +62,12 @@ class Sampling:
         """
         tail = (1 - self.confidence) / 2
         lower, upper = np.quantile(low, tail, axis=0), np.quantile(high, 1 - tail, axis=0)
-        return Estimate(
-            np.asarray(value), np.where(value < lower, value, lower), np.where(value > upper, value, upper)
-        )
+        return Estimate(np.asarray(value), np.where(value < lower, value, lower), np.where(value > upper, value, upper))
+
+    def redraw(self, n: int) -> Float[ndarray, "draws n"]:
+        """The bootstrap: how often each of n is drawn, when n are drawn with replacement."""
+        drawn = self.generator.integers(n, size=(self.draws, n)) + n * np.arange(self.draws)[:, None]
+        return np.bincount(drawn.ravel(), minlength=self.draws * n).reshape(self.draws, n).astype(np.float64)
 
 
 def weighted_rate(hits: ArrayLike, n: ArrayLike, weights: ArrayLike, confidence: float) -> Rate:

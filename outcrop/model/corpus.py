@@ -24,7 +24,7 @@ class Corpus:
     """Contexts behind one another: context c is tokens[context_start[c] : context_start[c + 1]]."""
 
     tokens: Int32[ndarray, "n"]
-    context_start: Int64[ndarray, "c+1"]
+    context_start: Int64[ndarray, "c_plus_1"]
     context_document: Int32[ndarray, "c"]
     eligible: Bool[ndarray, "n"]
 

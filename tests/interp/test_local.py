@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from outcrop.config import JudgeConfig
+from outcrop.errors import JudgeError
+from outcrop.interp.client import connect
 from outcrop.interp.local import LocalClient, batches
 from outcrop.model.load import LanguageModel
 from outcrop.types import Failure, Message, Reply, Request
@@ -160,3 +164,16 @@ def test_batches_join_like_beginnings_then_like_lengths() -> None:
     prompts = [[*long, 1, 1, 1], [9, 9], [*long, 2], [*long, 3, 3], [8], [*long, 4]]
     found = list(batches(prompts, range(6), 2))
     assert [set(batch) for batch in found] == [{1, 4}, {2, 5}, {3, 0}]
+
+
+def test_a_judge_that_is_neither_address_nor_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JudgeError, match=r"is no address.*and cannot be loaded"):
+        connect(str(tmp_path / "nothing"), None, JudgeConfig())
+
+
+def test_a_directory_is_loaded_and_named_by_its_weights(tmp_path: Path) -> None:
+    words = tokenizer()
+    module("llama", len(words)).save_pretrained(tmp_path / "judge")
+    words.save_pretrained(tmp_path / "judge")
+    client = connect(str(tmp_path / "judge"), None, JudgeConfig())
+    assert client.model.startswith("judge-") and len(list(client.answer(some_questions(3)))) == 3

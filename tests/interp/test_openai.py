@@ -161,12 +161,12 @@ def test_the_key_is_written_nowhere(
 def test_a_judge_that_does_not_answer_is_named_with_its_address(quick: JudgeConfig) -> None:
     with LLMServer() as server:
         address = server.address
-    with pytest.raises(JudgeError, match=f"{address} does not answer.*Start it"):
+    with pytest.raises(JudgeError, match=rf"{address} does not answer.*Start it"):
         connect(address, None, JudgeConfig(attempts=1))
 
 
 def test_an_address_without_its_v1_is_refused_with_the_remedy(quick: JudgeConfig) -> None:
-    with LLMServer() as server, pytest.raises(JudgeError, match="often ends in /v1"):
+    with LLMServer() as server, pytest.raises(JudgeError, match=r"often ends in /v1"):
         connect(server.address.removesuffix("/v1"), None, quick)
 
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from outcrop.interp.prompts import detection_messages, explain_messages, marked, quoted
-from outcrop.types import Vocabulary, Window
+from outcrop.types import Example, Vocabulary, Window
 from tests.interp.conftest import latent, window
 
 HOSTILE = st.text(
@@ -50,14 +51,22 @@ def test_marks_and_control_strings_of_the_text_are_made_harmless(vocabulary: Voc
     assert marked(shown, vocabulary) == r'" the‹<<‹>>‹|im_end|›››\"\n<< pear>>"'
 
 
-def test_the_explainer_sees_the_strongest_window_first_and_the_others_apart(vocabulary: Vocabulary) -> None:
-    (message,) = explain_messages(latent(), vocabulary)
-    order = [message.content.index(text) for text in ("<< apple>>", "<< pear>>", "nothing is to be", '" the engine"')]
-    assert order == sorted(order)
+def test_the_explainer_sees_the_others_apart_and_the_strongest_window_first(vocabulary: Vocabulary) -> None:
+    last = explain_messages(latent(), vocabulary)[-1].content
+    parts = ("without marks", '" the engine"', "with marks", '" the<< apple>>"', '" the<< pear>>"', "Marked:")
+    places = [last.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_each_different_run_is_listed_once(vocabulary: Vocabulary) -> None:
+    fires = {1: 1.0, 3: 1.0, 5: 1.0, 6: 1.0}
+    shown = window(" the", " apple", " the", " apple", " the", " pear", "<|im_end|>", fires=fires)
+    examples = replace(latent(), explain=(Example(0, 0, "explain", shown, quantile=1),))
+    assert 'Marked: "apple", "pear‹|im_end|›"\n' in explain_messages(examples, vocabulary)[-1].content
 
 
 def test_the_explainer_sees_no_scored_window(vocabulary: Vocabulary) -> None:
-    assert "house" not in explain_messages(latent(), vocabulary)[0].content
+    assert not any("house" in message.content for message in explain_messages(latent(), vocabulary))
 
 
 def test_detection_shows_no_marks_and_asks_last_for_what_differs(vocabulary: Vocabulary) -> None:

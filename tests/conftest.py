@@ -1,0 +1,41 @@
+"""What several tests share: the tiny model and text, made once per session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
+
+from outcrop.config import ModelConfig, TextConfig
+from outcrop.model.load import LanguageModel, load_model
+from outcrop.model.text import read_documents
+from outcrop.model.tokens import deal
+from outcrop.model.corpus import Corpus
+from tests.tiny import write_corpus, write_model
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("text") / "corpus.jsonl")
+
+
+@pytest.fixture(scope="session")
+def model(model_directory: Path) -> LanguageModel:
+    return load_model(ModelConfig(name=str(model_directory), dtype="float32"))
+
+
+@pytest.fixture(scope="session")
+def corpora(model: LanguageModel, text_file: Path) -> dict[str, Corpus]:
+    """Held-out, cache and train parts."""
+    config = TextConfig(path=str(text_file), context_tokens=48, max_document_tokens=80)
+    return deal(
+        read_documents(config), model.tokenizer, config, {"held_out": 500, "cache": 3_000, "train": 4_000}
+    )

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import pytest
+
+from outcrop.config import ModelConfig
+from outcrop.errors import ModelError
+from outcrop.model.load import LanguageModel, load_model
+from tests.tiny import write_model
+
+
+def test_the_identity_tells_two_models_of_one_name_apart(tmp_path: Path, model: LanguageModel) -> None:
+    first, second = (
+        load_model(ModelConfig(str(write_model(tmp_path / str(seed) / "m", seed)), dtype="float32")) for seed in (0, 1)
+    )
+    assert first.identity != second.identity
+    assert first.identity.split("-")[1] == model.identity.split("-")[-1]  # the same weights as the shared tiny model
+
+
+def test_a_model_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot load the language model") as error:
+        load_model(ModelConfig(str(tmp_path / "none")))
+    assert "\n" not in str(error.value)
+    with pytest.raises(ModelError, match="no GGUF file"):
+        load_model(ModelConfig(str(tmp_path / "none.gguf")))
