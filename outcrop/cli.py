@@ -6,6 +6,7 @@ Nothing but this module and `console` knows about a terminal.
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         return _complain(f"{error.strerror or error}{place}. What was complete is kept; the same command goes on.", 2)
+    except sqlite3.OperationalError as error:  # its words for a full disk, or a file that may not be written
+        return _complain(f"{error}. What was complete is kept; the same command goes on.", 2)
     except KeyboardInterrupt:
         return _complain("stopped. The same command goes on from here.", 130)
     return 0

@@ -79,7 +79,7 @@ class Run:
         """Do every stage up to `last` that is not complete. Raises StaleError where settings have changed."""
         self.directory.create()
         with self.directory.locked():
-            self._drop_stale()
+            self._drop_stale(last)
             write_atomically(self.directory.config, configs.dump(self.config).encode())
             for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
                 mark = self.directory.marks().get(stage)
@@ -96,24 +96,24 @@ class Run:
 
     def _tokens(self) -> None:
         config = self.config
+        wanted = {"held_out": config.train.held_out_tokens, "cache": config.cache.tokens}
+        if not self._given_coders:  # and what is wrong with hookpoints or coders is told before any work
+            wanted["train"] = config.train.tokens
         generator = np.random.default_rng(config.seed)
         documents = shuffled(read_documents(config.text), config.text.shuffle_documents, generator)
-        wanted = {"held_out": config.train.held_out_tokens, "cache": config.cache.tokens}
-        if config.coder.path is None:
-            wanted["train"] = config.train.tokens
         self.directory.tokens.mkdir(exist_ok=True)
         for part, corpus in deal(documents, self._model.tokenizer, config.text, wanted).items():
             save_corpus(corpus, self._part(part))
         save_vocabulary(vocabulary(self._model.tokenizer), self.directory.tokens / "vocabulary.safetensors")
 
     def _train(self) -> None:
-        coder, keys = self.config.coder, self._coder_keys()
+        coder = self.config.coder
         if coder.path is None:
             trained = train(
                 self._model,
                 self._corpus("train"),
                 self._corpus("held_out"),
-                dict.fromkeys(keys, coder),
+                dict.fromkeys(self._coder_keys, coder),
                 self.config.train,
                 seed=self.config.seed,
                 batch_tokens=self.config.model.batch_tokens,
@@ -122,11 +122,10 @@ class Run:
                 progress=self._progress,
             )
         else:
-            placed = [_place(Path(coder.path), key, alone=len(keys) == 1) for key in keys]
             trained = evaluate_coders(
                 self._model,
                 self._corpus("held_out"),
-                placed,
+                self._given_coders,
                 self.config.train,
                 batch_tokens=self.config.model.batch_tokens,
                 progress=self._progress,
@@ -198,13 +197,23 @@ class Run:
         _DO[stage](self)
         self.directory.mark(stage, StageMark(mark.settings, complete=True, model=mark.model, address=mark.address))
 
-    def _drop_stale(self) -> None:
+    def _drop_stale(self, last: str) -> None:
+        """Raises before anything is changed."""
         stale = stages.stale_stages(self.config, self.directory.marks(), self._who_answers)
         if not self._fresh:
             stages.refuse(stale, self.directory)
+        self._require_judge(last, [staleness.stage for staleness in stale])
         for staleness in stale:
             self._say(f"{staleness.stage}: to be made anew, {staleness.reason}")
         self.directory.unmark(*(staleness.stage for staleness in stale))
+
+    def _require_judge(self, last: str, stale: list[str]) -> None:
+        """That none is given is told before any work, if one will be needed."""
+        marks = self.directory.marks()
+        for stage in ("explain", "score"):
+            done = stage in marks and marks[stage].complete and stage not in stale
+            if not done and stages.ORDER.index(stage) <= stages.ORDER.index(last):
+                self._address(stage)
 
     def _who(self, stage: str) -> dict[str, str]:
         """The language model that does a stage, for its mark."""
@@ -292,9 +301,16 @@ class Run:
     def _corpus(self, part: str) -> Corpus:
         return load_corpus(self._part(part))
 
+    @cached_property
     def _coder_keys(self) -> list[CoderKey]:
         hookpoints = find_hookpoints(self._model.module, self.config.hookpoints)
         return [CoderKey(self.config.coder.name, h, h, self.config.seed) for h in hookpoints]
+
+    @cached_property
+    def _given_coders(self) -> list[PlacedCoder]:
+        """Those of `coder.path`; none where coders are to be trained."""
+        path, keys = self.config.coder.path, self._coder_keys
+        return [_place(Path(path), key, alone=len(keys) == 1) for key in keys] if path else []
 
     def _client(self, stage: str) -> Client:
         return self._explainer if stage == "explain" else self._judge

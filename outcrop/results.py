@@ -155,10 +155,21 @@ class Results:
 
     def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         """`":memory:"` gives a database that is never written to disk."""
-        if read_only:
-            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        else:
-            self._db = sqlite3.connect(path)
+        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True) if read_only else sqlite3.connect(path)
+        try:
+            self._open(path, read_only)
+        except sqlite3.OperationalError:  # a full disk, say: the file is as it was
+            self._db.close()
+            raise
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise CorruptError(f"{path} is no database of results ({error}). Start a new run directory.") from error
+        except CorruptError:
+            self._db.close()
+            raise
+
+    def _open(self, path: Path | str, read_only: bool) -> None:
+        if not read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and not read_only:

@@ -27,10 +27,12 @@ from typing import Any
 
 from outcrop.errors import CorruptError, RunError
 
+_LOCK = ".lock"
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """The whole file or none of it."""
-    temporary = path.with_name(f".{path.name}.unfinished")
+    temporary = _unfinished(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -39,6 +41,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f".{path.name}.unfinished")
 
 
 @dataclass(frozen=True)
@@ -70,11 +76,16 @@ class RunDirectory:
         self._manifest = path / "manifest.json"
 
     def create(self) -> None:
-        if self.path.exists() and not self._manifest.exists() and any(self.path.iterdir()):
+        if self.path.exists() and not self._manifest.exists() and self._strangers():
             raise RunError(
                 f"{self.path} is not empty and not a run directory; name a new or empty directory with --out"
             )
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def _strangers(self) -> list[Path]:
+        """What is there, but for what a run leaves that is killed before it has a manifest."""
+        ours = (_LOCK, _unfinished(self._manifest).name)
+        return [path for path in self.path.iterdir() if path.name not in ours]
 
     def require(self) -> None:
         if not self.config.exists():
@@ -105,7 +116,7 @@ class RunDirectory:
         """Only one process works in a run directory at a time. The lock goes with the process, even a killed one."""
         import fcntl
 
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / _LOCK).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

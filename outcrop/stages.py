@@ -21,7 +21,16 @@ ORDER = ("tokens", "train", "cache", "examples", "explain", "score", "report")
 # The settings of each stage by their names in the config. Where the judge is, and how it is called,
 # changes no answer: which model answers is asked of the judge itself.
 _SETTINGS: dict[str, tuple[str, ...]] = {
-    "tokens": ("model.name", "model.revision", "text", "train.tokens", "train.held_out_tokens", "cache.tokens", "seed"),
+    "tokens": (
+        "model.name",
+        "model.revision",
+        "text",
+        "coder.path",  # a given coder needs no text for training
+        "train.tokens",
+        "train.held_out_tokens",
+        "cache.tokens",
+        "seed",
+    ),
     "train": ("model.dtype", "model.device", "model.batch_tokens", "hookpoints", "coder", "train"),
     "cache": ("cache.shard_tokens",),
     "examples": ("cache.window_tokens", "select", "examples"),

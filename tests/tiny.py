@@ -11,16 +11,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WIDTH, BLOCKS = 32, 3
-WORDS = (
-    "river bank money water stone light green music dance night house horse river mountain city road train ship "
-    "cloud storm winter summer garden flower bread butter king queen castle sword shield village forest".split()
-)
+WORDS = [
+    first + second
+    for second in "ver nk ter ght sic nce use tain oad rm den tle".split()
+    for first in "ri ba wa li mu da ho moun ro sto gar cas".split()
+]
 
 
 def sentences(n_documents: int, seed: int = 0, n_words: tuple[int, int] = (30, 90)) -> list[str]:
     """Documents of words whose frequencies fall like Zipf's law."""
     generator = random.Random(seed)
-    weights = [1 / (i + 1) for i in range(len(WORDS))]
+    weights = [1 / (i + 5) for i in range(len(WORDS))]
     return [
         " ".join(generator.choices(WORDS, weights, k=generator.randint(*n_words))).capitalize() + "."
         for _ in range(n_documents)
@@ -38,7 +39,9 @@ def write_model(directory: Path, seed: int = 0) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=400,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(sentences(200, seed=1), trainer)
@@ -46,9 +49,17 @@ def write_model(directory: Path, seed: int = 0) -> Path:
     fast.save_pretrained(directory)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=BLOCKS,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2,
-        bos_token_id=None, eos_token_id=0, pad_token_id=0,
+        vocab_size=len(fast),
+        hidden_size=WIDTH,
+        intermediate_size=64,
+        num_hidden_layers=BLOCKS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
     return directory

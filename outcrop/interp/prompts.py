@@ -84,8 +84,8 @@ def explain_messages(examples: LatentExamples, vocabulary: Vocabulary) -> tuple[
         for message in (_puzzle(with_marks, without, runs), Message("assistant", phrase))
     ]
     runs = [run for window in activating for run in _runs(window, vocabulary)]
-    lines = ([marked(window, vocabulary) for window in windows] for windows in (activating, others))
-    return (*turns, _puzzle(*lines, runs))
+    with_marks, without = ([marked(window, vocabulary) for window in some] for some in (activating, others))
+    return (*turns, _puzzle(with_marks, without, runs))
 
 
 def _runs(window: Window, vocabulary: Vocabulary) -> Iterable[str]:

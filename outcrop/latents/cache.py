@@ -175,12 +175,12 @@ class _Shard:
         self.path = path
         try:
             self._file = safe_open(path, framework="numpy")
-            metadata = self._file.metadata() or {}
+            metadata = json.loads(self._file.metadata()["outcrop"])
             self.text, self.coder = metadata["text"], metadata["coder"]
-            self.start, self.stop = int(metadata["start"]), int(metadata["stop"])
+            self.start, self.stop = metadata["start"], metadata["stop"]
             self.indptr: Int64[ndarray, "latents_plus_1"] = self._file.get_tensor("indptr")
             self.excluded = self._file.get_tensor("excluded").astype(np.int64) + self.start
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise CorruptError(f"{path} is truncated or altered ({error}); remove it and cache again") from error
 
     def read(self, first: int, stop: int) -> tuple[Int64[ndarray, "x"], Int64[ndarray, "x"], Float32[ndarray, "x"]]:
@@ -274,13 +274,9 @@ def _path(directory: Path, key: CoderKey, shard_range: ShardRange) -> Path:
 
 
 def _metadata(corpus: Corpus, key: CoderKey, coder: str, shard_range: ShardRange) -> dict[str, str]:
-    return {
-        "key": str(key),
-        "text": corpus.hash,
-        "coder": coder,
-        "start": str(shard_range.start),
-        "stop": str(shard_range.stop),
-    }
+    """One entry, because safetensors writes several in no fixed order."""
+    start, stop = shard_range.start, shard_range.stop
+    return {"outcrop": json.dumps({"key": str(key), "text": corpus.hash, "coder": coder, "start": start, "stop": stop})}
 
 
 def _is_done(path: Path, corpus: Corpus, coders: Mapping[str, str]) -> bool:

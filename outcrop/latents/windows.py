@@ -96,7 +96,7 @@ def _first_of_its_kind(tokens: Int32[ndarray, "windows w"], vocabulary: Vocabula
     """The rows that repeat no earlier row, in their order."""
     present, inverse = np.unique(tokens, return_inverse=True)
     forms: dict[str, int] = {}
-    form = np.array([forms.setdefault(_plain(vocabulary.text([token])), len(forms)) for token in present])
+    form = np.array([forms.setdefault(_plain(vocabulary.text([token])), len(forms)) for token in present.tolist()])
     rows = form[inverse].reshape(tokens.shape)
     _, first = np.unique(rows, axis=0, return_index=True)
     return np.sort(first)

@@ -142,8 +142,7 @@ class Stream:
 
 def batches(activations: BlockActivations, block: Block, seed: int) -> Iterator[ActivationBatch]:
     """The block's tokens, permuted, in `n_batches` batches whose sizes differ by at most one."""
-    generator = torch.Generator().manual_seed((seed << 32) + block.index)
-    order = torch.randperm(len(activations.values), generator=generator)
+    order = torch.from_numpy(np.random.default_rng([seed, block.index]).permutation(len(activations.values)))
     for part in order.tensor_split(block.n_batches):
         values = activations.values[part.to(activations.values.device)].float()
         yield ActivationBatch(source=values, target=values, position=activations.position[part])

@@ -36,7 +36,7 @@ def test_documents_and_contexts_are_cut_to_their_lengths(model: LanguageModel) -
 
 def test_the_first_position_of_a_context_and_special_tokens_are_not_eligible(model: LanguageModel) -> None:
     special = model.tokenizer.all_special_ids[0]
-    text = "river bank money" * 10
+    text = "river bank money" * 3
     documents = [text + model.tokenizer.decode([special]) + text]
     corpus = deal(documents, model.tokenizer, CONFIG, {"cache": 5})["cache"]
     assert special in corpus.tokens

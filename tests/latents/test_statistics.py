@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from outcrop.latents import statistics as module
+from outcrop.latents.statistics import latent_statistics, token_evidence
+from tests.latents.conftest import Cached
+
+
+def test_statistics_equal_the_dense_computation(cached: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ENTRIES", 500)  # several chunks
+    found = latent_statistics(cached.cache, cached.grid, cached.is_score)
+    fires, by_window = cached.dense > 0, (cached.dense[cached.grid.positions] > 0).any(axis=1)
+    scored = cached.is_score[cached.grid.document]
+    n = cached.eligible.sum()
+    assert np.array_equal(found.n_fired, fires.sum(axis=0))
+    np.testing.assert_allclose(found.firing_rate, fires.sum(axis=0) / n)
+    assert np.array_equal(found.n_windows, by_window.sum(axis=0))
+    np.testing.assert_allclose(found.context_rate, by_window.mean(axis=0))
+    assert np.array_equal(found.n_score_windows, by_window[scored].sum(axis=0))
+    assert np.array_equal(found.n_explain_windows, by_window[~scored].sum(axis=0))
+    ever = fires.any(axis=0)
+    np.testing.assert_allclose(found.mean_activation[ever], cached.dense.sum(axis=0)[ever] / fires.sum(axis=0)[ever], rtol=2e-3)
+    np.testing.assert_allclose(found.max_activation[ever], cached.dense.max(axis=0)[ever], rtol=2e-3)
+    assert np.isnan(found.mean_activation[~ever]).all() and np.isnan(found.max_activation[~ever]).all()
+
+
+def test_context_dependence_follows_its_definition(cached: Cached) -> None:
+    found = latent_statistics(cached.cache, cached.grid, cached.is_score)
+    tokens = cached.cache.corpus.tokens
+    for latent in range(0, cached.cache.n_latents, 7):
+        explained = counted = total = 0.0
+        for token in np.unique(tokens[cached.eligible]):
+            here = cached.eligible & (tokens == token)
+            n, f = here.sum(), (cached.dense[here, latent] > 0).sum()
+            total += f
+            if n >= 2:
+                explained += f * (f - 1) / (n - 1)
+                counted += f
+        if counted:
+            assert found.context_dependence[latent] == pytest.approx(1 - explained / counted)
+            assert found.context_dependence_coverage[latent] == pytest.approx(counted / total)
+
+
+def test_token_evidence_counts_the_explain_documents_only(cached: Cached) -> None:
+    corpus = cached.cache.corpus
+    here = cached.eligible & ~cached.is_score[corpus.document_of]
+    for latent, evidence in zip((0, 9), token_evidence(cached.cache, cached.grid, cached.is_score, (0, 9)), strict=True):
+        for token in np.unique(corpus.tokens[here]):
+            assert evidence.occurrences[token] == (corpus.tokens[here] == token).sum()
+            assert evidence.fired[token] == (cached.dense[here & (corpus.tokens == token), latent] > 0).sum()
+        rows = ~cached.is_score[cached.grid.document]
+        assert np.array_equal(evidence.windows, cached.grid.tokens[rows])
+        assert np.array_equal(evidence.fires, (cached.dense[cached.grid.positions[rows], latent] > 0).any(axis=1))

@@ -1,0 +1,406 @@
+"""From text to report through the command line, on a tiny model and a local server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outcrop import cli
+from outcrop import config as configs
+from outcrop.results import STATUSES, TABLES, Results
+from outcrop.run import RunDirectory
+from outcrop.stages import ORDER
+from tests.llm_server import Completion, LLMServer, by_hash
+from tests.tiny import write_model
+from tests.tiny_run import HOOKPOINTS, arguments, files, tables, write_inputs
+
+N_LATENTS = 2 * 2 * 64  # hookpoints, layers, latents of a layer
+
+Inputs = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LLMServer]:
+    with LLMServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs, server: LLMServer) -> Path:
+    """A finished run; not to be changed."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    assert cli.main(["run", "--out", str(path), *arguments(*inputs, server.address)]) == 0
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: Path) -> Path:
+    """A finished run of one's own."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def snapshot(run: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file but the lock and SQLite's own shared memory, with its time of writing."""
+    return {
+        str(path.relative_to(run)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name != ".lock" and not path.name.endswith(("-shm", "-wal"))
+    }
+
+
+def query(run: Path, sql: str) -> list[tuple[Any, ...]]:
+    with Results(run / "results.sqlite", read_only=True) as results:
+        columns = results.columns(sql)
+    return list(zip(*columns.values(), strict=True))
+
+
+def summary(run: Path) -> dict[str, Any]:
+    return json.loads((run / "report" / "summary.json").read_text(encoding="utf-8"))
+
+
+def redone(out: str) -> list[str]:
+    return re.findall(r"^(\w+): begun$", out, re.MULTILINE)
+
+
+def equal_but_for_the_path(run: Path, other: Path) -> None:
+    assert tables(run) == tables(other)
+    assert files(run) == files(other)
+
+
+# -- the whole road -----------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_every_stage_complete_with_summary_and_page(finished: Path) -> None:
+    marks = RunDirectory(finished).marks()
+    assert list(marks) == list(ORDER)
+    assert all(mark.complete for mark in marks.values())
+    assert summary(finished)["version"] == 1
+    assert "<html" in (finished / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_ledger_counts_every_latent_once_in_the_database_the_summary_and_the_page(finished: Path) -> None:
+    counts = Counter(status for (status,) in query(finished, "SELECT status FROM ledger"))
+    assert counts.total() == N_LATENTS
+    ledger = summary(finished)["ledger"]
+    assert ledger["n_latents"] == N_LATENTS
+    assert ledger["counts"] == {status: counts.get(status, 0) for status in STATUSES}
+    assert sum(sum(coder["counts"].values()) for coder in ledger["coders"]) == N_LATENTS
+    page = (finished / "report" / "index.html").read_text(encoding="utf-8")
+    cells = [re.sub(r"<[^>]*>|[\s,]", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page, re.DOTALL)]
+    for number in (*(n for n in ledger["counts"].values() if n), N_LATENTS):
+        assert str(number) in cells
+
+
+def test_latents_of_every_layer_are_cached_counted_and_explained(finished: Path) -> None:
+    fired = query(finished, "SELECT coder, layer, SUM(n_fired > 0) FROM latents GROUP BY coder, layer")
+    assert [(layer, n > 0) for _, layer, n in fired] == [(0, True), (1, True)] * len(HOOKPOINTS)
+    explained = query(
+        finished,
+        "SELECT l.coder, l.layer, COUNT(x.text) FROM latents l JOIN explanations x USING (coder, latent) GROUP BY 1, 2",
+    )
+    assert [(layer, n) for _, layer, n in explained] == [(0, 2), (1, 2)] * len(HOOKPOINTS)
+    scored = query(
+        finished, "SELECT coder, layer, COUNT(*) FROM ledger WHERE status = 'scored' GROUP BY coder, layer"
+    )
+    assert [(layer, n) for _, layer, n in scored] == [(0, 2), (1, 2)] * len(HOOKPOINTS)
+
+
+def test_no_window_and_no_document_shown_to_an_explainer_is_scored(finished: Path) -> None:
+    examples = query(finished, "SELECT coder, latent, split, row, document FROM examples")
+    for column in (3, 4):
+        seen = {split: {(e[0], e[column]) for e in examples if e[2] == split} for split in ("explain", "score")}
+        assert seen["explain"] and seen["score"]
+        assert not seen["explain"] & seen["score"]
+
+
+def test_a_second_identical_call_asks_nothing_and_writes_nothing(
+    run: Path, inputs: Inputs, server: LLMServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, asked = snapshot(run), sum(server.asked.values())
+    assert cli.main(["run", "--out", str(run), *arguments(*inputs, server.address)]) == 0
+    assert redone(capfd.readouterr().err) == []
+    assert sum(server.asked.values()) == asked
+    assert snapshot(run) == before
+
+
+def test_the_same_config_and_seed_give_the_same_files_and_tables_in_another_directory(
+    tmp_path: Path, finished: Path
+) -> None:
+    """And so the config.yaml of a run repeats it."""
+    other = tmp_path / "other"
+    assert cli.main(["run", "--config", str(finished / "config.yaml"), "--out", str(other)]) == 0
+    equal_but_for_the_path(other, finished)
+    assert configs.load(other / "config.yaml") == configs.load(finished / "config.yaml")
+
+
+def test_another_seed_gives_other_coders(tmp_path: Path, inputs: Inputs, finished: Path) -> None:
+    other = tmp_path / "other"
+    assert cli.main(["train", str(other), *arguments(*inputs, None, seed=1)]) == 0
+    keys = {path.name: path for run in (finished, other) for path in (run / "coders").iterdir()}
+    assert len(keys) == 4
+    assert len({(path / "sae.safetensors").read_bytes() for path in keys.values()}) == 4
+
+
+def test_the_stages_one_by_one_give_what_run_gives(
+    tmp_path: Path, inputs: Inputs, server: LLMServer, finished: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After the first, each takes its settings from the run directory."""
+    other = tmp_path / "other"
+    done: dict[str, list[str]] = {}
+    for verb in ("train", "cache", "explain", "score", "report"):
+        given = arguments(*inputs, server.address) if verb == "train" else []
+        assert cli.main([verb, str(other), *given]) == 0
+        done[verb] = redone(capfd.readouterr().err)
+    assert done == {
+        "train": ["tokens", "train"],
+        "cache": ["cache"],
+        "explain": ["examples", "explain"],
+        "score": ["score"],
+        "report": ["report"],
+    }
+    equal_but_for_the_path(other, finished)
+
+
+def test_a_given_coder_is_not_trained_but_cached_explained_and_scored(
+    tmp_path: Path, inputs: Inputs, server: LLMServer, finished: Path
+) -> None:
+    """The coders of an earlier run, each found by its key; the latents fire as they did there."""
+    other = tmp_path / "other"
+    given = arguments(*inputs, server.address, coder=finished / "coders")
+    assert cli.main(["run", "--out", str(other), *given]) == 0
+    assert not (other / "train").exists() and not (other / "metrics.jsonl").exists()
+    assert not (other / "tokens" / "train.safetensors").exists()
+    for coder in (finished / "coders").iterdir():
+        assert (other / "coders" / coder.name / "sae.safetensors").read_bytes() == (
+            coder / "sae.safetensors"
+        ).read_bytes()
+    assert tables(other) == tables(finished)
+    assert {row["trained_tokens"] for row in summary(other)["reconstruction"]} == {0}
+
+
+def test_one_coder_may_be_given_by_its_own_directory(
+    tmp_path: Path, inputs: Inputs, finished: Path
+) -> None:
+    coder = next(path for path in (finished / "coders").iterdir() if "layers.0" in path.name)
+    given = arguments(*inputs, None, coder=coder)
+    given = [*given[: given.index("--hookpoints")], "--hookpoints", "model.layers.0"]
+    assert cli.main(["cache", str(tmp_path / "other"), *given]) == 0
+    assert [path.name for path in (tmp_path / "other" / "cache").iterdir()] == [coder.name]
+
+
+# -- an LLM that misbehaves ----------------------------------------------------------------------------------
+
+
+def faulty(text: str, completion: Completion) -> Callable[[dict[str, Any]], Completion]:
+    """Answers with `completion` where the last message holds the text, and well elsewhere."""
+
+    def answer(request: dict[str, Any]) -> Completion:
+        return completion if text in request["messages"][-1]["content"] else by_hash(request)
+
+    return answer
+
+
+def failing_explainer(victims: int) -> Callable[[dict[str, Any]], Completion]:
+    """Gives no text at all for the first explanations that it is asked for."""
+    seen: list[str] = []
+
+    def answer(request: dict[str, Any]) -> Completion:
+        prompt = request["messages"][-1]["content"]
+        if not request.get("logprobs") and (prompt in seen or len(seen) < victims):
+            seen.append(prompt)
+            return Completion("", None)
+        return by_hash(request)
+
+    return answer
+
+
+def restarted(run: Path, stage: str) -> Path:
+    """The run as it was before this stage."""
+    RunDirectory(run).unmark(*ORDER[ORDER.index(stage) :])
+    (run / "replies.sqlite").unlink()
+    return run
+
+
+def test_an_explainer_that_says_nothing_gives_failures_with_their_reason_never_explanations(
+    run: Path, finished: Path
+) -> None:
+    with LLMServer(answer=failing_explainer(victims=3)) as bad:
+        assert cli.main(["run", "--out", str(restarted(run, "explain")), "--judge", bad.address]) == 0
+    rows = query(run, "SELECT text, failure, failure_detail FROM explanations")
+    failed = [row for row in rows if row[1] is not None]
+    assert len(rows) == len(query(finished, "SELECT text FROM explanations"))
+    assert len(failed) == 3
+    assert all(text is None and failure == "empty" and detail for text, failure, detail in failed)
+    ledger = summary(run)["ledger"]
+    assert ledger["counts"]["failed"] == 3
+    assert sum(ledger["counts"].values()) == N_LATENTS
+    assert sum(f["n"] for f in ledger["failures"]) == 3
+    assert {(f["stage"], f["kind"]) for f in ledger["failures"]} == {("explain", "empty")}
+    judged = query(
+        run,
+        "SELECT j.latent FROM judgements j JOIN explanations x USING (coder, latent) "
+        "WHERE x.text IS NULL AND j.scorer != 'token_baseline'",
+    )
+    assert judged == []
+
+
+def test_a_judge_that_answers_neither_yes_nor_no_gives_failed_latents_never_zeros(run: Path) -> None:
+    def answer(request: dict[str, Any]) -> Completion:
+        return Completion("Perhaps", {"Perhaps": 0.9}) if request.get("logprobs") else by_hash(request)
+
+    with LLMServer(answer=answer) as bad:
+        assert cli.main(["run", "--out", str(restarted(run, "score")), "--judge", bad.address]) == 0
+    rows = query(run, "SELECT probability, predicted, failure FROM judgements WHERE scorer = 'detection'")
+    assert rows and all(failure == "unreadable" for *_, failure in rows)
+    with Results(run / "results.sqlite", read_only=True) as results:
+        values = results._db.execute(
+            "SELECT DISTINCT probability, predicted FROM judgements WHERE scorer = 'detection'"
+        ).fetchall()
+    assert values == [(None, None)]
+    ledger = summary(run)["ledger"]
+    assert ledger["counts"]["failed"] == 8 and ledger["counts"]["scored"] == 0
+    assert {(f["stage"], f["kind"]) for f in ledger["failures"]} == {("score", "unreadable")}
+    assert ledger["failed_judgements"]["n_failed"] == len(rows)
+    arms = [explanation["arms"]["explanation"] for explanation in summary(run)["scores"]["explanations"]]
+    assert all(metric["value"] is None for arm in arms for metric in arm.values())
+
+
+def test_a_request_that_failed_is_asked_again_by_the_next_run_and_the_others_are_not(
+    run: Path, server: LLMServer, finished: Path
+) -> None:
+    with LLMServer(answer=failing_explainer(victims=3)) as bad:
+        assert cli.main(["run", "--out", str(restarted(run, "explain")), "--judge", bad.address]) == 0
+    RunDirectory(run).unmark("explain", "score", "report")
+    with LLMServer() as good:
+        assert cli.main(["run", "--out", str(run), "--judge", good.address]) == 0
+        asked = [json.loads(body) for body in good.asked]
+    assert sum(not body.get("logprobs") for body in asked) == 3
+    assert len(asked) < len(server.asked)
+    assert tables(run) == tables(finished)
+
+
+# -- what is stale -------------------------------------------------------------------------------------------
+
+CHANGES = [
+    (["--text.context-tokens", "40"], "tokens", "text.context_tokens was 48, is 40"),
+    (["--seed", "3"], "tokens", "seed was 0, is 3"),
+    (["--train.tokens", "3500"], "tokens", "train.tokens was 4000, is 3500"),
+    (["--cache.tokens", "5000"], "tokens", "cache.tokens was 6000, is 5000"),
+    (["--coder.k", "5"], "train", "coder.k was 4, is 5"),
+    (["--train.lr", "0.01"], "train", "train.lr was None, is 0.01"),
+    (["--hookpoints", "model.layers.0"], "train", "hookpoints was model.layers.0 model.layers.1, is model.layers.0"),
+    (["--cache.shard-tokens", "2000"], "cache", "cache.shard_tokens was 1000, is 2000"),
+    (["--cache.window-tokens", "6"], "examples", "cache.window_tokens was 8, is 6"),
+    (["--select.n-latents", "6"], "examples", "select.n_latents was 4, is 6"),
+    (["--examples.score-random", "5"], "examples", "examples.score_random was 6, is 5"),
+    (["--explain.max-tokens", "20"], "explain", "explain.max_tokens was 32, is 20"),
+    (["--score.no-control"], "score", "score.control was True, is False"),
+    (["--report.confidence", "0.9"], "report", "report.confidence was 0.95, is 0.9"),
+]
+
+
+@pytest.mark.parametrize(("change", "first", "reason"), CHANGES, ids=[change[0][2:] for change, _, _ in CHANGES])
+def test_a_changed_setting_is_refused_with_the_stages_that_it_makes_stale_and_nothing_is_changed(
+    change: list[str], first: str, reason: str, run: Path, server: LLMServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, asked = snapshot(run), sum(server.asked.values())
+    assert cli.main(["run", "--out", str(run), *change]) == 2
+    message = capfd.readouterr().err
+    stale = ORDER[ORDER.index(first) :]
+    assert f"{first} ({reason})" in message and "--fresh" in message
+    assert re.findall(r"(\w+) \(", message) == list(stale)
+    assert snapshot(run) == before
+    assert sum(server.asked.values()) == asked
+
+
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        (["--seed", "3"], "tokens"),
+        (["--coder.k", "5"], "train"),
+        (["--cache.shard-tokens", "2000"], "cache"),
+        (["--select.n-latents", "6"], "examples"),
+        (["--explain.max-tokens", "20"], "explain"),
+        (["--score.no-control"], "score"),
+        (["--report.confidence", "0.9"], "report"),
+    ],
+    ids=["tokens", "train", "cache", "examples", "explain", "score", "report"],
+)
+def test_fresh_makes_anew_the_stale_stages_and_no_others(
+    change: list[str], first: str, run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And what comes out is what a new directory with these settings would hold."""
+    assert cli.main(["run", "--out", str(run), *change, "--fresh"]) == 0
+    assert redone(capfd.readouterr().err) == list(ORDER[ORDER.index(first) :])
+    anew = tmp_path / "anew"
+    assert cli.main(["run", "--config", str(run / "config.yaml"), "--out", str(anew)]) == 0
+    equal_but_for_the_path(run, anew)
+
+
+def test_a_coder_that_takes_the_place_of_training_and_the_other_way_make_the_text_anew(
+    run: Path, finished: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A given coder needs no text for training."""
+    assert cli.main(["cache", str(run), "--coder", str(finished / "coders"), "--fresh"]) == 0
+    assert redone(capfd.readouterr().err) == ["tokens", "train", "cache"]
+    assert not (run / "tokens" / "train.safetensors").exists()
+    assert cli.main(["run", "--out", str(run), "--coder", "None", "--fresh"]) == 0
+    equal_but_for_the_path(run, finished)
+
+
+def test_another_model_is_refused_by_its_name(
+    run: Path, tmp_path: Path, inputs: Inputs, server: LLMServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other, before = write_model(tmp_path / "another", seed=1), snapshot(run)
+    assert cli.main(["run", "--out", str(run), *arguments(other, inputs[1], server.address)]) == 2
+    assert f"model.name was {inputs[0]}, is {other}" in capfd.readouterr().err
+    assert snapshot(run) == before
+
+
+def test_another_address_of_the_same_served_model_makes_nothing_stale(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with LLMServer() as other:
+        assert cli.main(["run", "--out", str(run), "--judge", other.address]) == 0
+        assert not other.asked
+    assert redone(capfd.readouterr().err) == []
+
+
+def test_another_served_model_makes_explaining_and_scoring_stale(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(run)
+    with LLMServer(model="large-judge") as other:
+        assert cli.main(["run", "--out", str(run), "--judge", other.address]) == 2
+        message = capfd.readouterr().err
+        assert re.findall(r"(\w+) \(", message) == ["explain", "score", "report"]
+        assert "its language model was small-judge, is large-judge" in message
+        assert snapshot(run) == before
+        assert cli.main(["run", "--out", str(run), "--judge", other.address, "--fresh"]) == 0
+        assert other.asked
+    assert redone(capfd.readouterr().err) == ["explain", "score", "report"]
+
+
+def test_another_explainer_makes_explaining_stale_and_scoring_only_because_of_it(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with LLMServer(model="large-judge") as other:
+        assert cli.main(["run", "--out", str(run), "--explainer", other.address]) == 2
+    message = capfd.readouterr().err
+    assert "explain (its language model was small-judge, is large-judge)" in message
+    assert "score (because of explain)" in message
+
+
+def test_every_table_of_the_results_has_rows(finished: Path) -> None:
+    found = tables(finished)
+    assert all(found[name] for name in TABLES)
