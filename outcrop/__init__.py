@@ -1,1 +1,53 @@
-"""outcrop"""
+"""outcrop: train deep sparse coders, explain every latent, score honestly.
+
+The names below are the public ones. Each stage is a function that needs no run directory;
+`Run` ties them to one.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+# A name is imported when it is first used, so that `import outcrop` does not wait for torch.
+_HOME = {
+    "outcrop.config": (
+        "CacheConfig", "CoderConfig", "ExamplesConfig", "ExplainConfig", "JudgeConfig", "ModelConfig", "ReportConfig",
+        "RunConfig", "ScoreConfig", "SelectConfig", "TextConfig", "TrainConfig",
+    ),
+    "outcrop.errors": ("OutcropError",),
+    "outcrop.types": (
+        "ActivationBatch", "CoderKey", "Example", "Explanation", "Failure", "Hookpoint", "Judgement", "LatentExamples",
+        "LatentId", "Reconstruction", "SparseLatents", "Vocabulary", "Window",
+    ),
+    "outcrop.coders.stack": ("SparseStack",),
+    "outcrop.coders.weights": ("PlacedCoder", "load_coder", "save_coder"),
+    "outcrop.interp.client": ("connect",),
+    "outcrop.interp.detection": ("detect",),
+    "outcrop.interp.explain": ("explain",),
+    "outcrop.interp.token_baseline": ("token_baseline",),
+    "outcrop.latents.cache": ("LatentCache", "cache_latents"),
+    "outcrop.latents.examples": ("build_examples", "token_evidence"),
+    "outcrop.latents.survey": ("Survey", "survey"),
+    "outcrop.model.hooks": ("find_hookpoints",),
+    "outcrop.model.load": ("LanguageModel", "load_model"),
+    "outcrop.model.text": ("read_documents",),
+    "outcrop.model.tokens": ("deal", "vocabulary"),
+    "outcrop.pipeline": ("Run", "tabulate"),
+    "outcrop.report.summary": ("summarise",),
+    "outcrop.results": ("Results",),
+    "outcrop.train.loop": ("Trained", "train"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'outcrop' has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

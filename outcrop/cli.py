@@ -113,8 +113,11 @@ def parse_run(program: str, arguments: Sequence[str]) -> RunCommand:
     if rest and not rest[0].startswith("-"):
         rest = ["--out", *rest]
     rest, file = _taken(rest, "--config")
-    base = _base(Path(file) if file else None, _taken(rest, "--out")[1])
-    default = tyro.MISSING_NONPROP if base is None else RunCommand(base, out=tyro.MISSING_NONPROP)
+    out = _taken(rest, "--out")[1]
+    base = _base(Path(file) if file else None, out)
+    if base and not out and not {"-h", "--help"} & {*rest}:
+        raise ConfigError("no run directory is given; --out names it")
+    default = RunCommand(base, Path(out or ".")) if base else tyro.MISSING_NONPROP
     return tyro.cli(RunCommand, args=rest, prog=program, default=default, description=_CONFIG_HELP)
 
 
@@ -167,7 +170,8 @@ def _demo(arguments: Sequence[str]) -> None:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"outcrop: {message}", file=sys.stderr)  # noqa: T201
+    line = " ".join(part.strip() for part in message.splitlines())
+    print(f"outcrop: {line}", file=sys.stderr)  # noqa: T201
     return status
 
 

@@ -9,9 +9,10 @@ file and as complete after its last, so that a killed run goes on inside the sta
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,9 @@ from outcrop.interp.client import Client, RememberingClient, connect
 from outcrop.interp.detection import detect
 from outcrop.interp.explain import explain
 from outcrop.interp.token_baseline import token_baseline
-from outcrop.latents.cache import LatentCache, cache_latents, open_cache
-from outcrop.latents.examples import ExampleSource, build_examples
-from outcrop.latents.select import Selection, is_rare, select_latents
-from outcrop.latents.split import score_documents
-from outcrop.latents.statistics import LatentStatistics, latent_statistics, token_evidence
-from outcrop.latents.windows import build_grid
+from outcrop.latents.cache import cache_latents, open_cache
+from outcrop.latents.examples import build_examples, token_evidence
+from outcrop.latents.survey import Survey, coder_row, latent_rows, survey
 from outcrop.model.corpus import Corpus, load_corpus, load_vocabulary, save_corpus, save_vocabulary
 from outcrop.model.hooks import find_hookpoints
 from outcrop.model.load import LanguageModel, load_model
@@ -42,15 +40,15 @@ from outcrop.progress import Progress, silent
 from outcrop.replies import Replies
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
-from outcrop.results import CoderRow, LatentRow, Results
+from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
 from outcrop.train.loop import Trained, evaluate_coders, train
 from outcrop.types import (
     CoderKey,
+    Explanation,
+    Judgement,
     LatentExamples,
-    LatentId,
     Reconstruction,
-    TokenEvidence,
     Vocabulary,
 )
 
@@ -147,9 +145,8 @@ class Run:
     def _examples(self) -> None:
         with self._results() as results:
             results.clear("coders", "latents", "strata", "examples", "explanations", "judgements")
-            for source, statistics, selection in zip(self._sources, self._statistics, self._selections, strict=True):
-                coder = _coder_row(source)
-                results.add_coder(coder, _latent_rows(source, statistics, selection, self.config))
+            for one in self._surveys:
+                results.add_coder(coder_row(one), latent_rows(one))
             results.add_examples(self._latent_examples)
 
     def _explain(self) -> None:
@@ -165,7 +162,7 @@ class Run:
     def _score(self) -> None:
         with self._results() as results, Replies(self.directory.replies) as replies:
             results.clear("judgements")
-            results.add_judgements(token_baseline(self._latent_examples, self._evidence()))
+            results.add_judgements(token_baseline(self._latent_examples, chain(*map(token_evidence, self._surveys))))
             client = RememberingClient(self._client("score"), replies)
             found = detect(
                 self._latent_examples,
@@ -250,47 +247,31 @@ class Run:
         ]
 
     @cached_property
-    def _sources(self) -> list[ExampleSource]:
-        return [self._source(open_cache(self.directory.cache, p, self._corpus("cache"))) for p in self._coders]
-
-    @cached_property
-    def _statistics(self) -> list[LatentStatistics]:
-        return [latent_statistics(source.cache, source.grid, source.is_score) for source in self._sources]
-
-    @cached_property
-    def _selections(self) -> list[Selection]:
+    def _surveys(self) -> list[Survey]:
+        corpus, config = self._corpus("cache"), self.config
         return [
-            select_latents(
-                statistics,
-                is_rare(statistics, self.config.examples),
-                source.cache.n_layers,
-                self.config.select,
-                self.config.seed,
+            survey(
+                open_cache(self.directory.cache, placed, corpus),
+                self._vocabulary,
+                config.select,
+                config.examples,
+                window_tokens=config.cache.window_tokens,
+                seed=config.seed,
             )
-            for source, statistics in zip(self._sources, self._statistics, strict=True)
+            for placed in self._coders
         ]
 
     @cached_property
     def _latent_examples(self) -> list[LatentExamples]:
         return [
             examples
-            for source, selection in zip(self._sources, self._selections, strict=True)
-            for examples in build_examples(
-                source, selection.latents.tolist(), self.config.examples, self.config.seed, self._progress
-            )
+            for one in self._surveys
+            for examples in build_examples(one, self.config.examples, seed=self.config.seed, progress=self._progress)
         ]
 
     def reconstructions(self) -> list[Reconstruction]:
         """How well each coder reconstructs, as measured when it was trained."""
         return [_read_reconstruction(path / _RECONSTRUCTION) for path in sorted(self.directory.coders.iterdir())]
-
-    def _evidence(self) -> Iterator[TokenEvidence]:
-        for source, selection in zip(self._sources, self._selections, strict=True):
-            yield from token_evidence(source.cache, source.grid, source.is_score, selection.latents.tolist())
-
-    def _source(self, cache: LatentCache) -> ExampleSource:
-        grid = build_grid(cache.corpus, cache.eligible, self.config.cache.window_tokens, self._vocabulary)
-        return ExampleSource(cache, grid, score_documents(cache.corpus.n_documents, self.config.seed))
 
     def _results(self) -> Results:
         return Results(self.directory.results)
@@ -373,6 +354,22 @@ _RECONSTRUCTIONS = TypeAdapter(Reconstruction)
 _GROUP = 256  # rows of one transaction
 
 
+def tabulate(
+    surveys: Iterable[Survey],
+    examples: Iterable[LatentExamples],
+    explanations: Iterable[Explanation],
+    judgements: Iterable[Judgement],
+) -> Results:
+    """A results database in memory, for `summarise`, of stages that were run without a run directory."""
+    results = Results(":memory:")
+    for one in surveys:
+        results.add_coder(coder_row(one), latent_rows(one))
+    results.add_examples(examples)
+    results.add_explanations(explanations)
+    results.add_judgements(judgements)
+    return results
+
+
 def _repeats(old: dict[str, Any], new: dict[str, Any]) -> bool:
     return old["coder"] == new["coder"] and old["step"] >= new["step"]
 
@@ -397,47 +394,6 @@ def _place(path: Path, key: CoderKey, *, alone: bool) -> PlacedCoder:
     raise CoderError(
         f"{path} holds no coder for {key.source}: expected cfg.json in {' or '.join(map(str, candidates))}"
     )
-
-
-def _coder_row(source: ExampleSource) -> CoderRow:
-    cache, grid = source.cache, source.grid
-    return CoderRow(
-        coder=cache.key,
-        n_layers=cache.n_layers,
-        latents_per_layer=cache.latents_per_layer,
-        window_tokens=grid.positions.shape[1],
-        n_tokens=grid.n_eligible,
-        n_excluded_tokens=len(cache.corpus.tokens) - grid.n_eligible,
-        n_off_grid_tokens=grid.n_off_grid,
-        n_windows=grid.n_windows,
-        n_documents=cache.corpus.n_documents,
-    )
-
-
-def _latent_rows(
-    source: ExampleSource, statistics: LatentStatistics, selection: Selection, config: RunConfig
-) -> Iterator[LatentRow]:
-    probability = dict(zip(selection.latents.tolist(), selection.probability.tolist(), strict=True))
-    rare = is_rare(statistics, config.examples)
-    for index in range(source.cache.n_latents):
-        yield LatentRow(
-            latent=LatentId(source.cache.key, index),
-            layer=index // source.cache.latents_per_layer,
-            n_fired=int(statistics.n_fired[index]),
-            n_windows=int(statistics.n_windows[index]),
-            firing_rate=float(statistics.firing_rate[index]),
-            context_rate=float(statistics.context_rate[index]),
-            mean_activation=_number(statistics.mean_activation[index]),
-            max_activation=_number(statistics.max_activation[index]),
-            context_dependence=_number(statistics.context_dependence[index]),
-            context_dependence_coverage=_number(statistics.context_dependence_coverage[index]),
-            rare=bool(rare[index]),
-            selection_probability=probability.get(index),
-        )
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _read_reconstruction(path: Path) -> Reconstruction:

@@ -143,10 +143,13 @@ def chosen(moments: list[str]) -> list[str]:
 
 
 def first_work(life: Life) -> str:
-    """The first thing that a run does which its predecessor had not done."""
-    work = ("step ", "shard ", "reply ", "complete", "is made", "are dealt", "add_", "cross-entropy", "removed")
-    moments = (moment for moment in life.moments if not moment.startswith("start: "))
-    return next((moment for moment in moments if any(word in moment for word in work)), "all was done")
+    """The first thing that a run does which its predecessors had not done."""
+    moments = [moment for moment in life.moments if not moment.startswith("start: ")]
+    units = ("before step ", "before shard ", "before reply ")
+    wholes = ("removed", "dealt", "cross-entropy", "add_", "is made", "marked complete")
+    found = (moment for words in (units, wholes) for moment in moments if any(word in moment for word in words))
+    first = next(found, "all was done")
+    return first.replace("before ", "")
 
 
 def assert_equal(victim: Victim, reference: Reference) -> None:

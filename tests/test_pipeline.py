@@ -111,9 +111,7 @@ def test_latents_of_every_layer_are_cached_counted_and_explained(finished: Path)
         "SELECT l.coder, l.layer, COUNT(x.text) FROM latents l JOIN explanations x USING (coder, latent) GROUP BY 1, 2",
     )
     assert [(layer, n) for _, layer, n in explained] == [(0, 2), (1, 2)] * len(HOOKPOINTS)
-    scored = query(
-        finished, "SELECT coder, layer, COUNT(*) FROM ledger WHERE status = 'scored' GROUP BY coder, layer"
-    )
+    scored = query(finished, "SELECT coder, layer, COUNT(*) FROM ledger WHERE status = 'scored' GROUP BY coder, layer")
     assert [(layer, n) for _, layer, n in scored] == [(0, 2), (1, 2)] * len(HOOKPOINTS)
 
 
@@ -190,9 +188,7 @@ def test_a_given_coder_is_not_trained_but_cached_explained_and_scored(
     assert {row["trained_tokens"] for row in summary(other)["reconstruction"]} == {0}
 
 
-def test_one_coder_may_be_given_by_its_own_directory(
-    tmp_path: Path, inputs: Inputs, finished: Path
-) -> None:
+def test_one_coder_may_be_given_by_its_own_directory(tmp_path: Path, inputs: Inputs, finished: Path) -> None:
     coder = next(path for path in (finished / "coders").iterdir() if "layers.0" in path.name)
     given = arguments(*inputs, None, coder=coder)
     given = [*given[: given.index("--hookpoints")], "--hookpoints", "model.layers.0"]

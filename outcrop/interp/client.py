@@ -7,7 +7,7 @@ RememberingClient(client, replies)                the same, but nothing is paid 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from outcrop.config import JudgeConfig, ModelConfig
 from outcrop.errors import JudgeError, ModelError
@@ -15,6 +15,7 @@ from outcrop.replies import Replies
 from outcrop.types import Failure, Reply, Request
 
 
+@runtime_checkable
 class Client(Protocol):
     """An LLM that answers. `model` is its identity, which every request's hash covers: the served
     model's name, or name and weights hash; never just an address."""

@@ -7,56 +7,59 @@ from each stratum. Nothing is drawn twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from numpy import ndarray
 
 from outcrop.config import ExamplesConfig
-from outcrop.latents.cache import Firings, LatentCache
+from outcrop.latents.cache import Firings
 from outcrop.latents.negatives import StratumRows, strata, trigger_tokens
 from outcrop.latents.split import in_split
 from outcrop.latents.statistics import token_counts
-from outcrop.latents.windows import Grid
+from outcrop.latents.survey import Survey
 from outcrop.progress import Progress, silent
-from outcrop.types import Example, LatentExamples, LatentId, Split, Stratum, StratumShare
-
-
-@dataclass(frozen=True)
-class ExampleSource:
-    """Where examples come from: a cache, its grid, and which documents are for scoring."""
-
-    cache: LatentCache
-    grid: Grid
-    is_score: Bool[ndarray, "documents"]
+from outcrop.types import Example, LatentExamples, LatentId, Split, Stratum, StratumShare, TokenEvidence
 
 
 def build_examples(
-    source: ExampleSource,
-    latents: Sequence[int],
-    config: ExamplesConfig,
-    seed: int,
-    progress: Progress = silent,
+    one: Survey, config: ExamplesConfig, *, seed: int = 0, progress: Progress = silent
 ) -> Iterator[LatentExamples]:
-    """The examples of some latents that are neither dead nor rare."""
-    occurrences = token_counts(source.cache)
-    with progress("examples", len(latents), "latents") as advance:
-        for latent in latents:
-            yield _examples_of(source, int(latent), occurrences, config, seed)
+    """The examples of the latents that a survey selected."""
+    occurrences = token_counts(one.cache)
+    with progress("examples", len(one.selection.latents), "latents") as advance:
+        for latent in one.selection.latents.tolist():
+            yield _examples_of(one, latent, occurrences, config, seed)
             advance(1)
 
 
+def token_evidence(one: Survey) -> Iterator[TokenEvidence]:
+    """What the explain documents say of the selected latents, token type by token type."""
+    corpus = one.cache.corpus
+    explains = ~one.is_score[corpus.document_of]
+    occurrences = np.bincount(corpus.tokens[one.cache.eligible & explains])
+    rows = np.flatnonzero(~one.is_score[one.grid.document])
+    windows = one.grid.tokens[rows]
+    for latent in one.selection.latents.tolist():
+        firings = one.cache[latent]
+        position = firings.position[explains[firings.position]]
+        fires = np.zeros(one.grid.n_windows, dtype=bool)
+        fires[one.grid.peaks(firings)[0]] = True
+        fired = np.bincount(corpus.tokens[position], minlength=len(occurrences))
+        yield TokenEvidence(LatentId(one.cache.key, latent), fired, occurrences, windows, fires[rows])
+
+
 def _examples_of(
-    source: ExampleSource, latent: int, occurrences: Int64[ndarray, "types"], config: ExamplesConfig, seed: int
+    one: Survey, latent: int, occurrences: Int64[ndarray, "types"], config: ExamplesConfig, seed: int
 ) -> LatentExamples:
-    grid, firings = source.grid, source.cache[latent]
+    grid, firings = one.grid, one.cache[latent]
     rows, peaks = grid.peaks(firings)
     fires = np.zeros(grid.n_windows, dtype=bool)
     fires[rows] = True
-    partition = strata(grid, fires, trigger_tokens(firings, source.cache, occurrences))
-    drawer = _Drawer(source, firings, rows, peaks, partition, np.random.default_rng([seed, 2, latent]))
+    partition = strata(grid, fires, trigger_tokens(firings, one.cache, occurrences))
+    drawer = _Drawer(one, firings, rows, peaks, partition, np.random.default_rng([seed, 2, latent]))
     explain = drawer.draw(
         "explain",
         config.explain_activating,
@@ -69,20 +72,19 @@ def _examples_of(
         config.n_quantiles,
         {"same_token": config.score_same_token, "random": config.score_random},
     )
-    n_silent = grid.n_windows - len(rows)
     return LatentExamples(
-        latent=LatentId(source.cache.key, latent),
+        latent=LatentId(one.cache.key, latent),
         firing_rate=len(firings.position) / grid.n_eligible,
         context_rate=len(rows) / grid.n_windows,
         explain=tuple(explain),
         score=tuple(replace(example, index=len(explain) + i) for i, example in enumerate(score)),
-        strata=tuple(
-            StratumShare(
-                s.stratum, len(s.rows) / n_silent if n_silent else 0.0, len(s.rows), drawer.shortfalls.get(s.stratum)
-            )
-            for s in partition
-        ),
+        strata=tuple(_share(s, grid.n_windows - len(rows), drawer.shortfalls) for s in partition),
     )
+
+
+def _share(stratum: StratumRows, n_silent: int, shortfalls: Mapping[Stratum, str]) -> StratumShare:
+    n = len(stratum.rows)
+    return StratumShare(stratum.stratum, n / n_silent if n_silent else 0.0, n, shortfalls.get(stratum.stratum))
 
 
 class _Drawer:
@@ -90,15 +92,15 @@ class _Drawer:
 
     def __init__(
         self,
-        source: ExampleSource,
+        one: Survey,
         firings: Firings,
         rows: Int64[ndarray, "fired"],
         peaks: ndarray,
         partition: Sequence[StratumRows],
         generator: np.random.Generator,
     ) -> None:
-        self._grid, self._firings, self._generator = source.grid, firings, generator
-        self._is_score = source.is_score[source.grid.document]
+        self._grid, self._firings, self._generator = one.grid, firings, generator
+        self._is_score = one.is_score[one.grid.document]
         self._rows, self._peaks, self._partition = rows, peaks, partition
         self.shortfalls: dict[Stratum, str] = {}
 

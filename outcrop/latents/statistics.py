@@ -9,7 +9,7 @@ context dependence  1 − Σ_t f_t (f_t − 1)/(n_t − 1) / Σ_t f_t over token
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -18,7 +18,6 @@ from numpy import ndarray
 
 from outcrop.latents.cache import Firings, LatentCache
 from outcrop.latents.windows import Grid
-from outcrop.types import LatentId, TokenEvidence
 
 _ENTRIES = 8_000_000  # activations read at once
 
@@ -126,21 +125,3 @@ def _context_dependence(
     counted = np.bincount(of_latent, weights=f_known, minlength=n)
     with np.errstate(invalid="ignore"):
         return 1 - explained / counted, counted / np.bincount(latent, minlength=n)
-
-
-def token_evidence(
-    cache: LatentCache, grid: Grid, is_score: Bool[ndarray, "documents"], latents: Iterable[int]
-) -> Iterator[TokenEvidence]:
-    """What the explain documents say of some latents, token type by token type."""
-    corpus = cache.corpus
-    explains = ~is_score[corpus.document_of]
-    occurrences = np.bincount(corpus.tokens[cache.eligible & explains])
-    rows = np.flatnonzero(~is_score[grid.document])
-    windows = grid.tokens[rows]
-    for latent in latents:
-        firings = cache[latent]
-        position = firings.position[explains[firings.position]]
-        fires = np.zeros(grid.n_windows, dtype=bool)
-        fires[grid.peaks(firings)[0]] = True
-        fired = np.bincount(corpus.tokens[position], minlength=len(occurrences))
-        yield TokenEvidence(LatentId(cache.key, latent), fired, occurrences, windows, fires[rows])

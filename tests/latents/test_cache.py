@@ -52,7 +52,9 @@ def test_caching_again_writes_only_what_is_missing(
     cached: Cached, model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
 ) -> None:
     def cache() -> None:
-        cache_latents(model, corpora["cache"], [cached.placed], tmp_path, CacheConfig(shard_tokens=700), batch_tokens=200)
+        cache_latents(
+            model, corpora["cache"], [cached.placed], tmp_path, CacheConfig(shard_tokens=700), batch_tokens=200
+        )
 
     cache()
     paths = sorted((tmp_path / str(cached.placed.key)).glob("*.safetensors"))
@@ -63,7 +65,9 @@ def test_caching_again_writes_only_what_is_missing(
     assert all(path.stat().st_mtime_ns == before[path][1] for path in paths if path != paths[1])
 
 
-def test_a_missing_truncated_or_foreign_shard_is_named(cached: Cached, corpora: dict[str, Corpus], tmp_path: Path) -> None:
+def test_a_missing_truncated_or_foreign_shard_is_named(
+    cached: Cached, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
     target = tmp_path / str(cached.placed.key)
     target.mkdir()
     for path in shards(cached):

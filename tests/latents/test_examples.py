@@ -4,30 +4,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outcrop.config import ExamplesConfig, SelectConfig
-from outcrop.latents.examples import ExampleSource, build_examples
+from outcrop.latents.cache import Firings
+from outcrop.latents.examples import build_examples, token_evidence
 from outcrop.latents.negatives import strata, trigger_tokens
-from outcrop.latents.select import is_rare, select_latents
+from outcrop.latents.select import Selection, is_rare, select_latents
 from outcrop.latents.split import in_split, score_documents
 from outcrop.latents.statistics import LatentStatistics, latent_statistics, token_counts
+from outcrop.latents.survey import Survey, coder_row, latent_rows, survey
+from outcrop.model.load import LanguageModel
+from outcrop.model.tokens import vocabulary
 from outcrop.types import LatentExamples
 from tests.latents.conftest import Cached
 
 CONFIG = ExamplesConfig(
-    n_quantiles=2, explain_activating=4, explain_random=3, explain_same_token=2,
-    score_activating=6, score_random=5, score_same_token=4,
+    n_quantiles=2,
+    explain_activating=4,
+    explain_random=3,
+    explain_same_token=2,
+    score_activating=6,
+    score_random=5,
+    score_same_token=4,
 )
 
 
-def source(cached: Cached, seed: int = 0) -> ExampleSource:
-    return ExampleSource(cached.cache, cached.grid, score_documents(cached.cache.corpus.n_documents, seed))
+def surveyed(cached: Cached, seed: int = 0, latents: list[int] | None = None) -> Survey:
+    """A survey that selects every latent that can be, or the given ones."""
+    is_score = score_documents(cached.cache.corpus.n_documents, seed)
+    statistics = latent_statistics(cached.cache, cached.grid, is_score)
+    rare = is_rare(statistics, CONFIG)
+    chosen = np.flatnonzero((statistics.n_fired > 0) & ~rare) if latents is None else np.array(latents)
+    assert latents is not None or len(chosen) > 10
+    return Survey(cached.cache, cached.grid, is_score, statistics, rare, Selection(chosen, np.ones(len(chosen))))
 
 
 def built(cached: Cached, seed: int = 0) -> list[LatentExamples]:
-    one = source(cached, seed)
-    statistics = latent_statistics(one.cache, one.grid, one.is_score)
-    latents = np.flatnonzero((statistics.n_fired > 0) & ~is_rare(statistics, CONFIG))
-    assert len(latents) > 10
-    return list(build_examples(one, latents.tolist(), CONFIG, seed))
+    return list(build_examples(surveyed(cached, seed), CONFIG, seed=seed))
 
 
 @settings(max_examples=8, deadline=None)
@@ -53,15 +64,15 @@ def test_activating_windows_fire_and_non_activating_ones_do_not(cached: Cached) 
             truth = cached.dense[cached.grid.positions[example.row], latent.latent.index]
             np.testing.assert_allclose(example.window.activations, truth, rtol=2e-3)
             assert example.activating == bool((truth > 0).any())
-        assert [e.index for e in (*latent.explain, *latent.score)] == list(range(len(latent.explain) + len(latent.score)))
+        assert [e.index for e in (*latent.explain, *latent.score)] == list(
+            range(len(latent.explain) + len(latent.score))
+        )
 
 
 def test_every_quantile_gives_its_share_and_they_are_ordered_by_peak(cached: Cached) -> None:
     for latent in built(cached):
         for examples, n in ((latent.explain, 4), (latent.score, 6)):
-            peaks = {
-                q: [e.window.activations.max() for e in examples if e.quantile == q] for q in (1, 2)
-            }
+            peaks = {q: [e.window.activations.max() for e in examples if e.quantile == q] for q in (1, 2)}
             assert len(peaks[1]) == len(peaks[2]) == n // 2
             assert max(peaks[1]) <= min(peaks[2])
 
@@ -112,21 +123,24 @@ def test_strata_add_up_to_one_and_equal_a_count_by_hand(cached: Cached) -> None:
 
 def test_what_a_stratum_cannot_supply_is_noted_and_not_replaced(cached: Cached) -> None:
     greedy = ExamplesConfig(
-        n_quantiles=2, explain_activating=4, explain_random=3, explain_same_token=2, score_activating=6,
-        score_random=5, score_same_token=100_000,
+        n_quantiles=2,
+        explain_activating=4,
+        explain_random=3,
+        explain_same_token=2,
+        score_activating=6,
+        score_random=5,
+        score_same_token=100_000,
     )
     latent = next(
         latent for latent in built(cached) if any(s.stratum == "same_token" for s in latent.strata)
     ).latent.index
-    (examples,) = build_examples(source(cached), [latent], greedy, 0)
+    (examples,) = build_examples(surveyed(cached, latents=[latent]), greedy)
     (same,) = (s for s in examples.strata if s.stratum == "same_token")
     assert same.shortfall is not None and "100000 wanted" in same.shortfall
     assert sum(e.stratum == "random" for e in examples.score) == 5
 
 
 def test_a_pure_token_latent_has_no_same_token_stratum(cached: Cached) -> None:
-    from outcrop.latents.cache import Firings
-
     corpus, occurrences = cached.cache.corpus, token_counts(cached.cache)
     token = int(np.argsort(occurrences)[-20])
     position = np.flatnonzero(cached.eligible & (corpus.tokens == token))
@@ -171,3 +185,27 @@ def test_the_selection_takes_no_dead_and_no_rare_latent_and_all_when_too_few() -
     chosen = select_latents(statistics, rare, 2, SelectConfig(n_latents=24), 0)
     assert chosen.latents.tolist() == [2, 3, 5]
     assert chosen.probability.tolist() == [1, 1, 1]
+
+
+def test_token_evidence_counts_the_explain_documents_only(cached: Cached) -> None:
+    one = surveyed(cached, latents=[0, 9])
+    corpus = cached.cache.corpus
+    here = cached.eligible & ~one.is_score[corpus.document_of]
+    for latent, evidence in zip((0, 9), token_evidence(one), strict=True):
+        for token in np.unique(corpus.tokens[here]):
+            assert evidence.occurrences[token] == (corpus.tokens[here] == token).sum()
+            assert evidence.fired[token] == (cached.dense[here & (corpus.tokens == token), latent] > 0).sum()
+        rows = ~one.is_score[cached.grid.document]
+        assert np.array_equal(evidence.windows, cached.grid.tokens[rows])
+        assert np.array_equal(evidence.fires, (cached.dense[cached.grid.positions[rows], latent] > 0).any(axis=1))
+
+
+def test_a_survey_accounts_for_every_latent_and_token(cached: Cached, model: LanguageModel) -> None:
+    one = survey(cached.cache, vocabulary(model.tokenizer), SelectConfig(n_latents=6), CONFIG, window_tokens=8)
+    rows, coder = list(latent_rows(one)), coder_row(one)
+    assert [row.latent.index for row in rows] == list(range(256))
+    assert [row.layer for row in rows] == [0] * 128 + [1] * 128
+    assert sum(row.selection_probability is not None for row in rows) == 6
+    assert coder.n_tokens + coder.n_excluded_tokens == len(cached.cache.corpus.tokens)
+    assert coder.n_windows * 8 + coder.n_off_grid_tokens == coder.n_tokens
+    assert all((row.mean_activation is None) == (row.n_fired == 0) for row in rows)

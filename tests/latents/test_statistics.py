@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from outcrop.latents import statistics as module
-from outcrop.latents.statistics import latent_statistics, token_evidence
+from outcrop.latents.statistics import latent_statistics
 from tests.latents.conftest import Cached
 
 
@@ -19,7 +19,9 @@ def test_statistics_equal_the_dense_computation(cached: Cached, monkeypatch: pyt
     assert np.array_equal(found.n_score_windows, by_window[scored].sum(axis=0))
     assert np.array_equal(found.n_explain_windows, by_window[~scored].sum(axis=0))
     ever = fires.any(axis=0)
-    np.testing.assert_allclose(found.mean_activation[ever], cached.dense.sum(axis=0)[ever] / fires.sum(axis=0)[ever], rtol=2e-3)
+    np.testing.assert_allclose(
+        found.mean_activation[ever], cached.dense.sum(axis=0)[ever] / fires.sum(axis=0)[ever], rtol=2e-3
+    )
     np.testing.assert_allclose(found.max_activation[ever], cached.dense.max(axis=0)[ever], rtol=2e-3)
     assert np.isnan(found.mean_activation[~ever]).all() and np.isnan(found.max_activation[~ever]).all()
 
@@ -39,15 +41,3 @@ def test_context_dependence_follows_its_definition(cached: Cached) -> None:
         if counted:
             assert found.context_dependence[latent] == pytest.approx(1 - explained / counted)
             assert found.context_dependence_coverage[latent] == pytest.approx(counted / total)
-
-
-def test_token_evidence_counts_the_explain_documents_only(cached: Cached) -> None:
-    corpus = cached.cache.corpus
-    here = cached.eligible & ~cached.is_score[corpus.document_of]
-    for latent, evidence in zip((0, 9), token_evidence(cached.cache, cached.grid, cached.is_score, (0, 9)), strict=True):
-        for token in np.unique(corpus.tokens[here]):
-            assert evidence.occurrences[token] == (corpus.tokens[here] == token).sum()
-            assert evidence.fired[token] == (cached.dense[here & (corpus.tokens == token), latent] > 0).sum()
-        rows = ~cached.is_score[cached.grid.document]
-        assert np.array_equal(evidence.windows, cached.grid.tokens[rows])
-        assert np.array_equal(evidence.fires, (cached.dense[cached.grid.positions[rows], latent] > 0).any(axis=1))

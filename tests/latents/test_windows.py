@@ -23,7 +23,9 @@ def corpus_of(documents: list[list[int]], eligible: list[list[bool]] | None = No
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.tuples(st.integers(0, 25), st.booleans()), min_size=1, max_size=40), min_size=1, max_size=8))
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 25), st.booleans()), min_size=1, max_size=40), min_size=1, max_size=8)
+)
 def test_windows_are_full_disjoint_eligible_and_cross_no_document(documents: list[list[tuple[int, bool]]]) -> None:
     corpus = corpus_of([[t for t, _ in d] for d in documents], [[f for _, f in d] for d in documents])
     grid = build_grid(corpus, corpus.eligible, 4, LETTERS)

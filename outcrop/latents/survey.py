@@ -1,0 +1,93 @@
+"""What a cache tells of all its latents, and which of them are to be explained.
+
+survey:  cache → grid, document split, statistics → rare latents, selection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+
+from outcrop.config import ExamplesConfig, SelectConfig
+from outcrop.latents.cache import LatentCache
+from outcrop.latents.select import Selection, is_rare, select_latents
+from outcrop.latents.split import score_documents
+from outcrop.latents.statistics import LatentStatistics, latent_statistics
+from outcrop.latents.windows import Grid, build_grid
+from outcrop.results import CoderRow, LatentRow
+from outcrop.types import LatentId, Vocabulary
+
+
+@dataclass(frozen=True)
+class Survey:
+    """One coder's cache, seen as a whole."""
+
+    cache: LatentCache
+    grid: Grid
+    is_score: Bool[ndarray, "documents"]
+    statistics: LatentStatistics
+    rare: Bool[ndarray, "latents"]
+    selection: Selection
+
+
+def survey(
+    cache: LatentCache,
+    vocabulary: Vocabulary,
+    select: SelectConfig,
+    examples: ExamplesConfig,
+    *,
+    window_tokens: int = 32,
+    seed: int = 0,
+) -> Survey:
+    """Lay the grid, split the documents, count every latent, and choose."""
+    grid = build_grid(cache.corpus, cache.eligible, window_tokens, vocabulary)
+    is_score = score_documents(cache.corpus.n_documents, seed)
+    statistics = latent_statistics(cache, grid, is_score)
+    rare = is_rare(statistics, examples)
+    selection = select_latents(statistics, rare, cache.n_layers, select, seed)
+    return Survey(cache, grid, is_score, statistics, rare, selection)
+
+
+def coder_row(one: Survey) -> CoderRow:
+    """The coder's line in the results database."""
+    return CoderRow(
+        coder=one.cache.key,
+        n_layers=one.cache.n_layers,
+        latents_per_layer=one.cache.latents_per_layer,
+        window_tokens=one.grid.positions.shape[1],
+        n_tokens=one.grid.n_eligible,
+        n_excluded_tokens=len(one.cache.corpus.tokens) - one.grid.n_eligible,
+        n_off_grid_tokens=one.grid.n_off_grid,
+        n_windows=one.grid.n_windows,
+        n_documents=one.cache.corpus.n_documents,
+    )
+
+
+def latent_rows(one: Survey) -> Iterator[LatentRow]:
+    """The line of every latent in the results database, dead and rare ones included."""
+    chosen = zip(one.selection.latents.tolist(), one.selection.probability.tolist(), strict=True)
+    probability = dict(chosen)
+    statistics = one.statistics
+    for index in range(one.cache.n_latents):
+        yield LatentRow(
+            latent=LatentId(one.cache.key, index),
+            layer=index // one.cache.latents_per_layer,
+            n_fired=int(statistics.n_fired[index]),
+            n_windows=int(statistics.n_windows[index]),
+            firing_rate=float(statistics.firing_rate[index]),
+            context_rate=float(statistics.context_rate[index]),
+            mean_activation=_number(statistics.mean_activation[index]),
+            max_activation=_number(statistics.max_activation[index]),
+            context_dependence=_number(statistics.context_dependence[index]),
+            context_dependence_coverage=_number(statistics.context_dependence_coverage[index]),
+            rare=bool(one.rare[index]),
+            selection_probability=probability.get(index),
+        )
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
