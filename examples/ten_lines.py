@@ -9,7 +9,9 @@ import outcrop as oc
 
 def main(model_name: str, text_file: str, hookpoint: str, judge_address: str) -> None:
     model, text = oc.load_model(oc.ModelConfig(model_name)), oc.TextConfig(text_file)
-    parts = oc.deal(oc.read_documents(text), model.tokenizer, text, {"held_out": 5_000, "cache": 50_000, "train": 100_000})
+    parts = oc.deal(
+        oc.read_documents(text), model.tokenizer, text, {"held_out": 5_000, "cache": 50_000, "train": 100_000}
+    )
     [place] = oc.find_hookpoints(model.module, [hookpoint])
     coders = {oc.CoderKey("stack", place, place, seed=0): oc.CoderConfig(n_latents=1024, k=16, layers=3)}
     trained = oc.train(model, parts["train"], parts["held_out"], coders, oc.TrainConfig(ce_tokens=1_000))

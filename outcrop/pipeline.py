@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -23,12 +23,12 @@ from outcrop import config as configs
 from outcrop import stages
 from outcrop.coders.weights import PlacedCoder, load_coder, save_coder
 from outcrop.config import JudgeConfig, RunConfig
-from outcrop.errors import CoderError, ConfigError
+from outcrop.errors import CoderError, ConfigError, CorruptError, OutcropError
 from outcrop.interp.client import Client, RememberingClient, connect
 from outcrop.interp.detection import detect
 from outcrop.interp.explain import explain
 from outcrop.interp.token_baseline import token_baseline
-from outcrop.latents.cache import cache_latents, open_cache
+from outcrop.latents.cache import LatentCache, cache_latents, open_cache
 from outcrop.latents.examples import build_examples, token_evidence
 from outcrop.latents.survey import Survey, coder_row, latent_rows, survey
 from outcrop.model.corpus import Corpus, load_corpus, load_vocabulary, save_corpus, save_vocabulary
@@ -78,7 +78,7 @@ class Run:
         self.directory.create()
         with self.directory.locked():
             self._drop_stale(last)
-            write_atomically(self.directory.config, configs.dump(self.config).encode())
+            self._write_config()
             for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
                 mark = self.directory.marks().get(stage)
                 if mark and mark.complete:
@@ -191,8 +191,18 @@ class Run:
         mark = StageMark(stages.settings_of(stage, self.config), complete=False, **self._who(stage))
         self.directory.mark(stage, mark)
         self._say(f"{stage}: {'going on' if begun else 'begun'}")
-        _DO[stage](self)
+        try:
+            _DO[stage](self)
+        except OutcropError:
+            if stages.left_nothing(stage, self.directory):  # corrected settings need no --fresh then
+                self.directory.unmark(stage)
+            raise
         self.directory.mark(stage, StageMark(mark.settings, complete=True, model=mark.model, address=mark.address))
+
+    def _write_config(self) -> None:
+        path, data = self.directory.config, configs.dump(self.config).encode()
+        if not path.exists() or path.read_bytes() != data:
+            write_atomically(path, data)
 
     def _drop_stale(self, last: str) -> None:
         """Raises before anything is changed."""
@@ -246,12 +256,20 @@ class Run:
             for path in sorted(self.directory.coders.iterdir())
         ]
 
+    def _open_cache(self, placed: PlacedCoder, corpus: Corpus) -> LatentCache:
+        try:
+            return open_cache(self.directory.cache, placed, corpus)
+        except CorruptError:
+            # Once the damaged shard is removed, the next run caches it again.
+            self.directory.mark("cache", replace(self.directory.marks()["cache"], complete=False))
+            raise
+
     @cached_property
     def _surveys(self) -> list[Survey]:
         corpus, config = self._corpus("cache"), self.config
         return [
             survey(
-                open_cache(self.directory.cache, placed, corpus),
+                self._open_cache(placed, corpus),
                 self._vocabulary,
                 config.select,
                 config.examples,

@@ -98,14 +98,17 @@ class RunDirectory:
         try:
             stages = json.loads(self._manifest.read_text(encoding="utf-8"))["stages"]
             return {name: StageMark(**mark) for name, mark in stages.items()}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{self._manifest} cannot be read ({error}); the run directory was altered") from error
 
     def mark(self, stage: str, mark: StageMark) -> None:
         self._write({**self.marks(), stage: mark})
 
     def unmark(self, *stages: str) -> None:
-        self._write({name: mark for name, mark in self.marks().items() if name not in stages})
+        marks = self.marks()
+        kept = {name: mark for name, mark in marks.items() if name not in stages}
+        if kept != marks or not self._manifest.exists():
+            self._write(kept)
 
     def _write(self, marks: dict[str, StageMark]) -> None:
         stages = {name: asdict(mark) for name, mark in marks.items()}

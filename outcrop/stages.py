@@ -115,6 +115,11 @@ def clear(stage: str, directory: RunDirectory) -> None:
             path.unlink(missing_ok=True)
 
 
+def left_nothing(stage: str, directory: RunDirectory) -> bool:
+    """Whether there is no file of this stage."""
+    return not any(path.is_file() for part in _files(stage, directory) for path in (part, *part.rglob("*")))
+
+
 def _files(stage: str, directory: RunDirectory) -> tuple[Path, ...]:
     match stage:
         case "tokens":

@@ -183,7 +183,7 @@ def _watch_marks(moments: _Moments) -> None:
 
 
 def _watch_files(moments: _Moments) -> None:
-    open_, replace, rename, write_text = Path.open, Path.replace, Path.rename, Path.write_text
+    open_, replace, rename = Path.open, Path.replace, Path.rename
 
     def _open(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         file = open_(self, mode, *args, **kwargs)
@@ -201,12 +201,7 @@ def _watch_files(moments: _Moments) -> None:
 
         return watched
 
-    def _write_text(self: Path, *args: Any, **kwargs: Any) -> int:
-        written = write_text(self, *args, **kwargs)
-        moments.pass_(f"after {_place(self)} is written")
-        return written
-
-    Path.open, Path.replace, Path.rename, Path.write_text = _open, renamed(replace), renamed(rename), _write_text
+    Path.open, Path.replace, Path.rename = _open, renamed(replace), renamed(rename)
 
 
 def _place(path: Path) -> str:
@@ -258,7 +253,7 @@ def _watch_work(moments: _Moments) -> None:
     moments.around(loop, "train_step", lambda state, x, step, *_: f"step {step} of {state.key.source}")
     moments.around(loop, "cross_entropy", lambda model, placed, *_: f"the cross-entropy of {placed.key.source}")
     moments.around(cache, "_encode_range", lambda m, corpus, coders, shard, *_: f"shard {shard.index} is encoded")
-    moments.around(pipeline, "latent_statistics", lambda *_: moments.numbered("statistics"))
+    moments.around(pipeline, "survey", lambda *_, **__: moments.numbered("survey"))
     moments.around(pipeline, "summarise", lambda *_: "the summary is made")
     moments.around(pipeline, "render_page", lambda *_: "the page is made")
 

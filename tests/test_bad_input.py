@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
@@ -25,6 +26,7 @@ from outcrop import cli
 from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import save_coder
 from outcrop.run import RunDirectory
+from outcrop.stages import ORDER
 from tests.llm_server import LLMServer
 from tests.tiny import write_corpus, write_model
 from tests.tiny_run import arguments, files, tables, write_inputs
@@ -207,7 +209,7 @@ def test_activations_that_are_not_numbers_are_refused_by_hookpoint_and_batch(
     save_tensors(weights, model / "model.safetensors", metadata={"format": "pt"})
     line = refused(*new(tmp_path, arguments(model, inputs[1], server.address)))
     assert "model.layers.1 gave NaN or infinite activations" in line and "batch 0" in line
-    assert not RunDirectory(tmp_path / "new").marks()["train"].complete
+    assert list(RunDirectory(tmp_path / "new").marks()) == ["tokens"]
 
 
 def test_a_coder_that_is_none_is_refused_before_any_work(
@@ -293,11 +295,9 @@ def from_another_coder(shard: Path, foreign: Path) -> None:
 
 
 def over_another_text(shard: Path, foreign: Path) -> None:
-    from safetensors import safe_open
-
     with safe_open(shard, framework="numpy") as file:
-        metadata = {**file.metadata(), "text": "0" * 16}
-    save_file(load_file(shard), shard, metadata)
+        metadata = {**json.loads(file.metadata()["outcrop"]), "text": "0" * 16}
+    save_file(load_file(shard), shard, {"outcrop": json.dumps(metadata)})
 
 
 def removed(shard: Path, foreign: Path) -> None:
@@ -317,12 +317,6 @@ def test_a_damaged_shard_is_refused_by_name_and_cached_again_when_it_is_removed(
     RunDirectory(run).unmark("examples", "explain", "score", "report")
     assert str(first) in refused("run", "--out", str(run))
     shard.unlink(missing_ok=True)
-    RunDirectory(run).mark(
-        "cache",
-        RunDirectory(run)
-        .marks()["cache"]
-        .__class__(settings=RunDirectory(run).marks()["cache"].settings, complete=False),
-    )
     assert cli.main(["run", "--out", str(run)]) == 0
     assert files(run) == files(finished)
 
@@ -384,14 +378,11 @@ def test_a_full_disk_stops_a_stage_with_one_line_and_the_same_command_goes_on_wh
     """No half-written file is taken for a whole one: what comes out is what comes of a run with room."""
     n_bytes = largest(finished, pattern) * 9 // 10
     directory, command = RunDirectory(run), ["run", "--out", str(run)]
-    later = [name for name in directory.marks() if stage in directory.marks()]
-    directory.unmark(*later[later.index(stage) :])
-    for name in ("results.sqlite", "replies.sqlite") if stage in ("examples", "score") else ():
-        if name in pattern:
-            for path in run.glob(f"{name}*"):
-                path.unlink()
-    if stage == "score":
+    directory.unmark(*ORDER[ORDER.index(stage) :])
+    if pattern.endswith(".sqlite"):
         directory.unmark("examples", "explain")
+        for path in run.glob(f"{pattern}*"):
+            path.unlink()
     ended = with_files_of_at_most(n_bytes, command)
     assert ended.returncode == 2, ended.stderr
     line = line_of(ended.stderr)

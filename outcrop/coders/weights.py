@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from outcrop.coders.stack import SparseStack
 from outcrop.errors import CoderError
+from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -68,8 +69,8 @@ def save_coder(coder: SparseStack, directory: Path, max_norm: float | None) -> N
         "d_in": coder.d_in,
         "outcrop": {"layers": coder.n_layers, "reads": coder.reads, "max_norm": max_norm},
     }
-    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file(_tensors(coder), directory / WEIGHTS)
+    write_atomically(directory / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(directory / WEIGHTS, save(_tensors(coder)))
 
 
 def load_coder(directory: Path) -> tuple[SparseStack, float | None]:

@@ -192,7 +192,7 @@ class _Prefix:
             logits = self._module(input_ids=tokens.to(device), past_key_values=cache, use_cache=True).logits
         finally:
             hook.remove()
-        return logits[:, 0].float()  # type: ignore[no-any-return]
+        return logits[:, 0].float()
 
 
 def _special_tokens(tokenizer: Any) -> re.Pattern[str]:

@@ -108,7 +108,7 @@ def _puzzle(with_marks: Iterable[str], without: Iterable[str], runs: Iterable[st
 
 
 # A small judge answers far better when it is asked about the description after it has read the text
-# (AUC 0.85) than when it reads the description first (0.58), and when it has seen four answers.
+# than when it reads the description first, and when it has seen four answers.
 _SHOTS = (
     ("names of fruit", " and she put two apples in the basket before going", "Yes"),
     ("names of fruit", " the engine was repaired in 1987 by a team of three", "No"),

@@ -98,6 +98,12 @@ class LatentCache:
             eligible[shard.excluded] = False
         return eligible
 
+    def require_coder(self, wanted: str) -> None:
+        """Raises CorruptError where a shard is of another coder than that with this hash."""
+        for shard in self._shards:
+            if shard.coder != wanted:
+                raise CorruptError(f"{shard.path} was cached with another coder; remove it and cache again")
+
     def _check(self, directory: Path) -> None:
         for shard in self._shards:
             if shard.text != self.corpus.hash:
@@ -146,7 +152,9 @@ def cache_latents(
 def open_cache(directory: Path, placed: PlacedCoder, corpus: Corpus) -> LatentCache:
     """The finished cache of one coder."""
     coder = placed.coder
-    return LatentCache(directory / str(placed.key), placed.key, corpus, coder.n_layers, coder.latents_per_layer)
+    cache = LatentCache(directory / str(placed.key), placed.key, corpus, coder.n_layers, coder.latents_per_layer)
+    cache.require_coder(coder_hash(placed))
+    return cache
 
 
 def shard_ranges(corpus: Corpus, shard_tokens: int) -> list[ShardRange]:

@@ -18,11 +18,9 @@ _WIDTH = 460
 _LEFT, _RIGHT = 142, 54  # room for labels and values
 _ARM_STEP, _ROW_GAP = 15, 13
 
-_Number = int | float  # a coordinate
-
 
 def _svg(
-    width: _Number, height: _Number, label: str, parts: Sequence[Markup], kind: str, aspect: str = "xMidYMid"
+    width: int | float, height: int | float, label: str, parts: Sequence[Markup], kind: str, aspect: str = "xMidYMid"
 ) -> Markup:
     opening = Markup(
         '<svg class="figure {}" viewBox="0 0 {:g} {:g}" preserveAspectRatio="{}" role="img" aria-label="{}">'
@@ -30,16 +28,16 @@ def _svg(
     return opening.format(kind, width, height, aspect, label) + Markup("").join(parts) + Markup("</svg>")
 
 
-def _text(x: _Number, y: _Number, text: str, anchor: str = "start", kind: str = "") -> Markup:
+def _text(x: int | float, y: int | float, text: str, anchor: str = "start", kind: str = "") -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
 
 
-def _line(x1: _Number, y1: _Number, x2: _Number, y2: _Number, kind: str) -> Markup:
+def _line(x1: int | float, y1: int | float, x2: int | float, y2: int | float, kind: str) -> Markup:
     line = Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>')
     return line.format(x1, y1, x2, y2, kind)
 
 
-def _rect(x: _Number, y: _Number, width: _Number, height: _Number, kind: str, title: str) -> Markup:
+def _rect(x: int | float, y: int | float, width: int | float, height: int | float, kind: str, title: str) -> Markup:
     rect = Markup('<rect x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}" class="{}"><title>{}</title></rect>')
     return rect.format(x, y, width, height, kind, title)
 
@@ -87,16 +85,16 @@ def rate_histogram(entry: dict[str, Any]) -> Markup:
     return _svg(width, height - 8, label, parts, "histogram")
 
 
-def _power(exponent: _Number) -> str:
+def _power(exponent: int | float) -> str:
     return power_of_ten(int(exponent)) if exponent else "1"
 
 
-def _edge_anchor(x: _Number, width: _Number) -> str:
+def _edge_anchor(x: int | float, width: int | float) -> str:
     return "start" if x < 16 else "end" if x > width - 16 else "middle"
 
 
 def interval_chart(
-    rows: Sequence[tuple[str, dict[str, dict[str, Any]]]], label: str, chance: _Number | None = None
+    rows: Sequence[tuple[str, dict[str, dict[str, Any]]]], label: str, chance: int | float | None = None
 ) -> Markup:
     """Dots with their intervals on [0, 1]; one row per label, one line in it per arm."""
     parts: list[Markup] = []
@@ -111,17 +109,17 @@ def interval_chart(
     return _svg(_WIDTH, y + 16, label, _axis(y - 4, chance) + parts, "intervals")
 
 
-def _x(value: _Number) -> float:
+def _x(value: int | float) -> int | float:
     return _LEFT + (_WIDTH - _LEFT - _RIGHT) * min(max(value, 0.0), 1.0)
 
 
-def _axis(bottom: _Number, chance: _Number | None) -> list[Markup]:
+def _axis(bottom: int | float, chance: int | float | None) -> list[Markup]:
     parts = [_line(_x(tick), 2, _x(tick), bottom, "grid") for tick in (0, 0.25, 0.5, 0.75, 1)]
     parts += [_text(_x(tick), bottom + 15, f"{tick:g}", "middle") for tick in (0, 0.5, 1)]
     return parts + ([_line(_x(chance), 2, _x(chance), bottom, "chance")] if chance is not None else [])
 
 
-def _interval(y: _Number, arm: str, estimate: dict[str, Any]) -> list[Markup]:
+def _interval(y: int | float, arm: str, estimate: dict[str, Any]) -> list[Markup]:
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     parts = []
     if low is not None and high is not None:
@@ -131,7 +129,7 @@ def _interval(y: _Number, arm: str, estimate: dict[str, Any]) -> list[Markup]:
     return [*parts, _mark(_x(value), y, arm), _text(_WIDTH, y + 4, number(value), "end", f"value {arm}")]
 
 
-def _mark(x: _Number, y: _Number, arm: str) -> Markup:
+def _mark(x: int | float, y: int | float, arm: str) -> Markup:
     """A disc, a ring and a diamond."""
     if arm == "token_baseline":
         path = Markup('<path d="M{:.1f} {:.1f}l5 5l-5 5l-5 -5z" class="mark {}"/>')

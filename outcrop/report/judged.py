@@ -87,7 +87,7 @@ def _arm(
 ) -> Arm:
     flat = (row * shape[1] + cell)[mine]
     size = shape[0] * shape[1]
-    hits = np.bincount(flat, weights=judgements["predicted"][mine].astype(float), minlength=size)
+    hits = np.bincount(flat, weights=judgements["predicted"][mine].astype(float), minlength=size).astype(float)
     n = np.bincount(flat, minlength=size).astype(float)
     probability = judgements["probability"][mine].astype(float)
     known = ~np.isnan(probability)

@@ -54,7 +54,7 @@ def marked(text: str) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
-def number(value: float | None) -> str:
+def number(value: int | float | None) -> str:
     """Two decimals, more near 0 and 1, so that neither is shown where it was not reached."""
     if value is None:
         return "—"
@@ -69,7 +69,7 @@ def number(value: float | None) -> str:
     return f"{value:.2g}".replace("-", "−") if size >= 1e-3 else scientific(value)
 
 
-def scientific(value: float) -> str:
+def scientific(value: int | float) -> str:
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}×{power_of_ten(int(exponent))}".replace("-", "−")
 
@@ -78,11 +78,11 @@ def power_of_ten(exponent: int) -> str:
     return "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
-def count(value: float) -> str:
+def count(value: int | float) -> str:
     return f"{value:,.0f}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: int | float | None) -> str:
     """In per cent, never 0% or 100% unless it is."""
     if share is None:
         return "—"
@@ -91,7 +91,7 @@ def percent(share: float | None) -> str:
     return ">99.9%" if 0.9995 < share < 1 else f"{100 * share:.1f}%"
 
 
-def one_in(rate: float) -> str:
+def one_in(rate: int | float) -> str:
     """A rate as people say it: 1 in 800."""
     return f"1 in {1 / rate:,.0f}" if 0 < rate < 0.4 else percent(rate)
 

@@ -6,6 +6,7 @@ shuffled block that training was in is not saved but computed again.
 
 from __future__ import annotations
 
+import io
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,9 @@ def save(checkpoint: Checkpoint, directory: Path) -> None:
     temporary = directory / "unfinished"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    torch.save({"step": checkpoint.step, "coders": checkpoint.coders}, temporary / _FILE)
+    data = io.BytesIO()  # torch tells of a full disk by a RuntimeError, a file by an OSError
+    torch.save({"step": checkpoint.step, "coders": checkpoint.coders}, data)
+    (temporary / _FILE).write_bytes(data.getbuffer())
     temporary.rename(directory / f"step-{checkpoint.step:09d}")
     for old in _complete(directory)[:-1]:
         shutil.rmtree(old)
