@@ -5,7 +5,6 @@ Nothing but this module and `console` knows about a terminal.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -76,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verb(name: str) -> Callable[[Sequence[str]], None]:
-    if name == "run":
-        return lambda rest: _run("report", rest)
-    if name in _STAGES:
+    if name == "run" or name in _STAGES:
         return lambda rest: _run(name, rest)
     others: dict[str, Callable[[Sequence[str]], None]] = {"hookpoints": _hookpoints, "demo": _demo}
     if name not in others:
@@ -86,12 +83,14 @@ def _verb(name: str) -> Callable[[Sequence[str]], None]:
     return others[name]
 
 
-def _run(last: str, arguments: Sequence[str]) -> None:
-    command = parse_run(f"outcrop {last}", arguments)
+def _run(verb: str, arguments: Sequence[str]) -> None:
+    command = parse_run(f"outcrop {verb}", arguments)
     # torch and transformers take seconds to import; bad settings are told before.
-    from outcrop.console import bars, say
+    from outcrop.console import bars, quiet, say
     from outcrop.pipeline import Run
 
+    quiet()
+    last = "report" if verb == "run" else verb
     run = Run(command.config, command.out, fresh=command.fresh, progress=bars, say=say)
     run.until(last)
     if last == "report":
@@ -100,10 +99,10 @@ def _run(last: str, arguments: Sequence[str]) -> None:
 
 def _show(run: Run) -> None:
     """The summary, and where the page is."""
-    from outcrop.console import console, say
+    from outcrop.console import say, show
     from outcrop.report.console import console_summary
 
-    console.print(console_summary(run.summary()))
+    show(console_summary(run.summary()))
     say(f"The report: {run.directory.page.resolve()}")
 
 
@@ -115,13 +114,15 @@ def parse_run(program: str, arguments: Sequence[str]) -> RunCommand:
     rest, file = _taken(rest, "--config")
     out = _taken(rest, "--out")[1]
     base = _base(Path(file) if file else None, out)
+    if out and not base and not any(argument.split("=")[0] in ("--model", "-h", "--help") for argument in rest):
+        raise ConfigError(f"{out} is no run directory, and no --model is given to start one there with")
     if base and not out and not {"-h", "--help"} & {*rest}:
         raise ConfigError("no run directory is given; --out names it")
     default = RunCommand(base, Path(out or ".")) if base else tyro.MISSING_NONPROP
     return tyro.cli(RunCommand, args=rest, prog=program, default=default, description=_CONFIG_HELP)
 
 
-_CONFIG_HELP = "Settings come from the flags, then from --config FILE.yaml, then from the run directory itself."
+_CONFIG_HELP = "Settings come from the flags; the others from --config FILE.yaml or else from the run directory itself."
 
 
 def _base(file: Path | None, out: str | None) -> RunConfig | None:
@@ -148,9 +149,11 @@ def _hookpoints(arguments: Sequence[str]) -> None:
         prog="outcrop hookpoints",
         description="List the hookpoints of a model with their widths.",
     )
+    from outcrop.console import quiet
     from outcrop.model.hooks import hookpoint_widths
     from outcrop.model.load import load_model
 
+    quiet()
     for hookpoint, width in hookpoint_widths(load_model(model)).items():
         print(f"{hookpoint}\t{width}")  # noqa: T201
 
@@ -159,9 +162,10 @@ def _demo(arguments: Sequence[str]) -> None:
     from outcrop.demo.demo import DemoCommand, prepare
 
     command = tyro.cli(DemoCommand, args=list(arguments), prog="outcrop demo")
-    from outcrop.console import bars, say
+    from outcrop.console import bars, quiet, say
     from outcrop.pipeline import Run
 
+    quiet()
     config, connector = prepare(command, bars)
     with connector:
         run = Run(config, command.out, fresh=command.fresh, connect=connector, progress=bars, say=say)
@@ -176,5 +180,4 @@ def _complain(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.exit(main())

@@ -294,7 +294,7 @@ class RunConfig(_Strict):
     model: ModelConfig
     text: TextConfig
     hookpoints: tuple[str, ...]
-    """Module paths whose activations are coded, `*` for any part of a name, `:input` behind one
+    """Module paths whose activations are coded, `*` for one part of a path, `:input` behind one
     for what enters the module. `outcrop hookpoints MODEL` lists them."""
     coder: CoderConfig = field(default_factory=CoderConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

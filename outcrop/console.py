@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -37,6 +38,20 @@ def bars(description: str, total: int, unit: str, done: int = 0) -> Iterator[Adv
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(description, total=total, completed=done, unit=unit, first=done)
         yield lambda n: progress.advance(task, n)
+
+
+def show(what: RenderableType) -> None:
+    """A result, on the standard output."""
+    Console(highlight=False).print(what)
+
+
+def quiet() -> None:
+    """No bars and warnings but our own."""
+    from transformers.utils import logging
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def say(line: str) -> None:

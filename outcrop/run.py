@@ -87,10 +87,6 @@ class RunDirectory:
         ours = (_LOCK, _unfinished(self._manifest).name)
         return [path for path in self.path.iterdir() if path.name not in ours]
 
-    def require(self) -> None:
-        if not self.config.exists():
-            raise RunError(f"{self.path} is no run directory: it has no config.yaml. Start one with `outcrop run`.")
-
     def marks(self) -> dict[str, StageMark]:
         """By stage; empty for a new run."""
         if not self._manifest.exists():

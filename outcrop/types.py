@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from outcrop.errors import ConfigError
+
 Side = Literal["input", "output"]
 Split = Literal["explain", "score"]
 Stratum = Literal["same_token", "random"]
@@ -40,7 +42,12 @@ class Hookpoint:
     @staticmethod
     def parse(text: str) -> Hookpoint:
         path, _, side = text.partition(":")
-        return Hookpoint(path, "input" if side == "input" else "output")
+        match side:
+            case "" | "output":
+                return Hookpoint(path)
+            case "input":
+                return Hookpoint(path, "input")
+        raise ConfigError(f"{text!r} has the side {side!r}; a hookpoint is a module path, with :input behind it or not")
 
 
 @dataclass(frozen=True, order=True)
@@ -276,7 +283,7 @@ class LayerReconstruction:
     fvu: float  # of the stack up to and including this layer
     l0: float
     norm_share: float  # Σ‖this layer's output‖² / Σ over layers
-    dead_share: float  # not fired for `dead_after_tokens` tokens of training
+    dead_share: float | None  # not fired for `dead_after_tokens` tokens of training; None: not trained here
     unfired_share: float  # not fired on the held-out tokens
 
 
@@ -306,7 +313,7 @@ class Reconstruction:
 
     coder: CoderKey
     n_tokens: int
-    dead_after_tokens: int | None  # None: not trained here, so dead_share is NaN
+    dead_after_tokens: int | None  # None: not trained here
     trained_tokens: int
     fvu: float
     l0: float

@@ -10,10 +10,10 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
 
 from outcrop.config import ModelConfig, TextConfig
+from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents
 from outcrop.model.tokens import deal
-from outcrop.model.corpus import Corpus
 from tests.tiny import write_corpus, write_model
 
 
@@ -36,6 +36,4 @@ def model(model_directory: Path) -> LanguageModel:
 def corpora(model: LanguageModel, text_file: Path) -> dict[str, Corpus]:
     """Held-out, cache and train parts."""
     config = TextConfig(path=str(text_file), context_tokens=48, max_document_tokens=80)
-    return deal(
-        read_documents(config), model.tokenizer, config, {"held_out": 500, "cache": 3_000, "train": 4_000}
-    )
+    return deal(read_documents(config), model.tokenizer, config, {"held_out": 500, "cache": 3_000, "train": 4_000})

@@ -49,7 +49,8 @@ def test_imports_run_downward_only() -> None:
         for path in ROOT.rglob("*.py")
         if room_of(path) != "__init__"
         for other in imported_rooms(path)
-        if other != room_of(path) and FLOOR_OF[other] >= FLOOR_OF[room_of(path)]
+        if other != room_of(path)
+        and FLOOR_OF[other] >= FLOOR_OF[room_of(path)]
         # types, config, errors and progress are the ground: they may stand on each other
         and not (FLOOR_OF[other] == FLOOR_OF[room_of(path)] == 0)
     ]

@@ -41,8 +41,12 @@ def test_a_request_hash_covers_messages_sampling_and_model() -> None:
         return Request((Message("user", text),), 8, **other)  # type: ignore[arg-type]
 
     hashes = {
-        request().hash("m"), request().hash("n"), request("b").hash("m"), request(labels=("Yes",)).hash("m"),
-        request(temperature=0.5).hash("m"), request(seed=1).hash("m"),
+        request().hash("m"),
+        request().hash("n"),
+        request("b").hash("m"),
+        request(labels=("Yes",)).hash("m"),
+        request(temperature=0.5).hash("m"),
+        request(seed=1).hash("m"),
     }
     assert len(hashes) == 6
     assert request().hash("m") == request().hash("m")

@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 WIDTH, BLOCKS = 32, 3
 WORDS = [
     first + second
-    for second in "ver nk ter ght sic nce use tain oad rm den tle".split()
-    for first in "ri ba wa li mu da ho moun ro sto gar cas".split()
+    for second in ["ver", "nk", "ter", "ght", "sic", "nce", "use", "tain", "oad", "rm", "den", "tle"]
+    for first in ["ri", "ba", "wa", "li", "mu", "da", "ho", "moun", "ro", "sto", "gar", "cas"]
 ]
 
 

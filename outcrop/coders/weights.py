@@ -82,6 +82,9 @@ def load_coder(directory: Path) -> tuple[SparseStack, float | None]:
         unsupported.append(f"activation {config['activation']}")
     if unsupported:
         raise CoderError(f"{directory} is a coder with {', '.join(unsupported)}; only TopK autoencoders can be read")
+    missing = [name for name in ("d_in", "k") if name not in config]
+    if missing:
+        raise CoderError(f"{directory / CONFIG} lacks {', '.join(missing)}; expected outcrop's or sparsify's")
     n_latents = config.get("num_latents") or config["d_in"] * config["expansion_factor"]
     one = ours["layers"] == 1
     coder = SparseStack(config["d_in"], n_latents, config["k"], ours["layers"], "residual" if one else ours["reads"])

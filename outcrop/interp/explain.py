@@ -19,6 +19,9 @@ SOURCE = "all"  # every quantile is shown
 
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _LEAD_IN = re.compile(r"^(short |one |the )*(explanation|answer|phrase|description)\s*[:：]\s*", re.IGNORECASE)
+_THEY = re.compile(
+    r"^(they|these words|the marked words) (are|have in common|share)( all)?( that)?( related to)?:?\s+", re.IGNORECASE
+)
 _WRAPPING = " \t\"'`*“”‘’«»"
 
 
@@ -63,6 +66,7 @@ def phrase(reply: str) -> str:
     """The first line that says something, without quotes, lead-in and full stop."""
     for line in _THOUGHTS.sub("", reply).splitlines():
         bare = _LEAD_IN.sub("", line.strip(_WRAPPING)).strip(_WRAPPING).removesuffix(".").strip(_WRAPPING)
+        bare = _THEY.sub("", bare)
         if any(character.isalnum() for character in bare):
             return bare
     return ""

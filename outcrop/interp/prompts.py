@@ -56,36 +56,22 @@ def _finished(text: str) -> str:
     return _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
-# Small models copy what an instruction gives as an example, but follow turns.
-_EXPLAINED = (
-    (
-        ('" and she put two<< apples>> in the basket"', '" juice of<< oranges>> and<< lemons>>,"'),
-        ('" the engine was repaired by a team of three"',),
-        (" apples", " oranges", " lemons"),
-        "fruit",
-    ),
-    (
-        ('" the old bridge<< fell>> in a storm"', '" he<< ran>> home and<< slept>>"'),
-        ('" they will fall, run and sleep"',),
-        (" fell", " ran", " slept"),
-        "verbs in the past tense",
-    ),
-)
-
-
 def explain_messages(examples: LatentExamples, vocabulary: Vocabulary) -> tuple[Message, ...]:
-    """What do the marked tokens have in common, which the windows beside them lack?"""
+    """What do the marked tokens have in common, which the windows beside them lack?
+
+    No solved examples stand before the question: small models copy their solutions.
+    """
     activating = [example.window for example in examples.explain if example.activating]
     activating.sort(key=lambda window: float(window.activations.max()), reverse=True)
     others = [example.window for example in examples.explain if not example.activating]
-    turns = [
-        message
-        for with_marks, without, runs, phrase in _EXPLAINED
-        for message in (_puzzle(with_marks, without, runs), Message("assistant", phrase))
-    ]
-    runs = [run for window in activating for run in _runs(window, vocabulary)]
-    with_marks, without = ([marked(window, vocabulary) for window in some] for some in (activating, others))
-    return (*turns, _puzzle(with_marks, without, runs))
+    runs = dict.fromkeys(quoted(run.strip()) for window in activating for run in _runs(window, vocabulary))
+    sections = (
+        f"These words were marked in texts: {', '.join(runs)}",
+        "\n".join(["Texts with marked words:", *(marked(window, vocabulary) for window in activating)]),
+        "\n".join(["Texts without marked words:", *(marked(window, vocabulary) for window in others)]),
+        "What do the marked words have in common? Answer with a short phrase of at most eight words.",
+    )
+    return (Message("user", "\n\n".join(sections)),)
 
 
 def _runs(window: Window, vocabulary: Vocabulary) -> Iterable[str]:
@@ -94,17 +80,6 @@ def _runs(window: Window, vocabulary: Vocabulary) -> Iterable[str]:
     for fires, run in groupby(tokens, key=lambda token: bool(token[0])):
         if fires:
             yield "".join(string for _, string in run)
-
-
-def _puzzle(with_marks: Iterable[str], without: Iterable[str], runs: Iterable[str]) -> Message:
-    different = dict.fromkeys(quoted(run.strip()) for run in runs)
-    sections = (
-        "\n".join(["Texts without marks:", *without]),
-        "\n".join(["Texts with marks:", *with_marks]),
-        f"Marked: {', '.join(different)}",
-        "What are the marked words? Answer with one short phrase.",
-    )
-    return Message("user", "\n\n".join(sections))
 
 
 # A small judge answers far better when it is asked about the description after it has read the text

@@ -58,7 +58,9 @@ def _examples_of(
     rows, peaks = grid.peaks(firings)
     fires = np.zeros(grid.n_windows, dtype=bool)
     fires[rows] = True
-    partition = strata(grid, fires, trigger_tokens(firings, one.cache, occurrences))
+    # A stratum that is switched off falls through to the next.
+    triggers = trigger_tokens(firings, one.cache, occurrences) if config.score_same_token else np.empty(0, np.int64)
+    partition = strata(grid, fires, triggers)
     drawer = _Drawer(one, firings, rows, peaks, partition, np.random.default_rng([seed, 2, latent]))
     explain = drawer.draw(
         "explain",

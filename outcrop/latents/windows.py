@@ -95,14 +95,18 @@ def build_grid(corpus: Corpus, eligible: Bool[ndarray, "n"], window_tokens: int,
 def _first_of_its_kind(tokens: Int32[ndarray, "windows w"], vocabulary: Vocabulary) -> Int64[ndarray, "kept"]:
     """The rows that repeat no earlier row, in their order."""
     present, inverse = np.unique(tokens, return_inverse=True)
-    forms: dict[str, int] = {}
-    form = np.array([forms.setdefault(_plain(vocabulary.text([token])), len(forms)) for token in present.tolist()])
+    forms: dict[str | bytes, int] = {}
+    form = np.array([forms.setdefault(_plain(vocabulary.pieces[token]), len(forms)) for token in present.tolist()])
     rows = form[inverse].reshape(tokens.shape)
     _, first = np.unique(rows, axis=0, return_index=True)
     return np.sort(first)
 
 
-def _plain(text: str) -> str:
+def _plain(piece: bytes) -> str | bytes:
     """Letters without case; every digit alike; nothing else, but where there is nothing else."""
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError:
+        return piece  # a part of a character is like nothing but itself
     kept = "".join("0" if c.isdigit() else c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
     return kept or ("" if text.isascii() else text)

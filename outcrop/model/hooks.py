@@ -28,12 +28,12 @@ class _AllSeen(Exception):
 
 
 def find_hookpoints(model: nn.Module, patterns: Sequence[str]) -> list[Hookpoint]:
-    """The modules that the patterns name, in the model's order; `*` stands for any part of a path."""
+    """The modules that the patterns name, in the model's order; `*` is one part of a path or a piece of one."""
     paths = [path for path, _ in model.named_modules() if path]
     found: set[Hookpoint] = set()
     for pattern in patterns:
         wanted = Hookpoint.parse(pattern)
-        matches = {Hookpoint(path, wanted.side) for path in paths if fnmatchcase(path, wanted.path)}
+        matches = {Hookpoint(path, wanted.side) for path in paths if _matches(path, wanted.path)}
         if not matches:
             near = difflib.get_close_matches(wanted.path, paths, n=4, cutoff=0.3)
             raise HookpointError(
@@ -43,6 +43,12 @@ def find_hookpoints(model: nn.Module, patterns: Sequence[str]) -> list[Hookpoint
         found |= matches
     order = {path: i for i, path in enumerate(paths)}
     return sorted(found, key=lambda hookpoint: (order[hookpoint.path], hookpoint.side))
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Part by part, so that `model.layers.*` names the blocks and not what is in them."""
+    parts, wanted = path.split("."), pattern.split(".")
+    return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
 
 def hookpoint_widths(model: LanguageModel) -> dict[Hookpoint, int]:

@@ -19,6 +19,7 @@ from outcrop.errors import TextError
 def read_documents(config: TextConfig) -> Iterator[str]:
     """The texts of a file or a hub data set, in their order. In a .txt file, blank lines part documents."""
     path = Path(config.path)
+    texts: Iterator[str | None]
     match "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix:
         case ".txt":
             texts = _read_txt(path)
@@ -30,7 +31,7 @@ def read_documents(config: TextConfig) -> Iterator[str]:
             raise TextError(f"{path} is none of .txt, .jsonl, .jsonl.gz, .parquet; convert it to one of them")
         case _:
             texts = _read_hub(config)
-    return (text for text in texts if text.strip())
+    return (text for text in texts if text is not None and text.strip())
 
 
 def shuffled(documents: Iterator[str], buffer: int, generator: np.random.Generator) -> Iterator[str]:
@@ -57,7 +58,7 @@ def _read_txt(path: Path) -> Iterator[str]:
             yield "".join(lines)
 
 
-def _read_jsonl(path: Path, column: str) -> Iterator[str]:
+def _read_jsonl(path: Path, column: str) -> Iterator[str | None]:
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -69,17 +70,17 @@ def _read_jsonl(path: Path, column: str) -> Iterator[str]:
             yield _field(row, column, f"{path}, line {number}")
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[str]:
+def _read_parquet(path: Path, column: str) -> Iterator[str | None]:
     if not path.is_file():
         raise TextError(f"there is no file at {path}")
     file = pq.ParquetFile(path)
     if column not in file.schema_arrow.names:
         raise TextError(_no_column(str(path), column, file.schema_arrow.names))
     for batch in file.iter_batches(columns=[column]):
-        yield from (text for text in batch.column(0).to_pylist() if text is not None)
+        yield from batch.column(0).to_pylist()
 
 
-def _read_hub(config: TextConfig) -> Iterator[str]:
+def _read_hub(config: TextConfig) -> Iterator[str | None]:
     import datasets  # takes seconds to import, and only hub data sets need it
 
     try:
@@ -100,10 +101,10 @@ def _open(path: Path) -> Any:
     return opener(path, "rt", encoding="utf-8")
 
 
-def _field(row: Any, column: str, origin: str) -> str:
+def _field(row: Any, column: str, origin: str) -> str | None:
     if not isinstance(row, Mapping) or column not in row:
         raise TextError(_no_column(origin, column, list(row) if isinstance(row, Mapping) else [type(row).__name__]))
-    return str(row[column])
+    return None if row[column] is None else str(row[column])
 
 
 def _no_column(origin: str, column: str, names: list[str]) -> str:

@@ -7,7 +7,6 @@ CE recovered = (CE_zero − CE_coder) / (CE_zero − CE_clean), spliced in at el
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -80,11 +79,9 @@ class TrainingHistory:
 def reconstruction(
     placed: PlacedCoder, values: Float[Tensor, "n d"], ce: CrossEntropy, history: TrainingHistory | None
 ) -> Reconstruction:
-    """The measures of a coder on raw held-out activations; without a history its dead shares are NaN."""
-    if placed.max_norm is not None:
-        values = values[values.float().norm(dim=1) <= placed.max_norm]
+    """The measures of a coder on raw held-out activations without sinks; without a history, no dead shares."""
     held = measure(placed.coder, values)
-    dead = history.dead_share if history else [math.nan] * placed.coder.n_layers
+    dead = history.dead_share if history else [None] * placed.coder.n_layers
     layers = zip(held.fvu, held.l0, held.norm_share, dead, held.unfired_share, strict=True)
     return Reconstruction(
         coder=placed.key,
@@ -121,7 +118,7 @@ def cross_entropy(
     advance: Advance,
 ) -> CrossEntropy:
     """The next-token loss on the first contexts with about `n_tokens` tokens, clean and with three things
-    spliced in. `values` are the corpus' raw activations, whose mean is one of the three."""
+    spliced in. `values` are its raw activations without sinks, whose mean is one of the three."""
     sums = _Sums()
     mean = values.mean(dim=0, dtype=torch.float32)
     for batch in padded_batches(corpus, _first_contexts(corpus, n_tokens), batch_tokens):

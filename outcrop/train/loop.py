@@ -172,6 +172,8 @@ def _measured(
     batch_tokens: int,
     advance: Advance,
 ) -> Trained:
+    if placed.max_norm is not None:
+        values = values[values.float().norm(dim=1) <= placed.max_norm]
     ce = cross_entropy(model, placed, held_out, values, config.ce_tokens, batch_tokens, advance)
     return Trained(placed, reconstruction(placed, values, ce, history))
 

@@ -23,7 +23,9 @@ def by_hand(coder: SparseStack, x: Tensor) -> tuple[Tensor, list[dict[int, float
     for token in x:
         reconstruction, fired = coder.decoder_bias.clone(), {}
         for number, layer in enumerate(coder.layers):
-            read = {"residual": token - reconstruction, "resnet": token + reconstruction, "parallel": token}[coder.reads]
+            read = {"residual": token - reconstruction, "resnet": token + reconstruction, "parallel": token}[
+                coder.reads
+            ]
             pre = torch.relu(layer.encoder @ read + layer.encoder_bias)
             for latent in pre.argsort(descending=True)[: coder.k].tolist():
                 if pre[latent] > 0:

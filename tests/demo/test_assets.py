@@ -21,7 +21,9 @@ def wheel(folder: Path, package: str, files: dict[str, bytes]) -> dict[str, str]
         for file, data in files.items():
             archive.writestr(f"{name}/{file}", data)
         archive.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        archive.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{name}-1.0.dist-info/RECORD", "")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"package": package, "version": "1.0", "file": path.name, "sha256": sha256}

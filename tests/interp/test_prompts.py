@@ -53,7 +53,14 @@ def test_marks_and_control_strings_of_the_text_are_made_harmless(vocabulary: Voc
 
 def test_the_explainer_sees_the_others_apart_and_the_strongest_window_first(vocabulary: Vocabulary) -> None:
     last = explain_messages(latent(), vocabulary)[-1].content
-    parts = ("without marks", '" the engine"', "with marks", '" the<< apple>>"', '" the<< pear>>"', "Marked:")
+    parts = (
+        "were marked",
+        '" the<< apple>>"',
+        '" the<< pear>>"',
+        "without marked words",
+        '" the engine"',
+        "in common?",
+    )
     places = [last.index(part) for part in parts]
     assert places == sorted(places)
 
@@ -62,7 +69,7 @@ def test_each_different_run_is_listed_once(vocabulary: Vocabulary) -> None:
     fires = {1: 1.0, 3: 1.0, 5: 1.0, 6: 1.0}
     shown = window(" the", " apple", " the", " apple", " the", " pear", "<|im_end|>", fires=fires)
     examples = replace(latent(), explain=(Example(0, 0, "explain", shown, quantile=1),))
-    assert 'Marked: "apple", "pear‹|im_end|›"\n' in explain_messages(examples, vocabulary)[-1].content
+    assert 'marked in texts: "apple", "pear‹|im_end|›"\n' in explain_messages(examples, vocabulary)[-1].content
 
 
 def test_the_explainer_sees_no_scored_window(vocabulary: Vocabulary) -> None:

@@ -8,7 +8,7 @@ from outcrop.model.corpus import Corpus
 from outcrop.types import Vocabulary
 from tests.latents.conftest import WINDOW, Cached
 
-LETTERS = Vocabulary(tuple(f" w{chr(97 + i)}".encode() for i in range(26)) + (b" 1", b" 2", b"!", b" WA"))
+LETTERS = Vocabulary((*(f" w{chr(97 + i)}".encode() for i in range(26)), b" 1", b" 2", b"!", b" WA"))
 
 
 def corpus_of(documents: list[list[int]], eligible: list[list[bool]] | None = None) -> Corpus:

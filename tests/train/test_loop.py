@@ -70,7 +70,12 @@ def test_resuming_gives_the_training_that_was_never_interrupted(
 
         with pytest.raises(Killed):
             run(
-                model, corpora, optimizer, n=2, checkpoint_directory=tmp_path, log=killing,
+                model,
+                corpora,
+                optimizer,
+                n=2,
+                checkpoint_directory=tmp_path,
+                log=killing,
                 settings={"evaluate_every_tokens": 128},
             )
     assert checkpoints.latest(tmp_path, torch.device("cpu")) is not None

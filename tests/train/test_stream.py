@@ -48,7 +48,8 @@ def test_the_stream_from_any_step_on_is_the_rest_of_the_whole(model: LanguageMod
 
 def test_batches_are_shuffled_by_the_seed(model: LanguageModel, corpora: dict[str, Corpus]) -> None:
     first, other = (
-        next(stream(model, corpora["train"], seed).steps(0, NO_LIMIT, nothing))[1][POINTS[0]].position for seed in (0, 1)
+        next(stream(model, corpora["train"], seed).steps(0, NO_LIMIT, nothing))[1][POINTS[0]].position
+        for seed in (0, 1)
     )
     assert not torch.equal(first, other)
     assert not torch.equal(first, first.sort().values)
