@@ -9,9 +9,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
-
-import httpx
+from urllib.request import urlopen
 
 from outcrop.errors import JudgeError
 
@@ -38,16 +38,22 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: object) -> None:
     for _ in range(_START_SECONDS * 5):
         if process.poll() is not None:
             break
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass  # not listening yet
+        if _is_ready(port):
+            return
         time.sleep(0.2)
     raise JudgeError(
         f"the llama.cpp server did not start on port {port} ({_last_line(log)}). "
         "Is the port taken? --port names another."
     )
+
+
+def _is_ready(port: int) -> bool:
+    """Not while nobody listens, and not while the model is being loaded."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except OSError:
+        return False
 
 
 def _last_line(log: object) -> str:
