@@ -102,7 +102,7 @@ def _show(run: Run) -> None:
     from outcrop.console import say, show
     from outcrop.report.console import console_summary
 
-    show(console_summary(run.summary()))
+    show(console_summary(run.contents.summary()))
     say(f"The report: {run.directory.page.resolve()}")
 
 

@@ -8,51 +8,42 @@ file and as complete after its last, so that a killed run goes on inside the sta
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from outcrop import config as configs
 from outcrop import stages
-from outcrop.coders.weights import PlacedCoder, load_coder, save_coder
-from outcrop.config import JudgeConfig, RunConfig
-from outcrop.errors import CoderError, ConfigError, CorruptError, OutcropError
-from outcrop.interp.client import Client, RememberingClient, connect
+from outcrop.coders.weights import PlacedCoder, load_coder
+from outcrop.config import RunConfig
+from outcrop.contents import Contents
+from outcrop.errors import CoderError, OutcropError
+from outcrop.interp.client import RememberingClient, connect
 from outcrop.interp.detection import detect
 from outcrop.interp.explain import explain
 from outcrop.interp.token_baseline import token_baseline
-from outcrop.latents.cache import LatentCache, cache_latents, open_cache
-from outcrop.latents.examples import build_examples, token_evidence
-from outcrop.latents.survey import Survey, coder_row, latent_rows, survey
-from outcrop.model.corpus import Corpus, load_corpus, load_vocabulary, save_corpus, save_vocabulary
+from outcrop.judges import STAGES as JUDGED
+from outcrop.judges import Connect, Judges
+from outcrop.latents.cache import cache_latents
+from outcrop.latents.examples import token_evidence
+from outcrop.latents.survey import Survey, coder_row, latent_rows
 from outcrop.model.hooks import find_hookpoints
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents, shuffled
 from outcrop.model.tokens import deal, vocabulary
 from outcrop.progress import Progress, silent
-from outcrop.replies import Replies
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
-from outcrop.train.loop import Trained, evaluate_coders, train
-from outcrop.types import (
-    CoderKey,
-    Explanation,
-    Judgement,
-    LatentExamples,
-    Reconstruction,
-    Vocabulary,
-)
+from outcrop.train.loop import evaluate_coders, train
+from outcrop.types import CoderKey, Explanation, Judgement, LatentExamples
 
-Connect = Callable[[str, str | None, JudgeConfig], Client]
 Say = Callable[[str], None]
 
 
@@ -71,7 +62,9 @@ class Run:
     ) -> None:
         """`fresh` makes stale stages anew instead of refusing; `say` gets one line per stage."""
         self.config, self.directory = config, RunDirectory(path)
-        self._fresh, self._connect, self._progress, self._say = fresh, connect, progress, say
+        self.contents = Contents(self.directory, config, progress)
+        self._judges = Judges(config.judge, connect)
+        self._fresh, self._progress, self._say = fresh, progress, say
 
     def until(self, last: str) -> None:
         """Do every stage up to `last` that is not complete. Raises StaleError where settings have changed."""
@@ -86,10 +79,6 @@ class Run:
                 else:
                     self._do(stage, begun=mark is not None)
 
-    def summary(self) -> dict[str, Any]:
-        """What the report stage found, as in `report/summary.json`."""
-        return json.loads(self.directory.summary.read_text(encoding="utf-8"))
-
     # -- the stages ---------------------------------------------------------------------------------------
 
     def _tokens(self) -> None:
@@ -99,18 +88,16 @@ class Run:
             wanted["train"] = config.train.tokens
         generator = np.random.default_rng(config.seed)
         documents = shuffled(read_documents(config.text), config.text.shuffle_documents, generator)
-        self.directory.tokens.mkdir(exist_ok=True)
-        for part, corpus in deal(documents, self._model.tokenizer, config.text, wanted).items():
-            save_corpus(corpus, self._part(part))
-        save_vocabulary(vocabulary(self._model.tokenizer), self.directory.tokens / "vocabulary.safetensors")
+        corpora = deal(documents, self._model.tokenizer, config.text, wanted)
+        self.contents.save_corpora(corpora, vocabulary(self._model.tokenizer))
 
     def _train(self) -> None:
         coder = self.config.coder
         if coder.path is None:
             trained = train(
                 self._model,
-                self._corpus("train"),
-                self._corpus("held_out"),
+                self.contents.corpus("train"),
+                self.contents.corpus("held_out"),
                 dict.fromkeys(self._coder_keys, coder),
                 self.config.train,
                 seed=self.config.seed,
@@ -122,20 +109,20 @@ class Run:
         else:
             trained = evaluate_coders(
                 self._model,
-                self._corpus("held_out"),
+                self.contents.corpus("held_out"),
                 self._given_coders,
                 self.config.train,
                 batch_tokens=self.config.model.batch_tokens,
                 progress=self._progress,
             )
         for one in trained:
-            self._save_coder(one)
+            self.contents.save_coder(one)
 
     def _cache(self) -> None:
         cache_latents(
             self._model,
-            self._corpus("cache"),
-            self._coders,
+            self.contents.corpus("cache"),
+            self.contents.coders,
             self.directory.cache,
             self.config.cache,
             batch_tokens=self.config.model.batch_tokens,
@@ -143,45 +130,48 @@ class Run:
         )
 
     def _examples(self) -> None:
-        with self._results() as results:
+        with self.contents.results() as results:
             results.clear("coders", "latents", "strata", "examples", "explanations", "judgements")
-            for one in self._surveys:
+            for one in self.contents.surveys:
                 results.add_coder(coder_row(one), latent_rows(one))
-            results.add_examples(self._latent_examples)
+            results.add_examples(self.contents.examples)
 
     def _explain(self) -> None:
-        with self._results() as results, Replies(self.directory.replies) as replies:
+        here = self.contents
+        with here.results() as results, here.replies() as replies:
             results.clear("explanations", "judgements")
-            client = RememberingClient(self._client("explain"), replies)
-            found = explain(
-                self._latent_examples, client, self._vocabulary, self.config.explain, progress=self._progress
-            )
+            client = RememberingClient(self._judges.client("explain"), replies)
+            found = explain(here.examples, client, here.vocabulary, self.config.explain, progress=self._progress)
             for group in _grouped(found):
                 results.add_explanations(group)
 
     def _score(self) -> None:
-        with self._results() as results, Replies(self.directory.replies) as replies:
+        here = self.contents
+        with here.results() as results, here.replies() as replies:
             results.clear("judgements")
-            results.add_judgements(token_baseline(self._latent_examples, chain(*map(token_evidence, self._surveys))))
-            client = RememberingClient(self._client("score"), replies)
+            results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
+            client = RememberingClient(self._judges.client("score"), replies)
+            explanations = results.explanations()
             found = detect(
-                self._latent_examples,
-                results.explanations(),
-                client,
-                self._vocabulary,
-                self.config.score,
-                progress=self._progress,
+                here.examples, explanations, client, here.vocabulary, self.config.score, progress=self._progress
             )
             for group in _grouped(found):
                 results.add_judgements(group)
 
     def _report(self) -> None:
-        with self._results() as results:
-            summary = summarise(results, self.reconstructions(), self.config.report)
-            page = render_page(summary, latent_pages(results, self._latent_examples, self._vocabulary))
-        self.directory.report.mkdir(exist_ok=True)
-        write_atomically(self.directory.summary, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
-        write_atomically(self.directory.page, page.encode())
+        here = self.contents
+        with here.results() as results:
+            summary = summarise(results, here.reconstructions(), self.config.report)
+            page = render_page(summary, latent_pages(results, here.examples, here.vocabulary))
+        here.save_report(summary, page)
+
+    def _log(self, record: dict[str, Any]) -> None:
+        self.contents.log(record)
+        dead = ", ".join(f"{share:.1%}" for share in record["dead_share"])
+        self._say(
+            f"  step {record['step']} of {record['steps']}, {record['coder']}: held-out FVU {record['fvu']:.3f}, "
+            f"L0 {record['l0']:.1f}, dead by layer {dead}"
+        )
 
     # -- begun, complete, stale ---------------------------------------------------------------------------
 
@@ -197,7 +187,7 @@ class Run:
             if stages.left_nothing(stage, self.directory):  # corrected settings need no --fresh then
                 self.directory.unmark(stage)
             raise
-        self.directory.mark(stage, StageMark(mark.settings, complete=True, model=mark.model, address=mark.address))
+        self.directory.mark(stage, replace(mark, complete=True))
 
     def _write_config(self) -> None:
         path, data = self.directory.config, configs.dump(self.config).encode()
@@ -206,7 +196,7 @@ class Run:
 
     def _drop_stale(self, last: str) -> None:
         """Raises before anything is changed."""
-        stale = stages.stale_stages(self.config, self.directory.marks(), self._who_answers)
+        stale = stages.stale_stages(self.config, self.directory.marks(), self._model_of)
         if not self._fresh:
             stages.refuse(stale, self.directory)
         self._require_judge(last, [staleness.stage for staleness in stale])
@@ -217,88 +207,25 @@ class Run:
     def _require_judge(self, last: str, stale: list[str]) -> None:
         """That none is given is told before any work, if one will be needed."""
         marks = self.directory.marks()
-        for stage in ("explain", "score"):
+        for stage in JUDGED:
             done = stage in marks and marks[stage].complete and stage not in stale
             if not done and stages.ORDER.index(stage) <= stages.ORDER.index(last):
-                self._address(stage)
+                self._judges.address(stage)
 
     def _who(self, stage: str) -> dict[str, str]:
         """The language model that does a stage, for its mark."""
-        if stage not in ("explain", "score"):
+        if stage not in JUDGED:
             return {}
-        return {"model": self._client(stage).model, "address": self._address(stage)}
+        return {"model": self._judges.client(stage).model, "address": self._judges.address(stage)}
 
-    def _who_answers(self, stage: str) -> str | None:
-        """The identity of a stage's language model, asked only where another address is given than before."""
-        mark = self.directory.marks()[stage]
-        judge = self.config.judge
-        if mark.model is None or (judge.name is None and judge.explainer is None):
-            return None
-        named = judge.explainer_model or judge.model if stage == "explain" else judge.model
-        if mark.complete and mark.address == self._address(stage) and named in (None, mark.model):
-            return None
-        return self._client(stage).model
+    def _model_of(self, stage: str) -> str | None:
+        return self._judges.changed(stage, self.directory.marks()[stage])
 
-    # -- what the stages read ------------------------------------------------------------------------------
+    # -- what the first stages begin with ------------------------------------------------------------------
 
     @cached_property
     def _model(self) -> LanguageModel:
         return load_model(self.config.model)
-
-    @cached_property
-    def _vocabulary(self) -> Vocabulary:
-        return load_vocabulary(self.directory.tokens / "vocabulary.safetensors")
-
-    @cached_property
-    def _coders(self) -> list[PlacedCoder]:
-        return [
-            PlacedCoder(CoderKey.parse(path.name), *load_coder(path))
-            for path in sorted(self.directory.coders.iterdir())
-        ]
-
-    def _open_cache(self, placed: PlacedCoder, corpus: Corpus) -> LatentCache:
-        try:
-            return open_cache(self.directory.cache, placed, corpus)
-        except CorruptError:
-            # Once the damaged shard is removed, the next run caches it again.
-            self.directory.mark("cache", replace(self.directory.marks()["cache"], complete=False))
-            raise
-
-    @cached_property
-    def _surveys(self) -> list[Survey]:
-        corpus, config = self._corpus("cache"), self.config
-        return [
-            survey(
-                self._open_cache(placed, corpus),
-                self._vocabulary,
-                config.select,
-                config.examples,
-                window_tokens=config.cache.window_tokens,
-                seed=config.seed,
-            )
-            for placed in self._coders
-        ]
-
-    @cached_property
-    def _latent_examples(self) -> list[LatentExamples]:
-        return [
-            examples
-            for one in self._surveys
-            for examples in build_examples(one, self.config.examples, seed=self.config.seed, progress=self._progress)
-        ]
-
-    def reconstructions(self) -> list[Reconstruction]:
-        """How well each coder reconstructs, as measured when it was trained."""
-        return [_read_reconstruction(path / _RECONSTRUCTION) for path in sorted(self.directory.coders.iterdir())]
-
-    def _results(self) -> Results:
-        return Results(self.directory.results)
-
-    def _part(self, part: str) -> Path:
-        return self.directory.tokens / f"{part}.safetensors"
-
-    def _corpus(self, part: str) -> Corpus:
-        return load_corpus(self._part(part))
 
     @cached_property
     def _coder_keys(self) -> list[CoderKey]:
@@ -311,51 +238,6 @@ class Run:
         path, keys = self.config.coder.path, self._coder_keys
         return [_place(Path(path), key, alone=len(keys) == 1) for key in keys] if path else []
 
-    def _client(self, stage: str) -> Client:
-        return self._explainer if stage == "explain" else self._judge
-
-    @cached_property
-    def _judge(self) -> Client:
-        return self._connect(self._address("score"), self.config.judge.model, self.config.judge)
-
-    @cached_property
-    def _explainer(self) -> Client:
-        judge = self.config.judge
-        if judge.explainer in (None, judge.name) and judge.explainer_model in (None, judge.model):
-            return self._judge
-        return self._connect(self._address("explain"), judge.explainer_model, judge)
-
-    def _address(self, stage: str) -> str:
-        judge = self.config.judge
-        address = judge.explainer or judge.name if stage == "explain" else judge.name
-        if address is None:
-            raise ConfigError(
-                "no judge is given. --judge takes the address of an OpenAI-compatible server (http://…/v1) or a "
-                "transformers model; it explains and scores."
-            )
-        return address
-
-    # -- what the stages write -----------------------------------------------------------------------------
-
-    def _save_coder(self, trained: Trained) -> None:
-        directory = self.directory.coders / str(trained.placed.key)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_coder(trained.placed.coder, directory, trained.placed.max_norm)
-        text = json.dumps(asdict(trained.reconstruction), indent=1)
-        write_atomically(directory / _RECONSTRUCTION, (text + "\n").encode())
-
-    def _log(self, record: dict[str, Any]) -> None:
-        """Append to metrics.jsonl, in place of what a killed training had logged from this step on."""
-        path = self.directory.metrics
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if not _repeats(json.loads(line), record)]
-        write_atomically(path, ("\n".join([*kept, json.dumps(record)]) + "\n").encode())
-        dead = ", ".join(f"{share:.1%}" for share in record["dead_share"])
-        self._say(
-            f"  step {record['step']} of {record['steps']}, {record['coder']}: held-out FVU {record['fvu']:.3f}, "
-            f"L0 {record['l0']:.1f}, dead by layer {dead}"
-        )
-
 
 _DO: dict[str, Callable[[Run], None]] = {
     "tokens": Run._tokens,
@@ -367,8 +249,6 @@ _DO: dict[str, Callable[[Run], None]] = {
     "report": Run._report,
 }
 
-_RECONSTRUCTION = "reconstruction.json"
-_RECONSTRUCTIONS = TypeAdapter(Reconstruction)
 _GROUP = 256  # rows of one transaction
 
 
@@ -386,10 +266,6 @@ def tabulate(
     results.add_explanations(explanations)
     results.add_judgements(judgements)
     return results
-
-
-def _repeats(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    return old["coder"] == new["coder"] and old["step"] >= new["step"]
 
 
 def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:
@@ -412,7 +288,3 @@ def _place(path: Path, key: CoderKey, *, alone: bool) -> PlacedCoder:
     raise CoderError(
         f"{path} holds no coder for {key.source}: expected cfg.json in {' or '.join(map(str, candidates))}"
     )
-
-
-def _read_reconstruction(path: Path) -> Reconstruction:
-    return _RECONSTRUCTIONS.validate_json(path.read_bytes())

@@ -238,7 +238,7 @@ def _watch_databases(moments: _Moments) -> None:
 
 
 def _watch_work(moments: _Moments) -> None:
-    from outcrop import pipeline
+    from outcrop import contents, pipeline
     from outcrop.latents import cache
     from outcrop.train import loop
 
@@ -253,7 +253,7 @@ def _watch_work(moments: _Moments) -> None:
     moments.around(loop, "train_step", lambda state, x, step, *_: f"step {step} of {state.key.source}")
     moments.around(loop, "cross_entropy", lambda model, placed, *_: f"the cross-entropy of {placed.key.source}")
     moments.around(cache, "_encode_range", lambda m, corpus, coders, shard, *_: f"shard {shard.index} is encoded")
-    moments.around(pipeline, "survey", lambda *_, **__: moments.numbered("survey"))
+    moments.around(contents, "survey", lambda *_, **__: moments.numbered("survey"))
     moments.around(pipeline, "summarise", lambda *_: "the summary is made")
     moments.around(pipeline, "render_page", lambda *_: "the page is made")
 

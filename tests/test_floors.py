@@ -12,7 +12,7 @@ FLOORS = [
     {"model", "coders"},
     {"train", "latents", "interp", "metrics"},
     {"report"},
-    {"stages"},
+    {"stages", "contents", "judges"},
     {"pipeline"},
     {"console", "demo"},
     {"cli"},

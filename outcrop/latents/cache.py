@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -134,9 +134,14 @@ def cache_latents(
 
     Shards that are there already are kept, so that a killed call goes on where it was.
     """
+    coders = [replace(placed, coder=placed.coder.to(model.device)) for placed in coders]
     hashes = {str(placed.key): coder_hash(placed) for placed in coders}
     ranges = shard_ranges(corpus, config.shard_tokens)
-    missing = [r for r in ranges if not all(_is_done(_path(directory, p.key, r), corpus, hashes) for p in coders)]
+    missing = [
+        r
+        for r in ranges
+        if not all(_is_done(_path(directory, p.key, r), corpus, hashes[str(p.key)], r) for p in coders)
+    ]
     done = corpus.n_eligible - sum(int(corpus.eligible[r.start : r.stop].sum()) for r in missing)
     with progress("caching latents", corpus.n_eligible, "tokens", done=done) as advance:
         for shard_range in missing:
@@ -170,7 +175,7 @@ def shard_ranges(corpus: Corpus, shard_tokens: int) -> list[ShardRange]:
 
 
 def coder_hash(placed: PlacedCoder) -> str:
-    digest = hashlib.sha256(json.dumps([str(placed.key), placed.max_norm]).encode())
+    digest = hashlib.sha256(json.dumps([str(placed.key), placed.max_norm, placed.coder.k, placed.coder.reads]).encode())
     for _, tensor in sorted(placed.coder.state_dict().items()):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -287,9 +292,10 @@ def _metadata(corpus: Corpus, key: CoderKey, coder: str, shard_range: ShardRange
     return {"outcrop": json.dumps({"key": str(key), "text": corpus.hash, "coder": coder, "start": start, "stop": stop})}
 
 
-def _is_done(path: Path, corpus: Corpus, coders: Mapping[str, str]) -> bool:
-    """Whether this shard is there, of this text and this coder."""
+def _is_done(path: Path, corpus: Corpus, coder: str, shard_range: ShardRange) -> bool:
+    """Whether this shard is there: of this text, this coder and this range."""
     if not path.exists():
         return False
     shard = _Shard(path)
-    return shard.text == corpus.hash and shard.coder == coders[path.parent.name]
+    expected = (corpus.hash, coder, shard_range.start, shard_range.stop)
+    return (shard.text, shard.coder, shard.start, shard.stop) == expected

@@ -1,0 +1,135 @@
+"""What a run directory holds, read when it is asked for and then kept.
+
+Stages and dashboards read a run through this one object; it knows where each thing lies and in
+which form.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from outcrop.coders.weights import PlacedCoder, load_coder, save_coder
+from outcrop.config import RunConfig
+from outcrop.errors import CorruptError
+from outcrop.latents.cache import LatentCache, open_cache
+from outcrop.latents.examples import build_examples
+from outcrop.latents.survey import Survey, survey
+from outcrop.model.corpus import Corpus, load_corpus, load_vocabulary, save_corpus, save_vocabulary
+from outcrop.progress import Progress
+from outcrop.replies import Replies
+from outcrop.results import Results
+from outcrop.run import RunDirectory, write_atomically
+from outcrop.train.loop import Trained
+from outcrop.types import CoderKey, LatentExamples, Reconstruction, Vocabulary
+
+_RECONSTRUCTION = "reconstruction.json"
+_RECONSTRUCTIONS = TypeAdapter(Reconstruction)
+
+
+class Contents:
+    """The things in one run directory, under the settings that are wanted of it."""
+
+    def __init__(self, directory: RunDirectory, config: RunConfig, progress: Progress) -> None:
+        self.directory, self._config, self._progress = directory, config, progress
+
+    def corpus(self, part: str) -> Corpus:
+        return load_corpus(self._part(part))
+
+    def save_corpora(self, corpora: dict[str, Corpus], vocabulary: Vocabulary) -> None:
+        self.directory.tokens.mkdir(exist_ok=True)
+        for part, corpus in corpora.items():
+            save_corpus(corpus, self._part(part))
+        save_vocabulary(vocabulary, self._vocabulary)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return load_vocabulary(self._vocabulary)
+
+    @cached_property
+    def coders(self) -> list[PlacedCoder]:
+        return [PlacedCoder(CoderKey.parse(path.name), *load_coder(path)) for path in self._coder_folders()]
+
+    def reconstructions(self) -> list[Reconstruction]:
+        """How well each coder reconstructs, as measured when it was trained."""
+        return [_RECONSTRUCTIONS.validate_json((path / _RECONSTRUCTION).read_bytes()) for path in self._coder_folders()]
+
+    def save_coder(self, trained: Trained) -> None:
+        folder = self.directory.coders / str(trained.placed.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_coder(trained.placed.coder, folder, trained.placed.max_norm)
+        text = json.dumps(asdict(trained.reconstruction), indent=1)
+        write_atomically(folder / _RECONSTRUCTION, (text + "\n").encode())
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append to metrics.jsonl, in place of what a killed training had logged from this step on."""
+        path = self.directory.metrics
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if not _repeats(json.loads(line), record)]
+        write_atomically(path, ("\n".join([*kept, json.dumps(record)]) + "\n").encode())
+
+    @cached_property
+    def surveys(self) -> list[Survey]:
+        """Every coder's cache, seen as a whole."""
+        corpus, config = self.corpus("cache"), self._config
+        return [
+            survey(
+                self._open_cache(placed, corpus),
+                self.vocabulary,
+                config.select,
+                config.examples,
+                window_tokens=config.cache.window_tokens,
+                seed=config.seed,
+            )
+            for placed in self.coders
+        ]
+
+    @cached_property
+    def examples(self) -> list[LatentExamples]:
+        """The windows of every selected latent."""
+        return [
+            examples
+            for one in self.surveys
+            for examples in build_examples(one, self._config.examples, seed=self._config.seed, progress=self._progress)
+        ]
+
+    def results(self) -> Results:
+        return Results(self.directory.results)
+
+    def replies(self) -> Replies:
+        return Replies(self.directory.replies)
+
+    def summary(self) -> dict[str, Any]:
+        return json.loads(self.directory.summary.read_text(encoding="utf-8"))
+
+    def save_report(self, summary: dict[str, Any], page: str) -> None:
+        self.directory.report.mkdir(exist_ok=True)
+        write_atomically(self.directory.summary, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(self.directory.page, page.encode())
+
+    def _open_cache(self, placed: PlacedCoder, corpus: Corpus) -> LatentCache:
+        try:
+            return open_cache(self.directory.cache, placed, corpus)
+        except CorruptError:
+            # Once the damaged shard is removed, the next run caches it again.
+            self.directory.mark("cache", replace(self.directory.marks()["cache"], complete=False))
+            raise
+
+    def _part(self, part: str) -> Path:
+        return self.directory.tokens / f"{part}.safetensors"
+
+    @property
+    def _vocabulary(self) -> Path:
+        return self._part("vocabulary")
+
+    def _coder_folders(self) -> list[Path]:
+        return sorted(self.directory.coders.iterdir())
+
+
+def _repeats(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return old["coder"] == new["coder"] and old["step"] >= new["step"]

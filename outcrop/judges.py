@@ -1,0 +1,56 @@
+"""Which language model does which stage: one explains, one scores; often they are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from outcrop.config import JudgeConfig
+from outcrop.errors import ConfigError
+from outcrop.interp.client import Client
+from outcrop.run import StageMark
+
+Connect = Callable[[str, str | None, JudgeConfig], Client]
+
+STAGES = ("explain", "score")
+
+
+class Judges:
+    """The language models that the settings name; each is connected to when it is first needed."""
+
+    def __init__(self, config: JudgeConfig, connect: Connect) -> None:
+        self._config, self._connect = config, connect
+
+    def client(self, stage: str) -> Client:
+        return self._explainer if stage == "explain" else self._judge
+
+    def address(self, stage: str) -> str:
+        """Where a stage's model is, as the settings say; ConfigError if they do not."""
+        address = self._config.explainer or self._config.name if stage == "explain" else self._config.name
+        if address is None:
+            raise ConfigError(
+                "no judge is given. --judge takes the address of an OpenAI-compatible server (http://…/v1) or a "
+                "transformers model; it explains and scores."
+            )
+        return address
+
+    def changed(self, stage: str, mark: StageMark) -> str | None:
+        """The identity of the model that would do a stage now; None where the one that did it is still
+        meant. It is asked only where the settings name another address or name than before."""
+        if mark.model is None or (self._config.name is None and self._config.explainer is None):
+            return None
+        named = self._config.explainer_model or self._config.model if stage == "explain" else self._config.model
+        if mark.complete and mark.address == self.address(stage) and named in (None, mark.model):
+            return None
+        return self.client(stage).model
+
+    @cached_property
+    def _judge(self) -> Client:
+        return self._connect(self.address("score"), self._config.model, self._config)
+
+    @cached_property
+    def _explainer(self) -> Client:
+        own = self._config.explainer not in (None, self._config.name)
+        if not own and self._config.explainer_model in (None, self._config.model):
+            return self._judge
+        return self._connect(self.address("explain"), self._config.explainer_model, self._config)
