@@ -114,7 +114,7 @@ class TrainConfig(_Strict):
 
     tokens: int = 10_000_000
     """Eligible tokens to train on, each seen once."""
-    held_out_tokens: int = 32_768
+    held_out_tokens: int = 16_384
     """Tokens of documents of their own on which FVU, L0 and the dead share are measured."""
     ce_tokens: int = 8_192
     """Of these, the tokens on which the coder is spliced into the model (cross-entropy recovered)."""
