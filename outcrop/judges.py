@@ -39,7 +39,7 @@ class Judges:
         meant. It is asked only where the settings name another address or name than before."""
         if mark.model is None or (self._config.name is None and self._config.explainer is None):
             return None
-        named = self._config.explainer_model or self._config.model if stage == "explain" else self._config.model
+        named = self._explainer_model if stage == "explain" else self._config.model
         if mark.complete and mark.address == self.address(stage) and named in (None, mark.model):
             return None
         return self.client(stage).model
@@ -50,7 +50,12 @@ class Judges:
 
     @cached_property
     def _explainer(self) -> Client:
-        own = self._config.explainer not in (None, self._config.name)
-        if not own and self._config.explainer_model in (None, self._config.model):
+        if self.address("explain") == self._config.name and self._explainer_model == self._config.model:
             return self._judge
-        return self._connect(self.address("explain"), self._config.explainer_model, self._config)
+        return self._connect(self.address("explain"), self._explainer_model, self._config)
+
+    @property
+    def _explainer_model(self) -> str | None:
+        """The name asked for at the explainer's address; the judge's name says nothing of another server."""
+        own_server = self._config.explainer not in (None, self._config.name)
+        return self._config.explainer_model if own_server else self._config.explainer_model or self._config.model

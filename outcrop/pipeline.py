@@ -77,6 +77,7 @@ class Run:
                 if mark and mark.complete:
                     self._say(f"{stage}: complete")
                 else:
+                    self.directory.unmark(*stages.ORDER[stages.ORDER.index(stage) + 1 :])
                     self._do(stage, begun=mark is not None)
 
     # -- the stages ---------------------------------------------------------------------------------------

@@ -58,6 +58,9 @@ class Replies:
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             self._open(path)
+        except sqlite3.OperationalError:
+            self._db.close()
+            raise
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise CorruptError(

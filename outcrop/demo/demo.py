@@ -47,7 +47,7 @@ def demo_config(command: DemoCommand, assets: Assets) -> RunConfig:
         model=ModelConfig(name=str(assets.language_model())),
         text=TextConfig(path=str(assets.leads())),
         hookpoints=("model.layers.15",),
-        coder=CoderConfig(n_latents=3_072, k=16, layers=3),
+        coder=CoderConfig(n_latents=2_304, k=16, layers=3),
         train=TrainConfig(tokens=400_000, held_out_tokens=16_384, ce_tokens=4_096, dead_after_tokens=100_000),
         cache=CacheConfig(tokens=220_000, shard_tokens=40_000),
         select=SelectConfig(n_latents=24),
@@ -73,6 +73,7 @@ class DemoConnector:
 
     def __call__(self, name: str, model: str | None, config: JudgeConfig) -> Client:
         if name == self._config.judge.explainer:
+            model = self._command.judge  # a foreign server on this port is refused
             judge = self._command.judge
             gguf, module = self._assets.gguf(judge), self._assets.server()
             self._servers.enter_context(llama_server(module, gguf, self._command.port, judge))

@@ -59,17 +59,18 @@ def _finished(text: str) -> str:
 def explain_messages(examples: LatentExamples, vocabulary: Vocabulary) -> tuple[Message, ...]:
     """What do the marked tokens have in common, which the windows beside them lack?
 
-    No solved examples stand before the question: small models copy their solutions.
+    No solved examples stand before the question, because small models copy their solutions; and the list
+    of marked words bears no quotation marks, because they copy such a list.
     """
     activating = [example.window for example in examples.explain if example.activating]
     activating.sort(key=lambda window: float(window.activations.max()), reverse=True)
     others = [example.window for example in examples.explain if not example.activating]
-    runs = dict.fromkeys(quoted(run.strip()) for window in activating for run in _runs(window, vocabulary))
+    runs = dict.fromkeys(quoted(run.strip())[1:-1] for window in activating for run in _runs(window, vocabulary))
     sections = (
         f"These words were marked in texts: {', '.join(runs)}",
         "\n".join(["Texts with marked words:", *(marked(window, vocabulary) for window in activating)]),
         "\n".join(["Texts without marked words:", *(marked(window, vocabulary) for window in others)]),
-        "What do the marked words have in common? Answer with a short phrase of at most eight words.",
+        "What do the marked words have in common? Answer with the name of a topic, a meaning or a kind of word.",
     )
     return (Message("user", "\n\n".join(sections)),)
 

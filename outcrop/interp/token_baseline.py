@@ -24,11 +24,11 @@ SCORER = "token_baseline"
 class TokenRule:
     """A probability of firing per token type, and the window probability from which on it says yes."""
 
-    log_miss: Float64[ndarray, types]  # log(1 − p̂_t)
+    log_miss: Float64[ndarray, "types"]  # log(1 − p̂_t)
     unseen: float  # the same for a type that the explain documents lack
     threshold: float
 
-    def probability(self, tokens: Int[ndarray, "windows w"]) -> Float64[ndarray, windows]:
+    def probability(self, tokens: Int[ndarray, "windows w"]) -> Float64[ndarray, "windows"]:
         known = tokens < len(self.log_miss)
         log_miss = np.where(known, self.log_miss[np.where(known, tokens, 0)], self.unseen)
         return -np.expm1(log_miss.sum(axis=-1))
@@ -60,7 +60,7 @@ def token_baseline(examples: Iterable[LatentExamples], evidence: Iterable[TokenE
             )
 
 
-def _best_threshold(probability: Float64[ndarray, windows], fires: ndarray) -> float:
+def _best_threshold(probability: Float64[ndarray, "windows"], fires: ndarray) -> float:
     """The window probability at or above which TPR − FPR is largest; the highest of equals."""
     candidates = np.unique(probability)
     positive, negative = np.sort(probability[fires]), np.sort(probability[~fires])

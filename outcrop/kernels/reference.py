@@ -53,7 +53,7 @@ class _TopKEncode(torch.autograd.Function):
         return (
             _weighted_rows(grad, indices, weight) if needs_x else None,
             _transposed_product(grad, indices, x, n_latents) if needs_weight else None,
-            grad.new_zeros(n_latents).index_add_(0, indices.flatten(), grad.flatten()) if needs_bias else None,
+            _transposed_product(grad, indices, grad.new_ones(len(x), 1), n_latents).squeeze(1) if needs_bias else None,
             None,
         )
 

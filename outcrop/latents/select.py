@@ -58,8 +58,9 @@ def _draw(
     generator: np.random.Generator,
 ) -> list[tuple[Int64[ndarray, "chosen"], float]]:
     """From each bin of log firing rate: the chosen latents, and the chance that each had."""
-    if len(group) == 0:
+    if len(group) == 0 or quota == 0:
         return []
+    n_bins = min(n_bins, quota)  # so that the rare bins do not take what the frequent ones are due
     log_rate = np.log(firing_rate[group])
     edges = np.linspace(log_rate.min(), log_rate.max(), n_bins + 1)
     bin_of = np.clip(np.searchsorted(edges, log_rate, side="right") - 1, 0, n_bins - 1)

@@ -36,7 +36,7 @@ def auroc(
     scores_up, scores_down = np.concatenate(up), np.concatenate(down)
     wins = (scores_up[:, None] > scores_down) + 0.5 * (scores_up[:, None] == scores_down)
     value = np.clip(_spread(up, u) @ wins @ _spread(down, v), 0, 1)
-    if np.all(wins == 1) or np.all(wins == 0):
+    if np.all(wins == wins.flat[0]):  # all won, all lost or all tied: no resample can differ
         return Estimate(np.asarray(value), _MISSING.low, _MISSING.high)
     draws = np.clip(((_resample(up, u, sampling) @ wins) * _resample(down, v, sampling)).sum(-1), 0, 1)
     return sampling.interval(value, draws, draws)

@@ -76,7 +76,11 @@ def capture(model: LanguageModel, tokens: Int[Tensor, "b t"], hookpoints: Sequen
     """What passes the hookpoints. Right-padded tokens are safe: a causal model's real positions never see them."""
     seen: Activations = {}
 
-    def keep(hookpoint: Hookpoint, tensor: Tensor) -> None:
+    def keep(hookpoint: Hookpoint, tensor: Any) -> None:
+        if not isinstance(tensor, Tensor) or tensor.ndim != 3 or tensor.shape[:2] != tokens.shape:
+            raise HookpointError(
+                f"{hookpoint} does not carry one vector per token; `outcrop hookpoints MODEL` lists the places that do"
+            )
         seen[hookpoint] = tensor
         if len(seen) == len(hookpoints):
             raise _AllSeen

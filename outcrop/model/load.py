@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from outcrop.config import ModelConfig
@@ -28,25 +29,21 @@ class LanguageModel:
     def device(self) -> torch.device:
         return torch.device(self.module.device)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(iter(self.module.parameters())).dtype
-
 
 def load_model(config: ModelConfig) -> LanguageModel:
     """Load weights and tokenizer; `ModelError` says what was tried."""
-    device = choose_device(config.device)
     where = _where(config)
     try:
+        device = choose_device(config.device)
         tokenizer = AutoTokenizer.from_pretrained(**where)
         module = AutoModelForCausalLM.from_pretrained(**where, dtype=choose_dtype(config.dtype, device))
-    except (OSError, ValueError, KeyError) as error:
+        module = module.to(device).eval().requires_grad_(False)
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"cannot load the language model {config.name!r}: {reason} "
             "Expected a directory with config.json and safetensors, a hub name, or a .gguf file."
         ) from error
-    module = module.to(device).eval().requires_grad_(False)
     return LanguageModel(module, tokenizer, f"{Path(config.name).stem}-{hash_weights(module)}")
 
 

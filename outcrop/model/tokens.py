@@ -56,11 +56,6 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
     return Vocabulary(tuple(text.removeprefix(prefix).encode() for text in texts))
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
-    text = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 class _Builder:
     """Collects the documents of one part."""
 

@@ -7,6 +7,7 @@ CE recovered = (CE_zero − CE_coder) / (CE_zero − CE_clean), spliced in at el
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def cross_entropy(
     for batch in padded_batches(corpus, _first_contexts(corpus, n_tokens), batch_tokens):
         _add_losses(sums, model, placed, mean, batch, corpus)
         advance(int((batch.position >= 0).sum()))
-    n = max(1, sums.n)
+    n = sums.n or math.nan
     return CrossEntropy(sums.n, sums.clean / n, sums.coder / n, sums.zero / n, sums.mean / n, sums.kl / n)
 
 

@@ -54,7 +54,7 @@ def plan_blocks(corpus: Corpus, block_tokens: int, batch_tokens: int) -> list[Bl
     start = tokens = 0
     for context, n in enumerate(per_context):
         tokens += int(n)
-        if tokens >= block_tokens or context == corpus.n_contexts - 1:
+        if tokens >= block_tokens or (tokens and context == corpus.n_contexts - 1):
             blocks.append(Block(len(blocks), range(start, context + 1), max(1, round(tokens / batch_tokens))))
             start, tokens = context + 1, 0
     return blocks

@@ -69,7 +69,7 @@ def test_each_different_run_is_listed_once(vocabulary: Vocabulary) -> None:
     fires = {1: 1.0, 3: 1.0, 5: 1.0, 6: 1.0}
     shown = window(" the", " apple", " the", " apple", " the", " pear", "<|im_end|>", fires=fires)
     examples = replace(latent(), explain=(Example(0, 0, "explain", shown, quantile=1),))
-    assert 'marked in texts: "apple", "pear‹|im_end|›"\n' in explain_messages(examples, vocabulary)[-1].content
+    assert "marked in texts: apple, pear‹|im_end|›\n" in explain_messages(examples, vocabulary)[-1].content
 
 
 def test_the_explainer_sees_no_scored_window(vocabulary: Vocabulary) -> None:
