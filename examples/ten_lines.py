@@ -14,7 +14,7 @@ def main(model_name: str, text_file: str, hookpoint: str, judge_address: str) ->
     )
     [place] = oc.find_hookpoints(model.module, [hookpoint])
     coders = {oc.CoderKey("stack", place, place, seed=0): oc.CoderConfig(n_latents=1024, k=16, layers=3)}
-    trained = oc.train(model, parts["train"], parts["held_out"], coders, oc.TrainConfig(ce_tokens=1_000))
+    trained = oc.train_coders(model, parts["train"], parts["held_out"], coders, oc.TrainConfig(ce_tokens=1_000))
     [cache] = oc.cache_latents(
         model, parts["cache"], [one.placed for one in trained], Path(tempfile.mkdtemp()), oc.CacheConfig()
     )

@@ -36,7 +36,7 @@ _HOME = {
     "outcrop.pipeline": ("Run", "tabulate"),
     "outcrop.report.summary": ("summarise",),
     "outcrop.results": ("Results",),
-    "outcrop.train.loop": ("Trained", "train"),
+    "outcrop.train.loop": ("Trained", "train_coders"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

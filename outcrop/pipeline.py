@@ -41,7 +41,7 @@ from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
-from outcrop.train.loop import evaluate_coders, train
+from outcrop.train.loop import evaluate_coders, train_coders
 from outcrop.types import CoderKey, Explanation, Judgement, LatentExamples
 
 Say = Callable[[str], None]
@@ -95,7 +95,7 @@ class Run:
     def _train(self) -> None:
         coder = self.config.coder
         if coder.path is None:
-            trained = train(
+            trained = train_coders(
                 self._model,
                 self.contents.corpus("train"),
                 self.contents.corpus("held_out"),

@@ -61,3 +61,7 @@ def test_a_floor_that_is_broken_would_be_seen(tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text("from outcrop.report.page import y\nfrom outcrop import pipeline\nimport outcrop.cli\n")
     assert imported_rooms(path) == {"report", "pipeline", "cli"}
+
+
+def test_no_public_name_is_hidden_by_a_room_of_the_same_name() -> None:
+    assert not set(outcrop.__all__) & set(FLOOR_OF)

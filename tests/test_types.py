@@ -1,6 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outcrop.errors import ConfigError
 from outcrop.types import CoderKey, Hookpoint, Message, Request, Vocabulary
 
 PATHS = st.text("abc._/-%, ü", min_size=1)
@@ -16,6 +18,11 @@ def test_a_coder_key_comes_back_from_its_file_name(setting: str, path: str, side
 def test_the_input_side_is_written_behind_the_path() -> None:
     assert str(Hookpoint("model.layers.3.mlp", "input")) == "model.layers.3.mlp:input"
     assert Hookpoint.parse("model.layers.3.mlp:input") == Hookpoint("model.layers.3.mlp", "input")
+
+
+def test_a_mistyped_side_is_refused() -> None:
+    with pytest.raises(ConfigError, match="inptu"):
+        Hookpoint.parse("model.layers.3:inptu")
 
 
 @given(st.text(max_size=30), st.lists(st.integers(1, 3), max_size=40))

@@ -42,7 +42,7 @@ class Trained:
     reconstruction: Reconstruction
 
 
-def train(
+def train_coders(
     model: LanguageModel,
     text: Corpus,
     held_out: Corpus,

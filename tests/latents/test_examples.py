@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -177,6 +179,20 @@ def test_the_selection_is_a_spread_over_layers_and_firing_rates() -> None:
     other = select_latents(statistics, is_rare(statistics, CONFIG), 3, SelectConfig(n_latents=24, n_rate_bins=8), 1)
     assert np.array_equal(chosen.latents, again.latents)
     assert not np.array_equal(chosen.latents, other.latents)
+
+
+def test_a_small_selection_still_reaches_the_frequent_latents() -> None:
+    rates = np.tile(np.logspace(-5, -1, 200), 3)
+    statistics = statistics_of(rates)
+    chosen = select_latents(statistics, is_rare(statistics, CONFIG), 3, SelectConfig(n_latents=6, n_rate_bins=8), 0)
+    assert np.bincount(chosen.latents // 200).tolist() == [2, 2, 2]
+    assert (rates[chosen.latents] > 1e-3).reshape(3, 2).sum(axis=1).tolist() == [1, 1, 1]
+
+
+def test_a_switched_off_stratum_falls_through_to_random(cached: Cached) -> None:
+    latent = next(x for x in built(cached) if x.strata[0].stratum == "same_token").latent.index
+    (examples,) = build_examples(surveyed(cached, latents=[latent]), replace(CONFIG, score_same_token=0))
+    assert [(s.stratum, s.share) for s in examples.strata] == [("random", 1.0)]
 
 
 def test_the_selection_takes_no_dead_and_no_rare_latent_and_all_when_too_few() -> None:

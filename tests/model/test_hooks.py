@@ -21,6 +21,16 @@ def test_a_path_does_not_match_those_that_begin_with_it(model: LanguageModel) ->
     assert [str(h) for h in find_hookpoints(model.module, ["model.layers.1"])] == ["model.layers.1"]
 
 
+def test_a_wildcard_crosses_no_dot(model: LanguageModel) -> None:
+    found = find_hookpoints(model.module, ["model.layers.*"])
+    assert [str(h) for h in found] == [f"model.layers.{i}" for i in range(3)]
+
+
+def test_a_module_without_a_vector_per_token_is_refused(model: LanguageModel) -> None:
+    with pytest.raises(HookpointError, match="does not carry one vector per token"):
+        capture(model, TOKENS, [Hookpoint("model.rotary_emb")])
+
+
 def test_an_unknown_hookpoint_names_the_nearest(model: LanguageModel) -> None:
     with pytest.raises(HookpointError, match=r"'model\.layers\.1\.mpl'.*model\.layers\.1\.mlp"):
         find_hookpoints(model.module, ["model.layers.1.mpl"])

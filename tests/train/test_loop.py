@@ -11,7 +11,7 @@ from outcrop.errors import CoderError
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.train import checkpoint as checkpoints
-from outcrop.train.loop import Trained, evaluate_coders, train
+from outcrop.train.loop import Trained, evaluate_coders, train_coders
 from outcrop.train.normalise import estimate
 from outcrop.types import CoderKey, Hookpoint
 
@@ -29,7 +29,7 @@ def run(
 ) -> list[Trained]:
     config = TrainConfig(optimizer=optimizer, **SETTINGS, **more.pop("settings", {}))
     coders = dict.fromkeys(keys(n), CODER)
-    return train(model, corpora["train"], corpora["held_out"], coders, config, **more)
+    return train_coders(model, corpora["train"], corpora["held_out"], coders, config, **more)
 
 
 def same_weights(a: Trained, b: Trained) -> bool:
