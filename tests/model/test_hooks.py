@@ -28,7 +28,7 @@ def test_a_wildcard_crosses_no_dot(model: LanguageModel) -> None:
 
 def test_a_module_without_a_vector_per_token_is_refused(model: LanguageModel) -> None:
     with pytest.raises(HookpointError, match="does not carry one vector per token"):
-        capture(model, TOKENS, [Hookpoint("model.rotary_emb")])
+        capture(model, TOKENS, [Hookpoint("model")])
 
 
 def test_an_unknown_hookpoint_names_the_nearest(model: LanguageModel) -> None:
