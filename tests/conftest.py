@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
 
+from outcrop import cli
 from outcrop.config import ModelConfig, TextConfig
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents
 from outcrop.model.tokens import deal
+from tests.llm_server import LLMServer
 from tests.tiny import write_corpus, write_model
+from tests.tiny_run import arguments, write_inputs
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +42,28 @@ def corpora(model: LanguageModel, text_file: Path) -> dict[str, Corpus]:
     """Held-out, cache and train parts."""
     config = TextConfig(path=str(text_file), context_tokens=48, max_document_tokens=80)
     return deal(read_documents(config), model.tokenizer, config, {"held_out": 500, "cache": 3_000, "train": 4_000})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LLMServer]:
+    with LLMServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, inputs: tuple[Path, Path], server: LLMServer) -> Path:
+    """A finished run; not to be changed."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    assert cli.main(["run", "--out", str(path), *arguments(*inputs, server.address)]) == 0
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, finished: Path) -> Path:
+    """A finished run of one's own."""
+    return shutil.copytree(finished, tmp_path / "run")

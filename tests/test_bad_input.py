@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -29,35 +29,10 @@ from outcrop.run import RunDirectory
 from outcrop.stages import ORDER
 from tests.llm_server import LLMServer
 from tests.tiny import write_corpus, write_model
-from tests.tiny_run import arguments, files, tables, write_inputs
+from tests.tiny_run import arguments, files, tables
 
 Inputs = tuple[Path, Path]
 Refused = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LLMServer]:
-    with LLMServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs, server: LLMServer) -> Path:
-    """A finished run; not to be changed."""
-    path = tmp_path_factory.mktemp("finished") / "run"
-    assert cli.main(["run", "--out", str(path), *arguments(*inputs, server.address)]) == 0
-    return path
-
-
-@pytest.fixture
-def run(tmp_path: Path, finished: Path) -> Path:
-    """A finished run of one's own."""
-    return shutil.copytree(finished, tmp_path / "run")
 
 
 @pytest.fixture

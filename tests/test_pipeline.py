@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +18,11 @@ from outcrop.run import RunDirectory
 from outcrop.stages import ORDER
 from tests.llm_server import Completion, LLMServer, by_hash
 from tests.tiny import write_model
-from tests.tiny_run import HOOKPOINTS, arguments, files, tables, write_inputs
+from tests.tiny_run import HOOKPOINTS, arguments, files, tables
 
 N_LATENTS = 2 * 2 * 64  # hookpoints, layers, latents of a layer
 
 Inputs = tuple[Path, Path]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    return write_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LLMServer]:
-    with LLMServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, inputs: Inputs, server: LLMServer) -> Path:
-    """A finished run; not to be changed."""
-    path = tmp_path_factory.mktemp("finished") / "run"
-    assert cli.main(["run", "--out", str(path), *arguments(*inputs, server.address)]) == 0
-    return path
-
-
-@pytest.fixture
-def run(tmp_path: Path, finished: Path) -> Path:
-    """A finished run of one's own."""
-    return shutil.copytree(finished, tmp_path / "run")
 
 
 def snapshot(run: Path) -> dict[str, tuple[int, bytes]]:

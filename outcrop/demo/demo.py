@@ -10,6 +10,7 @@ from typing import Any
 from outcrop.config import (
     CacheConfig,
     CoderConfig,
+    ExamplesConfig,
     JudgeConfig,
     ModelConfig,
     RunConfig,
@@ -48,9 +49,10 @@ def demo_config(command: DemoCommand, assets: Assets) -> RunConfig:
         text=TextConfig(path=str(assets.leads())),
         hookpoints=("model.layers.15",),
         coder=CoderConfig(n_latents=2_304, k=16, layers=3),
-        train=TrainConfig(tokens=400_000, held_out_tokens=16_384, ce_tokens=4_096, dead_after_tokens=100_000),
-        cache=CacheConfig(tokens=220_000, shard_tokens=40_000),
+        train=TrainConfig(tokens=400_000, held_out_tokens=16_384, ce_tokens=2_048, dead_after_tokens=100_000),
+        cache=CacheConfig(tokens=205_000, shard_tokens=40_000),
         select=SelectConfig(n_latents=24),
+        examples=ExamplesConfig(explain_random=2, explain_same_token=2),
         judge=JudgeConfig(
             name=str(assets.judge(command.judge)) if embedded else command.judge,
             explainer=f"http://127.0.0.1:{command.port}/v1" if embedded else None,

@@ -22,7 +22,9 @@ _LEAD_IN = re.compile(r"^(short |one |the )*(explanation|answer|phrase|descripti
 _THEY = re.compile(
     r"^(they|these words|the marked words) (are|have in common|share)( all)?( that)?( related to)?:?\s+", re.IGNORECASE
 )
-_WRAPPING = " \t\"'`*“”‘’«»"
+_FILLER = re.compile(r"^(the )?(topic|concept|meaning) of ", re.IGNORECASE)
+_WRAPPING = " \t`*"
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
 
 
 def explain(
@@ -65,8 +67,16 @@ def _failed(latent: LatentExamples, request: str, failure: Failure) -> Explanati
 def phrase(reply: str) -> str:
     """The first line that says something, without quotes, lead-in and full stop."""
     for line in _THOUGHTS.sub("", reply).splitlines():
-        bare = _LEAD_IN.sub("", line.strip(_WRAPPING)).strip(_WRAPPING).removesuffix(".").strip(_WRAPPING)
-        bare = _THEY.sub("", bare)
+        bare = _bare(_LEAD_IN.sub("", _bare(line)))
+        bare = _bare(_FILLER.sub("", _THEY.sub("", bare)))
         if any(character.isalnum() for character in bare):
             return bare
     return ""
+
+
+def _bare(text: str) -> str:
+    """Without spaces, emphasis, a full stop, and quotation marks around the whole."""
+    text = text.strip(_WRAPPING).removesuffix(".").strip(_WRAPPING)
+    if len(text) > 1 and text[1:-1].count(text[0]) == 0 and _QUOTES.get(text[0]) == text[-1]:
+        return _bare(text[1:-1])
+    return text

@@ -31,6 +31,7 @@ from outcrop.errors import JudgeError
 from outcrop.types import Failure, FailureKind, Reply, Request
 
 _TOP_LOGPROBS = 20  # the most that OpenAI's interface allows
+_NO_KEY = "none"  # local servers want any key at all
 _FIRST_WAIT_SECONDS = 0.5  # doubled after every attempt
 _LONGEST_BACKOFF_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 300.0  # who asks for more is taken to refuse
@@ -49,7 +50,7 @@ class OpenAIClient:
 
     def __init__(self, address: str, model: str | None, config: JudgeConfig) -> None:
         self._address = address
-        self._key = os.environ.get("OPENAI_API_KEY") or "none"  # local servers want any key at all
+        self._key = os.environ.get("OPENAI_API_KEY") or _NO_KEY
         self._config = config
         self.model = self._choose(model)
 
@@ -126,7 +127,7 @@ class OpenAIClient:
     def _shown(self, error: BaseException) -> str:
         """An error in words. Some servers repeat the key when they refuse it."""
         words = str(error) or type(error).__name__
-        return _whole(words.replace(self._key, "…"))[:_LONGEST_DETAIL]
+        return _whole(words.replace(self._key, "…") if self._key != _NO_KEY else words)[:_LONGEST_DETAIL]
 
     def _server(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(

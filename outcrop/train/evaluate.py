@@ -44,18 +44,18 @@ class HeldOut:
 @torch.no_grad()
 def measure(coder: SparseStack, x: Float[Tensor, "n d"]) -> HeldOut:
     """FVU, L0 and share of the norm of each layer, and which latents fired."""
-    mean = x.double().mean(dim=0).float()
+    mean = x.mean(dim=0, dtype=torch.float32)
     total = 0.0
     error, l0, norm = (torch.zeros(coder.n_layers, dtype=torch.double) for _ in range(3))
     fired = torch.zeros(coder.n_layers, coder.latents_per_layer, dtype=torch.bool, device=x.device)
     for chunk in x.split(_CHUNK):
         chunk = chunk.float()
-        total += float((chunk - mean).double().pow(2).sum())
+        total += float((chunk - mean).pow(2).sum())
         reconstruction = coder.decoder_bias.expand_as(chunk)
         for i, layer in enumerate(coder.run(chunk)):
             reconstruction = reconstruction + layer.output
-            error[i] += float((chunk - reconstruction).double().pow(2).sum())
-            norm[i] += float(layer.output.double().pow(2).sum())
+            error[i] += float((chunk - reconstruction).pow(2).sum())
+            norm[i] += float(layer.output.pow(2).sum())
             l0[i] += float((layer.values > 0).sum())
             fired[i, layer.indices[layer.values > 0]] = True
     n = len(x)
@@ -64,7 +64,7 @@ def measure(coder: SparseStack, x: Float[Tensor, "n d"]) -> HeldOut:
         fvu=(error / total).tolist(),
         l0=(l0 / n).tolist(),
         norm_share=(norm / norm.sum()).tolist(),
-        unfired_share=(1 - fired.double().mean(dim=1)).tolist(),
+        unfired_share=(1 - fired.cpu().double().mean(dim=1)).tolist(),
     )
 
 

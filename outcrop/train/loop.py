@@ -9,8 +9,10 @@ one device.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from outcrop.coders.weights import PlacedCoder
 from outcrop.config import CoderConfig, TrainConfig
-from outcrop.errors import CoderError
+from outcrop.errors import CoderError, StaleError
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.progress import Advance, Progress, silent
@@ -58,14 +60,16 @@ def train_coders(
     """Train every coder on its hookpoint, all from one forward pass of the model.
 
     `batch_tokens` bounds that forward pass. With a checkpoint directory, training goes on from
-    its newest checkpoint. `log` gets one record per held-out measurement and coder.
+    its newest checkpoint, or raises StaleError if that was made with another text, model or
+    settings. `log` gets one record per held-out measurement and coder.
     """
     hookpoints = tuple(dict.fromkeys(key.source for key in coders))
     with progress("held-out activations", held_out.n_eligible, "tokens") as advance:
         held = load_block(model, held_out, range(held_out.n_contexts), hookpoints, batch_tokens, advance)
     stream = Stream(model, text, hookpoints, config, seed, batch_tokens)
-    watch = _Watch(stream.n_steps, config, held, log, checkpoint_directory)
-    saved = checkpoints.latest(checkpoint_directory, model.device) if checkpoint_directory else None
+    made_with = _fingerprint(model, text, coders, config, seed, batch_tokens)
+    watch = _Watch(stream.n_steps, config, held, log, checkpoint_directory, made_with)
+    saved = _checkpoint(checkpoint_directory, model, made_with)
     first = saved.step if saved else 0
     with progress("training", text.n_eligible, "tokens", done=stream.tokens_before(first)) as advance:
         if saved:
@@ -109,6 +113,7 @@ class _Watch:
     held: Activations
     log: Log
     checkpoint_directory: Path | None
+    made_with: str
 
     def after(self, step: int, states: Sequence[CoderState], losses: Sequence[float]) -> None:
         if self._is_time(step, self.config.evaluate_every_tokens):
@@ -116,7 +121,7 @@ class _Watch:
                 self.log(self._record(step, state, loss))
         if self.checkpoint_directory and self._is_time(step, self.config.checkpoint_every_tokens):
             saved = {str(state.key): state.state_dict() for state in states}
-            checkpoints.save(checkpoints.Checkpoint(step, saved), self.checkpoint_directory)
+            checkpoints.save(checkpoints.Checkpoint(step, self.made_with, saved), self.checkpoint_directory)
 
     def _is_time(self, step: int, every_tokens: int) -> bool:
         return step % max(1, round(every_tokens / self.config.batch_tokens)) == 0 or step == self.n_steps
@@ -135,6 +140,41 @@ class _Watch:
             "unfired_share": held.unfired_share,
             "gamma": normaliser.gamma,
         }
+
+
+# Settings of when and on what to measure, which no weight depends on.
+_ONLY_MEASURED = {
+    "ce_tokens",
+    "checkpoint_every_tokens",
+    "dead_after_tokens",
+    "evaluate_every_tokens",
+    "held_out_tokens",
+}
+
+
+def _fingerprint(
+    model: LanguageModel,
+    text: Corpus,
+    coders: Mapping[CoderKey, CoderConfig],
+    config: TrainConfig,
+    seed: int,
+    batch_tokens: int,
+) -> str:
+    """Of everything that the weights depend on."""
+    architectures = {str(key): asdict(coder) for key, coder in coders.items()}
+    settings = {name: value for name, value in asdict(config).items() if name not in _ONLY_MEASURED}
+    everything = [model.identity, text.hash, architectures, settings, seed, batch_tokens]
+    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+
+
+def _checkpoint(directory: Path | None, model: LanguageModel, made_with: str) -> checkpoints.Checkpoint | None:
+    """The one to go on from."""
+    saved = checkpoints.latest(directory, model.device) if directory else None
+    if saved and saved.made_with != made_with:
+        raise StaleError(
+            f"{directory} holds a training of another text, model or settings; remove it, or name another directory"
+        )
+    return saved
 
 
 def _new_states(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -38,6 +37,6 @@ def estimate(x: Float[Tensor, "n d"], sink_norm_multiple: float | None) -> Norma
         norm = x.norm(dim=1)
         max_norm = sink_norm_multiple * float(norm.median())
         x = x[norm <= max_norm]
-    mean = x.mean(dim=0, dtype=torch.double)
+    mean = x.mean(dim=0)
     scale = float((x - mean).pow(2).mean().sqrt())
-    return Normaliser(mean.float(), scale, max_norm)
+    return Normaliser(mean, scale, max_norm)

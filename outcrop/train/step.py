@@ -34,7 +34,7 @@ class CoderState:
 
     def dead_share(self, dead_after_tokens: int) -> list[float]:
         """Of each layer: latents that have not fired for so many tokens."""
-        return (self.since_fired >= dead_after_tokens).double().mean(dim=1).tolist()
+        return (self.since_fired >= dead_after_tokens).cpu().double().mean(dim=1).tolist()
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -47,6 +47,9 @@ def explained(index: int = 0, text: str | None = "fruit") -> Explanation:
         ("<think>apples … pears</think>\nfruit", "fruit"),
         ("<think>apples and", ""),
         ("...\n\n---", ""),
+        ('They are all related to the concept of "agriculture".', "agriculture"),
+        ('"rise" and "fall"', '"rise" and "fall"'),
+        ('the word "disease"', 'the word "disease"'),
     ],
 )
 def test_a_reply_is_cleaned_to_its_phrase(reply: str, text: str) -> None:

@@ -124,15 +124,7 @@ def test_strata_add_up_to_one_and_equal_a_count_by_hand(cached: Cached) -> None:
 
 
 def test_what_a_stratum_cannot_supply_is_noted_and_not_replaced(cached: Cached) -> None:
-    greedy = ExamplesConfig(
-        n_quantiles=2,
-        explain_activating=4,
-        explain_random=3,
-        explain_same_token=2,
-        score_activating=6,
-        score_random=5,
-        score_same_token=100_000,
-    )
+    greedy = replace(CONFIG, score_same_token=100_000)
     latent = next(
         latent for latent in built(cached) if any(s.stratum == "same_token" for s in latent.strata)
     ).latent.index

@@ -7,7 +7,7 @@ import torch
 
 from outcrop.coders.weights import PlacedCoder
 from outcrop.config import CoderConfig, Optimizer, TrainConfig
-from outcrop.errors import CoderError
+from outcrop.errors import CoderError, CorruptError, StaleError
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.train import checkpoint as checkpoints
@@ -93,13 +93,25 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
 
 
 def test_a_half_written_checkpoint_is_not_taken_for_one(tmp_path: Path) -> None:
-    checkpoints.save(checkpoints.Checkpoint(5, {}), tmp_path)
+    checkpoints.save(checkpoints.Checkpoint(5, "", {}), tmp_path)
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "state.pt").write_bytes(b"half")
     found = checkpoints.latest(tmp_path, torch.device("cpu"))
     assert found is not None and found.step == 5
-    checkpoints.save(checkpoints.Checkpoint(9, {}), tmp_path)
+    checkpoints.save(checkpoints.Checkpoint(9, "", {}), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000009"]
+
+
+def test_a_checkpoint_of_other_settings_or_that_is_damaged_is_refused(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    run(model, corpora, checkpoint_directory=tmp_path)
+    with pytest.raises(StaleError, match="another text, model or settings"):
+        run(model, corpora, checkpoint_directory=tmp_path, settings={"lr": 0.1})
+    (state,) = tmp_path.glob("step-*/state.pt")
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(CorruptError, match=r"state\.pt cannot be read"):
+        run(model, corpora, checkpoint_directory=tmp_path)
 
 
 def test_a_coder_at_the_wrong_place_is_refused(model: LanguageModel, corpora: dict[str, Corpus]) -> None:
