@@ -28,15 +28,23 @@ def is_rare(statistics: LatentStatistics, config: ExamplesConfig) -> Bool[ndarra
     return (statistics.n_fired > 0) & ~enough
 
 
+def is_everywhere(
+    statistics: LatentStatistics, n_explain: int, n_score: int, config: ExamplesConfig
+) -> Bool[ndarray, "latents"]:
+    """Fires in so many of the windows of each half that too few are left in which it does not."""
+    few_to_explain = n_explain - statistics.n_explain_windows < config.explain_random
+    return few_to_explain | (n_score - statistics.n_score_windows < config.score_random)
+
+
 def select_latents(
-    statistics: LatentStatistics, rare: Bool[ndarray, "latents"], n_layers: int, config: SelectConfig, seed: int
+    statistics: LatentStatistics, left_out: Bool[ndarray, "latents"], n_layers: int, config: SelectConfig, seed: int
 ) -> Selection:
-    """`n_latents` of those that fired and are not rare; fewer where there are not so many.
+    """`n_latents` of those that fired and are not left out; fewer where there are not so many.
 
     The layers share them equally; within a layer, the bins of log firing rate do.
     """
     generator = np.random.default_rng([seed, 1])
-    candidates = np.flatnonzero((statistics.n_fired > 0) & ~rare)
+    candidates = np.flatnonzero((statistics.n_fired > 0) & ~left_out)
     layer = candidates // (len(statistics.n_fired) // n_layers)
     groups = [candidates[layer == i] for i in range(n_layers)]
     bins = [

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from outcrop.config import ExamplesConfig, SelectConfig
 from outcrop.latents.cache import LatentCache
-from outcrop.latents.select import Selection, is_rare, select_latents
+from outcrop.latents.select import Selection, is_everywhere, is_rare, select_latents
 from outcrop.latents.split import score_documents
 from outcrop.latents.statistics import LatentStatistics, latent_statistics
 from outcrop.latents.windows import Grid, build_grid
@@ -48,7 +48,9 @@ def survey(
     is_score = score_documents(cache.corpus.n_documents, seed)
     statistics = latent_statistics(cache, grid, is_score)
     rare = is_rare(statistics, examples)
-    selection = select_latents(statistics, rare, cache.n_layers, select, seed)
+    n_score = int(is_score[grid.document].sum())
+    everywhere = is_everywhere(statistics, grid.n_windows - n_score, n_score, examples)
+    selection = select_latents(statistics, rare | everywhere, cache.n_layers, select, seed)
     return Survey(cache, grid, is_score, statistics, rare, selection)
 
 

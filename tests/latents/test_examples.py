@@ -9,7 +9,7 @@ from outcrop.config import ExamplesConfig, SelectConfig
 from outcrop.latents.cache import Firings
 from outcrop.latents.examples import build_examples, token_evidence
 from outcrop.latents.negatives import strata, trigger_tokens
-from outcrop.latents.select import Selection, is_rare, select_latents
+from outcrop.latents.select import Selection, is_everywhere, is_rare, select_latents
 from outcrop.latents.split import in_split, score_documents
 from outcrop.latents.statistics import LatentStatistics, latent_statistics, token_counts
 from outcrop.latents.survey import Survey, coder_row, latent_rows, survey
@@ -185,6 +185,13 @@ def test_a_switched_off_stratum_falls_through_to_random(cached: Cached) -> None:
     latent = next(x for x in built(cached) if x.strata[0].stratum == "same_token").latent.index
     (examples,) = build_examples(surveyed(cached, latents=[latent]), replace(CONFIG, score_same_token=0))
     assert [(s.stratum, s.share) for s in examples.strata] == [("random", 1.0)]
+
+
+def test_a_latent_that_fires_nearly_everywhere_is_told_apart() -> None:
+    statistics = statistics_of(np.array([1e-3, 1e-3]))  # each fires in 1,000 windows of either half
+    assert is_everywhere(statistics, 1_003, 1_005, CONFIG).tolist() == [False, False]
+    assert is_everywhere(statistics, 1_002, 1_005, CONFIG).tolist() == [True, True]
+    assert is_everywhere(statistics, 1_003, 1_004, CONFIG).tolist() == [True, True]
 
 
 def test_the_selection_takes_no_dead_and_no_rare_latent_and_all_when_too_few() -> None:
