@@ -187,13 +187,15 @@ def _watch_files(moments: _Moments) -> None:
 
     def _open(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         file = open_(self, mode, *args, **kwargs)
-        if "w" in mode and self.name.endswith(_UNFINISHED):
+        if "w" in mode and self.name.endswith(_UNFINISHED) and not _is_hidden(self):
             moments.pass_(f"{_place(self)} is empty")
             return _Halves(file, lambda: moments.pass_(f"half of {_place(self)}"))
         return file
 
     def renamed(move: Callable[[Path, Any], Path]) -> Callable[[Path, Any], Path]:
         def watched(self: Path, target: Any) -> Path:
+            if _is_hidden(self):
+                return move(self, target)
             moments.pass_(f"before {_place(Path(target))} has its name")
             moved = move(self, target)
             moments.pass_(f"after {_place(Path(target))} has its name")
@@ -202,6 +204,11 @@ def _watch_files(moments: _Moments) -> None:
         return watched
 
     Path.open, Path.replace, Path.rename = _open, renamed(replace), renamed(rename)
+
+
+def _is_hidden(path: Path) -> bool:
+    """Inside a checkpoint that has no name yet: its own renaming is the moment."""
+    return path.parent.name == "unfinished"
 
 
 def _place(path: Path) -> str:
