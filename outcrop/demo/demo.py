@@ -42,7 +42,7 @@ class DemoCommand:
 
 
 def demo_config(command: DemoCommand, assets: Assets) -> RunConfig:
-    """Sizes at which two cores are done in a quarter of an hour."""
+    """Sizes that keep two cores busy for about a quarter of an hour."""
     embedded = command.judge in EMBEDDED
     return RunConfig(
         model=ModelConfig(name=str(assets.language_model())),
