@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from outcrop.coders.weights import PlacedCoder, load_coder, save_coder
+from outcrop.coders.placed import PlacedCoder
+from outcrop.coders.weights import load_coder, save_coder
 from outcrop.config import RunConfig
 from outcrop.errors import CorruptError
 from outcrop.latents.cache import LatentCache, open_cache

@@ -19,10 +19,11 @@ import numpy as np
 
 from outcrop import config as configs
 from outcrop import stages
-from outcrop.coders.weights import PlacedCoder, load_coder
-from outcrop.config import RunConfig
+from outcrop.coders.placed import PlacedCoder
+from outcrop.coders.weights import find_coder, load_coder
+from outcrop.config import CoderConfig, RunConfig
 from outcrop.contents import Contents
-from outcrop.errors import CoderError, OutcropError
+from outcrop.errors import OutcropError
 from outcrop.interp.client import RememberingClient, connect
 from outcrop.interp.detection import detect
 from outcrop.interp.explain import explain
@@ -32,7 +33,7 @@ from outcrop.judges import Connect, Judges
 from outcrop.latents.cache import cache_latents
 from outcrop.latents.examples import token_evidence
 from outcrop.latents.survey import Survey, coder_row, latent_rows
-from outcrop.model.hooks import find_hookpoints
+from outcrop.model.hooks import find_places
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents, shuffled
 from outcrop.model.tokens import deal, vocabulary
@@ -41,6 +42,7 @@ from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
+from outcrop.trackers import Track, trackers
 from outcrop.train.loop import evaluate_coders, train_coders
 from outcrop.types import CoderKey, Explanation, Judgement, LatentExamples
 
@@ -85,7 +87,7 @@ class Run:
     def _tokens(self) -> None:
         config = self.config
         wanted = {"held_out": config.train.held_out_tokens, "cache": config.cache.tokens}
-        if not self._given_coders:  # and what is wrong with hookpoints or coders is told before any work
+        if not self._given_coders or config.train.finetune:  # and what is wrong with coders is told before any work
             wanted["train"] = config.train.tokens
         generator = np.random.default_rng(config.seed)
         documents = shuffled(read_documents(config.text), config.text.shuffle_documents, generator)
@@ -93,29 +95,32 @@ class Run:
         self.contents.save_corpora(corpora, vocabulary(self._model.tokenizer))
 
     def _train(self) -> None:
-        coder = self.config.coder
-        if coder.path is None:
-            trained = train_coders(
-                self._model,
-                self.contents.corpus("train"),
-                self.contents.corpus("held_out"),
-                dict.fromkeys(self._coder_keys, coder),
-                self.config.train,
-                seed=self.config.seed,
-                batch_tokens=self.config.model.batch_tokens,
-                checkpoint_directory=self.directory.checkpoints,
-                log=self._log,
-                progress=self._progress,
-            )
-        else:
-            trained = evaluate_coders(
-                self._model,
-                self.contents.corpus("held_out"),
-                self._given_coders,
-                self.config.train,
-                batch_tokens=self.config.model.batch_tokens,
-                progress=self._progress,
-            )
+        config, given = self.config, self._given_coders
+        with trackers(config.train.track, self.directory.path, configs.to_dict(config)) as track:
+            if given and not config.train.finetune:
+                trained = evaluate_coders(
+                    self._model,
+                    self.contents.corpus("held_out"),
+                    given,
+                    config.train,
+                    batch_tokens=config.model.batch_tokens,
+                    progress=self._progress,
+                )
+            else:
+                trained = train_coders(
+                    self._model,
+                    self.contents.corpus("train"),
+                    self.contents.corpus("held_out"),
+                    self._coders,
+                    config.train,
+                    given=given,
+                    seed=config.seed,
+                    batch_tokens=config.model.batch_tokens,
+                    checkpoint_directory=self.directory.checkpoints,
+                    log=lambda record: self._log(record, track),
+                    say=self._say,
+                    progress=self._progress,
+                )
         for one in trained:
             self.contents.save_coder(one)
 
@@ -166,9 +171,10 @@ class Run:
             page = render_page(summary, latent_pages(results, here.examples, here.vocabulary))
         here.save_report(summary, page)
 
-    def _log(self, record: dict[str, Any]) -> None:
+    def _log(self, record: dict[str, Any], track: Track) -> None:
         self.contents.log(record)
-        dead = ", ".join(f"{share:.1%}" for share in record["dead_share"])
+        track(record)
+        dead = ", ".join("?" if share is None else f"{share:.1%}" for share in record["dead_share"])
         self._say(
             f"  step {record['step']} of {record['steps']}, {record['coder']}: held-out FVU {record['fvu']:.3f}, "
             f"L0 {record['l0']:.1f}, dead by layer {dead}"
@@ -229,15 +235,26 @@ class Run:
         return load_model(self.config.model)
 
     @cached_property
-    def _coder_keys(self) -> list[CoderKey]:
-        hookpoints = find_hookpoints(self._model.module, self.config.hookpoints)
-        return [CoderKey(self.config.coder.name, h, h, self.config.seed) for h in hookpoints]
+    def _coders(self) -> dict[CoderKey, CoderConfig]:
+        """Every setting at every place with every seed."""
+        places = find_places(self._model.module, self.config.hookpoints)
+        settings = [self.config.coder, *self.config.more_coders]
+        return {
+            CoderKey(setting.name, *place, seed): setting
+            for setting in settings
+            for place in places
+            for seed in setting.seeds or (self.config.seed,)
+        }
 
     @cached_property
     def _given_coders(self) -> list[PlacedCoder]:
-        """Those of `coder.path`; none where coders are to be trained."""
-        path, keys = self.config.coder.path, self._coder_keys
-        return [_place(Path(path), key, alone=len(keys) == 1) for key in keys] if path else []
+        """Those of `coder.path`; none where coders are to be trained from the start."""
+        path = self.config.coder.path
+        if path is None:
+            return []
+        alone = len(self._coders) == 1
+        found = {key: load_coder(find_coder(path, key, alone=alone)) for key in self._coders}
+        return [PlacedCoder(key, *coder) for key, coder in found.items()]
 
 
 _DO: dict[str, Callable[[Run], None]] = {
@@ -277,15 +294,3 @@ def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:
             yield group
             group = []
     yield group
-
-
-def _place(path: Path, key: CoderKey, *, alone: bool) -> PlacedCoder:
-    """The coder of one hookpoint: in `path` itself, or in the folder there that is named for the hookpoint."""
-    names = (str(key.source), str(key.source).removeprefix("model."), str(key))
-    candidates = [*([path] if alone else []), *(path / name for name in names)]
-    for candidate in candidates:
-        if (candidate / "cfg.json").exists():
-            return PlacedCoder(key, *load_coder(candidate))
-    raise CoderError(
-        f"{path} holds no coder for {key.source}: expected cfg.json in {' or '.join(map(str, candidates))}"
-    )

@@ -27,17 +27,21 @@ _SETTINGS: dict[str, tuple[str, ...]] = {
         "text",
         "coder.path",  # a given coder needs no text for training
         "train.tokens",
+        "train.finetune",
         "train.held_out_tokens",
         "cache.tokens",
         "seed",
     ),
-    "train": ("model.dtype", "model.device", "model.batch_tokens", "hookpoints", "coder", "train"),
+    "train": ("model.dtype", "model.device", "model.batch_tokens", "hookpoints", "coder", "more_coders", "train"),
     "cache": ("cache.shard_tokens",),
     "examples": ("cache.window_tokens", "select", "examples"),
     "explain": ("explain",),
     "score": ("score",),
     "report": ("report",),
 }
+
+# Where measures and activations are kept beside the run.
+_NO_RESULT = {"train.track", "train.activations"}
 
 _NEEDS: dict[str, tuple[str, ...]] = {
     "tokens": (),
@@ -68,7 +72,7 @@ def settings_of(stage: str, config: RunConfig) -> dict[str, Any]:
     return {
         name: value
         for name, value in everything.items()
-        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in wanted)
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in wanted) and name not in _NO_RESULT
     }
 
 

@@ -50,6 +50,9 @@ class Hookpoint:
         raise ConfigError(f"{text!r} has the side {side!r}; a hookpoint is a module path, with :input behind it or not")
 
 
+Place = tuple[Hookpoint, Hookpoint]  # where a coder reads, and what it predicts
+
+
 @dataclass(frozen=True, order=True)
 class CoderKey:
     """Which coder: the name of its setting, where it reads, what it predicts, its seed."""
@@ -58,6 +61,10 @@ class CoderKey:
     source: Hookpoint
     target: Hookpoint
     seed: int
+
+    @property
+    def place(self) -> Place:
+        return self.source, self.target
 
     def __str__(self) -> str:
         """The file-safe form, `setting,source,target,seed`, each part percent-quoted."""
@@ -85,6 +92,15 @@ class ActivationBatch:
     source: Float[Tensor, "n d_in"]
     target: Float[Tensor, "n d_out"]
     position: Int64[Tensor, "n"]
+
+    def below(self, max_norm: float | None) -> ActivationBatch:
+        """Without the tokens whose norm at the source makes them attention sinks."""
+        if max_norm is None:
+            return self
+        keep = self.source.float().norm(dim=1) <= max_norm
+        source = self.source[keep]
+        target = source if self.target is self.source else self.target[keep]
+        return ActivationBatch(source, target, self.position[keep.to(self.position.device)])
 
 
 @dataclass(frozen=True)
@@ -315,6 +331,8 @@ class Reconstruction:
     n_tokens: int
     dead_after_tokens: int | None  # None: not trained here
     trained_tokens: int
+    gamma: float  # ‖μ‖ / (σ √d) of the source's activations
+    effective_rank: float  # of their covariance, from 1 to d
     fvu: float
     l0: float
     layers: tuple[LayerReconstruction, ...]

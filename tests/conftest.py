@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for the hub
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and their tensors are small
 
 from outcrop import cli
 from outcrop.config import ModelConfig, TextConfig

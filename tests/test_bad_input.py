@@ -25,6 +25,7 @@ from safetensors.torch import save_file as save_tensors
 from outcrop import cli
 from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import save_coder
+from outcrop.config import Architecture
 from outcrop.run import RunDirectory
 from outcrop.stages import ORDER
 from tests.llm_server import LLMServer
@@ -200,7 +201,7 @@ def test_a_coder_of_another_width_is_refused_with_both_widths(
 ) -> None:
     for name in ("layers.0", "layers.1"):
         (tmp_path / "coders" / name).mkdir(parents=True)
-        stack = SparseStack(24, 64, 4, 1, "residual", torch.Generator().manual_seed(0))
+        stack = SparseStack(Architecture(n_latents=64, k=4), 24, generator=torch.Generator().manual_seed(0))
         save_coder(stack, tmp_path / "coders" / name, None)
     line = refused(*new(tmp_path, arguments(*inputs, server.address, coder=tmp_path / "coders")))
     assert "24 wide" in line and "model.layers.0 is 32 wide" in line

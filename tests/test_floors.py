@@ -9,10 +9,11 @@ ROOT = Path(outcrop.__file__).parent
 FLOORS = [
     {"types", "config", "errors", "progress"},
     {"kernels", "run", "results", "replies"},
-    {"model", "coders"},
+    {"model"},
+    {"coders"},
     {"train", "latents", "interp", "metrics"},
     {"report"},
-    {"stages", "contents", "judges"},
+    {"stages", "contents", "judges", "trackers"},
     {"pipeline"},
     {"console", "demo"},
     {"cli"},

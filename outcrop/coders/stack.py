@@ -1,11 +1,10 @@
-"""A stack of L sparse layers, each with M latents of which k are active on a token.
+"""A stack of L sparse layers, each with M latents of which about k are active on a token.
 
     x₀ = x;   x_l = x − ŷ_{<l} (residual) | x + ŷ_{<l} (resnet) | x (parallel)
-    codes_l = TopK_k(ReLU(W_enc,l x_l + b_enc,l))
-    ŷ = b_dec + Σ_l W_dec,lᵀ codes_l,   ŷ_{<l} the sum over the layers before l, with b_dec
+    ŷ = b_dec + S x + Σ_l layer_l(x_l),   ŷ_{<l} the sum over the layers before l, with b_dec and S x
 
-One decoder bias serves the whole stack. A single layer (L = 1) is the ordinary TopK sparse
-coder (Gao et al. 2024, arXiv:2406.04093), here without a separate input bias.
+S is the optional linear skip of a transcoder. One decoder bias serves the whole stack. A single layer
+(L = 1) is the ordinary sparse coder, here without a separate input bias.
 """
 
 from __future__ import annotations
@@ -14,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from outcrop.coders.coder import SparseCoder
-from outcrop.config import Read
-from outcrop.kernels import sparse_decode, topk_encode
+from outcrop.coders.codes import Codes
+from outcrop.coders.layer import SparseLayer
+from outcrop.config import Architecture, Read
+from outcrop.errors import ConfigError
 from outcrop.types import SparseLatents
 
 
@@ -28,90 +29,127 @@ from outcrop.types import SparseLatents
 class LayerOutput:
     """What one layer did with a batch."""
 
-    values: Float[Tensor, "n k"]  # zeros have not fired
-    indices: Int[Tensor, "n k"]  # in [0, M)
+    read: Float[Tensor, "n d_in"]
+    codes: Codes
     output: Float[Tensor, "n d_out"]
-
-
-class SparseLayer(nn.Module):
-    """One dictionary: encoder rows and bias, unit-norm decoder rows."""
-
-    def __init__(self, width: int, n_latents: int, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        # The encoder starts as the decoder's transpose, which keeps latents alive (Gao et al. 2024, app. A.1).
-        rows = F.normalize(torch.randn(n_latents, width, generator=generator), dim=1)
-        self.encoder = nn.Parameter(rows.clone())  # [M d]
-        self.encoder_bias = nn.Parameter(torch.zeros(n_latents))  # [M]
-        self.decoder = nn.Parameter(rows)  # [M d]
-
-    def forward(self, x: Float[Tensor, "n d"], k: int) -> LayerOutput:
-        values, indices = topk_encode(x, self.encoder, self.encoder_bias, k)
-        return LayerOutput(values, indices, sparse_decode(values, indices, self.decoder))
-
-    @torch.no_grad()
-    def normalise_decoder(self) -> None:
-        """Bring every decoder row back to unit norm, after a step has moved it."""
-        self.decoder.div_(self.decoder.norm(dim=1, keepdim=True).clamp_min(torch.finfo(self.decoder.dtype).tiny))
+    reconstruction: Float[Tensor, "n d_out"]  # of the stack up to and including this layer
 
 
 class SparseStack(SparseCoder):
-    """An autoencoder of L ≥ 1 stacked sparse layers."""
+    """L ≥ 1 stacked sparse layers, as an autoencoder or, where d_out is given, a transcoder."""
 
     layers: Sequence[SparseLayer]
 
     def __init__(
-        self, width: int, n_latents: int, k: int, layers: int, reads: Read, generator: torch.Generator | None = None
+        self,
+        architecture: Architecture,
+        d_in: int,
+        d_out: int | None = None,
+        generator: torch.Generator | None = None,
+        read_scale: float = 1.0,
     ) -> None:
+        """`d_out` makes a transcoder, of equal width or not; its single layer reads x.
+
+        `read_scale` multiplies ŷ in what a layer reads: σ_x/σ_y, once they are folded into a transcoder.
+        Raises ConfigError for a transcoder whose layers cannot read what they are told to.
+        """
         super().__init__()
-        self.d_in = self.d_out = width
-        self.n_layers, self.latents_per_layer = layers, n_latents
-        self.k, self.reads = k, reads
-        made = (SparseLayer(width, n_latents, generator) for _ in range(layers))
+        self.architecture = architecture.alone()
+        self.d_in, self.d_out, self.transcodes = d_in, d_out or d_in, d_out is not None
+        self.n_layers, self.latents_per_layer = architecture.layers, architecture.latents_per_layer
+        self.reads, self.read_scale = self._reads(), read_scale
+        if architecture.skip and not self.transcodes:
+            raise ConfigError("a skip connection would copy an autoencoder's input; it needs a target of its own")
+        made = (SparseLayer(architecture, self.d_in, self.d_out, generator) for _ in range(self.n_layers))
         self.layers = nn.ModuleList(made)  # type: ignore[assignment]
-        self.decoder_bias = nn.Parameter(torch.zeros(width))
+        for i, layer in enumerate(self.layers):
+            layer.scale_activations(self._first_scale(i))
+        self.decoder_bias = nn.Parameter(torch.zeros(self.d_out))
+        self.skip = nn.Parameter(torch.zeros(self.d_out, self.d_in)) if architecture.skip else None
 
-    def run(self, x: Float[Tensor, "n d"]) -> Iterator[LayerOutput]:
-        """The layers' outputs, one after the other; ŷ is the decoder bias plus their sum."""
-        reconstruction = self.decoder_bias.expand_as(x)
+    def run(self, x: Float[Tensor, "n d_in"], k: int | None = None) -> Iterator[LayerOutput]:
+        """What each layer does, one after the other; `k` in place of the architecture's."""
+        reconstruction = self._base(x)
         for layer in self.layers:
-            output: LayerOutput = layer(self._read(x, reconstruction), self.k)
-            reconstruction = reconstruction + output.output
-            yield output
+            read = self._read(x, reconstruction)
+            codes = layer.encode(read, k or self.architecture.k_per_layer)
+            output = layer.decode(codes)
+            reconstruction = reconstruction + output
+            yield LayerOutput(read, codes, output, reconstruction)
 
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The reconstruction of x."""
-        reconstruction = self.decoder_bias.expand_as(x)
-        for layer in self.run(x):
-            reconstruction = reconstruction + layer.output
-        return reconstruction
+    def forward(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"]:
+        """The reconstruction of x, or of its target."""
+        *_, last = self.run(x)
+        return last.reconstruction
 
-    def encode(self, x: Float[Tensor, "n d"]) -> SparseLatents:
-        outputs = list(self.run(x))
-        values = torch.cat([output.values for output in outputs], dim=1)
-        indices = torch.cat([o.indices + layer * self.latents_per_layer for layer, o in enumerate(outputs)], dim=1)
+    def encode(self, x: Float[Tensor, "n d_in"]) -> SparseLatents:
+        padded = [output.codes.padded() for output in self.run(x)]
+        values = torch.cat([values for values, _ in padded], dim=1)
+        indices = torch.cat([i + layer * self.latents_per_layer for layer, (_, i) in enumerate(padded)], dim=1)
         fires = values > 0
         indptr = torch.zeros(len(x) + 1, dtype=torch.long, device=x.device)
         indptr[1:] = fires.sum(dim=1).cumsum(0)
         return SparseLatents(values[fires], indices[fires], indptr, self.n_latents)
 
-    def decode(self, latents: SparseLatents) -> Float[Tensor, "n d"]:
-        rows = F.embedding_bag(
-            latents.indices, self.decoder_rows(), latents.indptr[:-1], per_sample_weights=latents.values, mode="sum"
-        )
-        return rows + self.decoder_bias
+    def decode(self, latents: SparseLatents, x: Float[Tensor, "n d_in"] | None = None) -> Float[Tensor, "n d_out"]:
+        """The reconstruction from its latents; a coder with a skip needs x, too."""
+        if self.skip is not None and x is None:
+            raise ConfigError("a coder with a skip connection decodes its latents together with x; give x")
+        reconstruction = self.decoder_bias if x is None else self._base(x)
+        for i, layer in enumerate(self.layers):
+            reconstruction = reconstruction + layer.out(self._rows_of(latents, i, layer))
+        return reconstruction
 
-    def decoder_rows(self) -> Float[Tensor, "latents d"]:
-        return torch.cat([layer.decoder for layer in self.layers])
+    def decoder_rows(self) -> Float[Tensor, "latents d_out"]:
+        return torch.cat([layer.rows() for layer in self.layers])
 
     def normalise_decoders(self) -> None:
         for layer in self.layers:
             layer.normalise_decoder()
 
+    def _rows_of(self, latents: SparseLatents, i: int, layer: SparseLayer) -> Float[Tensor, "n g"]:
+        """The weighted sum of layer i's decoder rows, token by token."""
+        first = i * self.latents_per_layer
+        own = (latents.indices >= first) & (latents.indices < first + self.latents_per_layer)
+        indices = (latents.indices - first).where(own, 0)
+        values = latents.values.where(own, 0)
+        return F.embedding_bag(indices, layer.decoder, latents.indptr[:-1], per_sample_weights=values, mode="sum")
+
+    def _base(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"]:
+        """The reconstruction before any layer."""
+        if self.skip is None:
+            return self.decoder_bias.expand(len(x), -1)
+        return F.linear(x, self.skip, self.decoder_bias)
+
     def _read(self, x: Tensor, reconstruction: Tensor) -> Tensor:
         match self.reads:
             case "residual":
-                return x - reconstruction
+                return x - self.read_scale * reconstruction
             case "resnet":
-                return x + reconstruction
+                return x + self.read_scale * reconstruction
             case "parallel":
                 return x
+
+    def _first_scale(self, i: int) -> float:
+        """Of layer i's activations, so that at the start the layers together amount to x, not each of them."""
+        match self.reads:
+            case "residual":
+                return 1.0
+            case "resnet":  # it reads x and the i/L of x before it
+                return 1 / (self.n_layers + i)
+            case "parallel":
+                return 1 / self.n_layers
+
+    def _reads(self) -> Read:
+        wanted = self.architecture.reads
+        if not self.transcodes:
+            return wanted
+        if self.n_layers == 1:
+            return "parallel"
+        if wanted == "residual" or (wanted == "resnet" and self.d_in != self.d_out):
+            raise ConfigError(
+                f"the layers of a transcoder from width {self.d_in} to {self.d_out} cannot read {wanted!r}: what is "
+                "left of the source is not what is left of the target. Use --coder.reads parallel"
+                + (", or resnet" if self.d_in == self.d_out else "")
+            )
+        return wanted

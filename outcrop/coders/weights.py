@@ -1,133 +1,129 @@
-"""Saving and loading coders: `cfg.json` and `sae.safetensors`.
+"""Saving and loading coders, our own and other libraries'.
 
-A saved coder takes raw activations: the centring and scaling of training are folded into it.
-With x̃ = (x − μ)/σ and unit-norm decoder rows, activations grow by σ and
-
-    W_enc' = W_enc,   W_dec' = W_dec,   b_dec' = μ + σ b_dec,
-    b_enc' = σ b_enc − W_enc · (μ for a read of x, 0 for x − ŷ, 2μ for x + ŷ),
-
-where ŷ holds b_dec from the first layer on.
-
-A coder of one layer is written as sparsify writes its own, whose encoder subtracts b_dec
-first; a stack has its layers' tensors one by one.
+Ours are `cfg.json` and `sae.safetensors`, and take raw activations (`folding`). One that sparsify can express,
+which has a single TopK or GroupMax layer without dense layers, is laid out as sparsify's own, so that sparsify
+and delphi load it as theirs; any other has its state's tensors one by one. `cfg.json` holds under `outcrop`
+what sparsify does not know. The layouts of others are read by `formats`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save
 from torch import Tensor
 
+from outcrop.coders.formats import FILES, READERS, sparsify
+from outcrop.coders.formats.files import read_config, read_tensors
 from outcrop.coders.stack import SparseStack
-from outcrop.errors import CoderError
+from outcrop.config import Architecture
+from outcrop.errors import CoderError, ConfigError
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
-CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+CONFIG, WEIGHTS = sparsify.CONFIG, sparsify.WEIGHTS
 
-
-@dataclass(frozen=True)
-class PlacedCoder:
-    """A coder that takes raw activations, the place it was made for, and which tokens it excludes."""
-
-    key: CoderKey
-    coder: SparseStack
-    max_norm: float | None = None  # tokens of a larger norm at the source are attention sinks
-
-
-@torch.no_grad()
-def fold(coder: SparseStack, mean: Tensor, scale: float) -> SparseStack:
-    """The same coder for raw activations, x = mean + scale · x̃."""
-    folded = SparseStack(coder.d_in, coder.latents_per_layer, coder.k, coder.n_layers, coder.reads)
-    folded.to(coder.decoder_bias)
-    mean = mean.to(coder.decoder_bias)
-    folded.load_state_dict(coder.state_dict())
-    folded.decoder_bias.mul_(scale).add_(mean)
-    times_mean = {"parallel": 1, "residual": 0, "resnet": 2}[coder.reads]
-    for layer in folded.layers:
-        layer.encoder_bias.mul_(scale).sub_(layer.encoder @ (times_mean * mean))
-    return folded
+_ARCHITECTURE = TypeAdapter(Architecture)
 
 
 def save_coder(coder: SparseStack, directory: Path, max_norm: float | None) -> None:
     """Write both files into an existing directory."""
-    config = {
-        "activation": "topk",
-        "k": coder.k,
-        "num_latents": coder.latents_per_layer,
-        "expansion_factor": 0,
-        "normalize_decoder": True,
-        "multi_topk": False,
-        "skip_connection": False,
-        "transcode": False,
+    as_sparsify = sparsify.can_express(coder)
+    config, tensors = sparsify.contents(coder) if as_sparsify else ({}, _state(coder))
+    # In sparsify's layout a single layer has been moved to the residual read.
+    architecture = replace(coder.architecture, reads="residual") if as_sparsify else coder.architecture
+    config["outcrop"] = {
+        "architecture": asdict(architecture),
         "d_in": coder.d_in,
-        "outcrop": {"layers": coder.n_layers, "reads": coder.reads, "max_norm": max_norm},
+        "d_out": coder.d_out if coder.transcodes else None,
+        "read_scale": coder.read_scale,
+        "max_norm": max_norm,
     }
-    write_atomically(directory / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-    write_atomically(directory / WEIGHTS, save(_tensors(coder)))
+    _write(directory, config, tensors)
+
+
+def write_sparsify(coder: SparseStack, directory: Path) -> None:
+    """Write a coder as sparsify does, with nothing of ours; CoderError says what sparsify cannot hold."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(directory, *sparsify.contents(coder))
 
 
 def load_coder(directory: Path) -> tuple[SparseStack, float | None]:
-    """A coder of ours or of sparsify's, and its sink norm; CoderError says what is wrong with the files."""
-    config, tensors = _read(directory)
-    ours = config.get("outcrop", {"layers": 1, "reads": "residual", "max_norm": None})
-    unsupported = [name for name in ("skip_connection", "transcode", "multi_topk") if config.get(name)]
-    if config.get("activation", "topk") != "topk":
-        unsupported.append(f"activation {config['activation']}")
-    if unsupported:
-        raise CoderError(f"{directory} is a coder with {', '.join(unsupported)}; only TopK autoencoders can be read")
-    missing = [name for name in ("d_in", "k") if name not in config]
-    if missing:
-        raise CoderError(f"{directory / CONFIG} lacks {', '.join(missing)}; expected outcrop's or sparsify's")
-    n_latents = config.get("num_latents") or config["d_in"] * config["expansion_factor"]
-    one = ours["layers"] == 1
-    coder = SparseStack(config["d_in"], n_latents, config["k"], ours["layers"], "residual" if one else ours["reads"])
+    """A coder of ours or of another library, ready for inference, and its sink norm; CoderError says what is
+    wrong with the files, or what in them no coder of ours can be."""
+    name = _weights_in(directory)
     try:
-        coder.load_state_dict(_from_sparsify(tensors) if one else tensors)
-    except (RuntimeError, KeyError) as error:
-        raise CoderError(
-            f"{directory / WEIGHTS} does not fit its {CONFIG}: {' '.join(str(error).split())[:300]}"
-        ) from error
-    return coder.requires_grad_(False), ours["max_norm"]
+        ours = read_config(directory / CONFIG).get("outcrop", {}) if name == WEIGHTS else {}
+        coder = _load_own(directory, ours) if "architecture" in ours else READERS[name](directory).coder()
+    except (RuntimeError, KeyError, TypeError, ValueError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CoderError(f"{directory / name} does not fit its configuration: {reason}") from error
+    except CoderError as error:
+        raise CoderError(f"{directory}: {error}") from error
+    except ConfigError as error:
+        raise CoderError(f"{directory} tells of a coder that cannot be: {error}") from error
+    return coder.requires_grad_(False).eval(), ours.get("max_norm")
 
 
-def _tensors(coder: SparseStack) -> dict[str, Tensor]:
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in coder.state_dict().items()}
-    if coder.n_layers > 1:
-        return state
-    encoder, bias = state["layers.0.encoder"], state["decoder_bias"]
-    # sparsify reads x − b_dec, which is what a residual first layer reads; a read of x or x + ŷ is moved there.
-    shift = {"residual": 0, "parallel": 1, "resnet": 2}[coder.reads]
-    return {
-        "encoder.weight": encoder,
-        "encoder.bias": state["layers.0.encoder_bias"] + encoder @ (shift * bias),
-        "W_dec": state["layers.0.decoder"],
-        "b_dec": bias,
-    }
+def find_coder(path: str, key: CoderKey, *, alone: bool) -> Path:
+    """The folder of a key's coder: `path` itself if it is the only one wanted, or the one there that is named for
+    the hookpoint or the key. A path that is no folder here is taken for a hub name."""
+    names = [*([""] if alone else []), str(key.source), str(key.source).removeprefix("model."), str(key)]
+    root = Path(path) if Path(path).exists() else from_hub(path, names)
+    for name in names:
+        if holds_coder(root / name):
+            return root / name
+    places = " or ".join(str(root / name) for name in names)
+    raise CoderError(f"{path} holds no coder for {key.source}: expected {' or '.join(READERS)} in {places}")
 
 
-def _from_sparsify(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As the state of a stack of one residual layer."""
-    return {
-        "layers.0.encoder": tensors["encoder.weight"].float(),
-        "layers.0.encoder_bias": tensors["encoder.bias"].float(),
-        "layers.0.decoder": tensors["W_dec"].float(),
-        "decoder_bias": tensors["b_dec"].float(),
-    }
+def holds_coder(directory: Path) -> bool:
+    return any((directory / name).exists() for name in READERS)
 
 
-def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def from_hub(name: str, folders: Sequence[str] = ("",)) -> Path:
+    """A folder of a repository of the hub, `owner/repository/folder/within`, with what is read of coders there and
+    in the `folders` below it; CoderError if there is no such repository."""
+    owner, repository, *within = name.split("/") if name.count("/") else (name, "")
+    base = Path(*within)
+    wanted = [(base / folder / file).as_posix() for folder in folders for file in FILES]
     try:
-        config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        return config, load_file(directory / WEIGHTS)
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
-        raise CoderError(
-            f"{directory} cannot be read as a coder ({error}); expected {CONFIG} and {WEIGHTS}, "
-            "as outcrop and sparsify write them"
-        ) from error
+        return Path(snapshot_download(f"{owner}/{repository}".rstrip("/"), allow_patterns=wanted)) / base
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CoderError(f"{name} is neither a directory nor a repository on the hub ({reason})") from error
+
+
+def _weights_in(directory: Path) -> str:
+    """Which layout it is, by the file that holds its weights."""
+    for name in READERS:
+        if (directory / name).exists():
+            return name
+    raise CoderError(
+        f"{directory} cannot be read as a coder: it holds none of {', '.join(READERS)}, as outcrop, sparsify, SAELens, "
+        "Gemma Scope and dictionary_learning name their weights"
+    )
+
+
+def _load_own(directory: Path, ours: dict[str, Any]) -> SparseStack:
+    tensors = read_tensors(directory / WEIGHTS)
+    architecture = _ARCHITECTURE.validate_python(ours["architecture"])
+    coder = SparseStack(architecture, ours["d_in"], ours["d_out"], read_scale=ours["read_scale"])
+    coder.load_state_dict({sparsify.OUR_NAMES.get(name, name): tensor for name, tensor in tensors.items()})
+    return coder
+
+
+def _state(coder: SparseStack) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in coder.state_dict().items()}
+
+
+def _write(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    write_atomically(directory / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(directory / WEIGHTS, save(tensors))

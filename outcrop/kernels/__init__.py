@@ -1,5 +1,37 @@
-"""The step of a sparse coder. `reference` is the specification; other backends must equal it."""
+"""The sparse layer's step: selections, decoding and their gradients.
 
-from outcrop.kernels.reference import sparse_decode, topk_encode
+`reference` is the specification in plain torch, `cpu` the same compiled from C; `primitives` chooses
+between them, and `functions` puts gradients on top.
+"""
 
-__all__ = ["sparse_decode", "topk_encode"]
+from outcrop.kernels.functions import encode, sparse_decode, topk_encode
+from outcrop.kernels.memory import in_large_pages
+from outcrop.kernels.primitives import (
+    above,
+    batchtopk,
+    decode_gradients,
+    groupmax,
+    row_products,
+    topk,
+    transposed_product,
+    unit_rows_,
+    weighted_rows,
+)
+from outcrop.kernels.reference import Codes
+
+__all__ = [
+    "Codes",
+    "above",
+    "batchtopk",
+    "decode_gradients",
+    "encode",
+    "groupmax",
+    "in_large_pages",
+    "row_products",
+    "sparse_decode",
+    "topk",
+    "topk_encode",
+    "transposed_product",
+    "unit_rows_",
+    "weighted_rows",
+]

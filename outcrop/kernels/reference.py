@@ -1,88 +1,101 @@
-"""The specification of the sparse layer's step, in plain torch.
+"""The specification of the sparse layer's step, in plain torch, without gradients.
 
-    encode   pre = x Wᵀ + b;  (values, indices) = the k largest of ReLU(pre), per token
-    decode   y = Σ_j values_j · W_dec[indices_j]
+    pre = x Wᵀ + b                                   x [n d_in], W [M d_in], b [M], pre [n M]
+    topk       the k largest of ReLU(pre), per token
+    batchtopk  the n·k largest of ReLU(pre), over the batch
+    groupmax   the largest of ReLU(pre) in each of k contiguous groups of latents, per token
+    above      every ReLU(pre) over a threshold
 
-Shapes: x [n d_in], W [M d_in], b [M], values and indices [n k], W_dec [M d_out], y [n d_out].
+A selection gives codes: values [n k] and indices [n k], in no order. A value of zero has not fired,
+whatever its index, and gets no gradient. Three products serve decoding and all gradients, with A the
+sparse [n M] matrix of the codes:
 
-The gradients use the codes' sparsity: with A the sparse [n M] matrix of the codes (or of
-their gradients), the weight gradients are Aᵀ·x and Aᵀ·∂y, one sparse product each. Nothing
-of size n·k·d, and no dense gradient of size n·M, is ever made. A selected zero is no
-firing: it gets no gradient.
+    weighted_rows       A · W        [n d]
+    row_products        (rows · Wᵀ) at the codes' places        [n k]
+    transposed_product  Aᵀ · rows    [M d]
+
+None of them makes anything of size n·k·d or, beyond pre itself, of size n·M.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-Codes = tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]
+Codes = tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]
+Threshold = float | Float[Tensor, ""] | Float[Tensor, "M"]
 
 
-def topk_encode(x: Float[Tensor, "n d_in"], weight: Float[Tensor, "M d_in"], bias: Float[Tensor, "M"], k: int) -> Codes:
-    """The k largest ReLU pre-activations of each token; zeros among them have not fired."""
-    values, indices = _TopKEncode.apply(x, weight, bias, k)  # type: ignore[no-untyped-call]
+def topk(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], k: int, *, signed: bool = False
+) -> Codes:
+    """The k largest of ReLU(pre) per token; `signed` leaves the ReLU out."""
+    pre = torch.addmm(bias, x, weight.T)
+    values, indices = (pre if signed else pre.relu_()).topk(min(k, len(weight)), dim=-1, sorted=False)
     return values, indices
 
 
-def sparse_decode(
-    values: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], weight: Float[Tensor, "M d_out"]
-) -> Float[Tensor, "n d_out"]:
-    """The sum of the decoder rows of each token's latents, weighted by their values."""
-    return _SparseDecode.apply(values, indices, weight)  # type: ignore[no-untyped-call]
+def batchtopk(x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], k: int) -> Codes:
+    """The n·k largest of ReLU(pre) over the batch, as wide as the busiest token.
+
+    The smallest positive value is the batch's threshold, from which an inference threshold is learned.
+    """
+    pre = torch.addmm(bias, x, weight.T).relu_().flatten()
+    values, places = pre.topk(min(len(x) * k, len(pre)), sorted=False)
+    return padded(values, places // len(weight), places % len(weight), len(x))
 
 
-class _TopKEncode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Codes:
-        values, indices = torch.addmm(bias, x, weight.T).relu_().topk(k, dim=-1, sorted=False)
-        ctx.save_for_backward(x, weight, values, indices)
-        ctx.mark_non_differentiable(indices)
-        return values, indices
-
-    @staticmethod
-    def backward(ctx: Any, grad_values: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, weight, values, indices = ctx.saved_tensors
-        grad = grad_values * (values > 0)
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        n_latents = weight.shape[0]
-        return (
-            _weighted_rows(grad, indices, weight) if needs_x else None,
-            _transposed_product(grad, indices, x, n_latents) if needs_weight else None,
-            _transposed_product(grad, indices, grad.new_ones(len(x), 1), n_latents).squeeze(1) if needs_bias else None,
-            None,
-        )
+def groupmax(x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], k: int) -> Codes:
+    """The largest of ReLU(pre) of each of k ≤ M contiguous groups of latents, equal in size up to one."""
+    members = group_members(len(weight), k, x.device)
+    values, which = torch.addmm(bias, x, weight.T).relu_()[:, members].max(dim=-1)
+    return values, members.expand(len(x), -1, -1).gather(2, which[:, :, None]).squeeze(2)
 
 
-class _SparseDecode(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(values, indices, weight)
-        return _weighted_rows(values, indices, weight)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        values, indices, weight = ctx.saved_tensors
-        grad = grad.contiguous()
-        needs_values, _, needs_weight = ctx.needs_input_grad
-        return (
-            _row_products(grad, indices, weight) if needs_values else None,
-            None,
-            _transposed_product(values, indices, grad, weight.shape[0]) if needs_weight else None,
-        )
+def above(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], threshold: Threshold
+) -> Codes:
+    """Every positive pre-activation over the threshold, as wide as the busiest token."""
+    pre = torch.addmm(bias, x, weight.T)
+    fires = (pre > threshold) & (pre > 0)
+    tokens, latents = fires.nonzero(as_tuple=True)
+    return padded(pre[fires], tokens, latents, len(x))
 
 
-def _weighted_rows(values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
-    """[n d]: Σ_j values_j · weight[indices_j]"""
+def group_members(n_latents: int, k: int, device: torch.device) -> Int64[Tensor, "k size"]:
+    """The latents of each group; the last one is repeated where a group is smaller than the largest."""
+    bounds = torch.arange(k + 1, device=device) * n_latents // k
+    size = int(bounds.diff().max())
+    return (bounds[:-1, None] + torch.arange(size, device=device)).minimum(bounds[1:, None] - 1)
+
+
+def padded(values: Float[Tensor, "c"], tokens: Int64[Tensor, "c"], latents: Int64[Tensor, "c"], n: int) -> Codes:
+    """Codes from a list of firings, in rows of one width; the rest is zero."""
+    fires = values > 0
+    values, tokens, latents = values[fires], tokens[fires], latents[fires]
+    order = tokens.argsort(stable=True)
+    values, tokens, latents = values[order], tokens[order], latents[order]
+    counts = tokens.bincount(minlength=n)
+    columns = torch.arange(len(tokens), device=tokens.device) - (counts.cumsum(0) - counts)[tokens]
+    width = max(int(counts.max()), 1) if n else 1
+    out = values.new_zeros(n, width), latents.new_zeros(n, width)
+    out[0][tokens, columns], out[1][tokens, columns] = values, latents
+    return out
+
+
+def weighted_rows(
+    values: Float[Tensor, "n k"], indices: Int64[Tensor, "n k"], weight: Float[Tensor, "M d"]
+) -> Float[Tensor, "n d"]:
+    """Σ_j values_j · weight[indices_j]"""
     return F.embedding_bag(indices, weight, per_sample_weights=values, mode="sum")
 
 
-def _row_products(rows: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
-    """[n k]: the scalar product of each token's row with the weights of its latents."""
+def row_products(
+    rows: Float[Tensor, "n d"], indices: Int64[Tensor, "n k"], weight: Float[Tensor, "M d"]
+) -> Float[Tensor, "n k"]:
+    """The scalar product of each token's row with the weights of its latents."""
     n, k = indices.shape
     offsets = torch.arange(0, n * k, k, device=indices.device)
     bag = torch.arange(n, device=indices.device).repeat_interleave(k)
@@ -92,10 +105,28 @@ def _row_products(rows: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
     return flat.view(n, k)
 
 
-def _transposed_product(values: Tensor, indices: Tensor, rows: Tensor, n_latents: int) -> Tensor:
-    """[M d]: Aᵀ · rows, with A the sparse [n M] matrix of the values: a bag of tokens for each latent."""
+def transposed_product(
+    values: Float[Tensor, "n k"], indices: Int64[Tensor, "n k"], rows: Float[Tensor, "n d"], n_latents: int
+) -> Float[Tensor, "M d"]:
+    """Aᵀ · rows: for each latent, a bag of the tokens on which it is active."""
     k = indices.shape[1]
     latents, order = indices.flatten().sort(stable=True)
     start = latents.bincount(minlength=n_latents).cumsum(0).roll(1)
     start[0] = 0
     return F.embedding_bag(order // k, rows, start, per_sample_weights=values.flatten()[order], mode="sum")
+
+
+def decode_gradients(
+    values: Float[Tensor, "n k"],
+    indices: Int64[Tensor, "n k"],
+    weight: Float[Tensor, "M d"],
+    grad: Float[Tensor, "n d"],
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "M d"]]:
+    """Gradients of weighted_rows for values and weight, from that of its output; none for a value of zero."""
+    of_values = row_products(grad, indices, weight) * (values != 0)
+    return of_values, transposed_product(values, indices, grad, len(weight))
+
+
+def unit_rows_(weight: Float[Tensor, "M d"]) -> None:
+    """Brings every row to unit norm, in place."""
+    weight.div_(weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.sparse import coo_array
 
-from outcrop.coders.weights import PlacedCoder
+from outcrop.coders.placed import PlacedCoder, eligible_norms
 from outcrop.config import CacheConfig
 from outcrop.errors import CoderError, CorruptError
 from outcrop.model.activations import activations
@@ -175,8 +175,11 @@ def shard_ranges(corpus: Corpus, shard_tokens: int) -> list[ShardRange]:
 
 
 def coder_hash(placed: PlacedCoder) -> str:
-    digest = hashlib.sha256(json.dumps([str(placed.key), placed.max_norm, placed.coder.k, placed.coder.reads]).encode())
-    for _, tensor in sorted(placed.coder.state_dict().items()):
+    """Of everything that its codes depend on."""
+    coder = placed.coder
+    settings = [str(placed.key), placed.max_norm, asdict(coder.architecture), coder.reads, coder.read_scale]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for _, tensor in sorted(coder.state_dict().items()):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
@@ -245,7 +248,7 @@ class _Collector:
                 "it was trained on another hookpoint or model"
             )
         if self.placed.max_norm is not None:
-            keep = (x.norm(dim=1) <= self.placed.max_norm).cpu()
+            keep = eligible_norms(x, self.placed.max_norm).cpu()
             self._excluded.append(position[~keep.numpy()])
             x, position = x[keep.to(x.device)], position[keep.numpy()]
         codes: SparseLatents = self.placed.coder.encode(x)

@@ -56,15 +56,22 @@ def activations(
     model: LanguageModel, corpus: Corpus, contexts: range, hookpoints: Sequence[Hookpoint], batch_tokens: int
 ) -> Iterator[Captured]:
     """Raises NonFiniteError where a hookpoint gives NaN or an infinity."""
-    for number, batch in enumerate(padded_batches(corpus, contexts, batch_tokens)):
-        eligible = batch.eligible(corpus)
-        mask = torch.from_numpy(eligible).to(model.device)
-        seen = capture(model, batch.tokens.to(model.device), hookpoints)
-        at = {hookpoint: seen[hookpoint][mask] for hookpoint in hookpoints}
-        for hookpoint, values in at.items():
-            if not torch.isfinite(values).all():
-                raise NonFiniteError(_non_finite(hookpoint, values, number, contexts))
-        yield Captured(batch.position[eligible], at)
+    for batch in padded_batches(corpus, contexts, batch_tokens):
+        yield batch_activations(model, corpus, batch, hookpoints)
+
+
+def batch_activations(
+    model: LanguageModel, corpus: Corpus, batch: PaddedContexts, hookpoints: Sequence[Hookpoint]
+) -> Captured:
+    """Of one forward pass."""
+    eligible = batch.eligible(corpus)
+    mask = torch.from_numpy(eligible).to(model.device)
+    seen = capture(model, batch.tokens.to(model.device), hookpoints)
+    at = {hookpoint: seen[hookpoint][mask] for hookpoint in hookpoints}
+    for hookpoint, values in at.items():
+        if not torch.isfinite(values).all():
+            raise NonFiniteError(_non_finite(hookpoint, values, batch, corpus))
+    return Captured(batch.position[eligible], at)
 
 
 def _pad(corpus: Corpus, contexts: Sequence[int], longest: int) -> PaddedContexts:
@@ -76,9 +83,11 @@ def _pad(corpus: Corpus, contexts: Sequence[int], longest: int) -> PaddedContext
     return PaddedContexts(torch.from_numpy(tokens.astype(np.int64)), position)
 
 
-def _non_finite(hookpoint: Hookpoint, values: Tensor, number: int, contexts: range) -> str:
+def _non_finite(hookpoint: Hookpoint, values: Tensor, batch: PaddedContexts, corpus: Corpus) -> str:
     bad = int((~torch.isfinite(values)).any(dim=-1).sum())
+    contexts = corpus.context_of[batch.position[:, 0]]
     return (
-        f"{hookpoint} gave NaN or infinite activations on {bad} of {len(values)} tokens, in batch {number} of "
-        f"contexts {contexts.start} to {contexts.stop - 1}. Try --model.dtype float32."
+        f"{hookpoint} gave NaN or infinite activations on {bad} of {len(values)} tokens, in the batch of contexts "
+        f"{', '.join(map(str, contexts[:4].tolist()))}{' …' if len(contexts) > 4 else ''}. "
+        "Try --model.dtype float32."
     )

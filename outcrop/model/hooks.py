@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from outcrop.errors import HookpointError
 from outcrop.model.load import LanguageModel
-from outcrop.types import Hookpoint
+from outcrop.types import Hookpoint, Place
 
 Activations = dict[Hookpoint, Float[Tensor, "b t d"]]
 
@@ -43,6 +43,24 @@ def find_hookpoints(model: nn.Module, patterns: Sequence[str]) -> list[Hookpoint
         found |= matches
     order = {path: i for i, path in enumerate(paths)}
     return sorted(found, key=lambda hookpoint: (order[hookpoint.path], hookpoint.side))
+
+
+def find_places(model: nn.Module, patterns: Sequence[str]) -> list[Place]:
+    """Where coders read and what they predict. `SOURCE->TARGET` makes a transcoder; without an arrow both are one.
+
+    Wildcards on both sides pair up in the model's order; HookpointError where they do not match as often.
+    """
+    places: list[Place] = []
+    for pattern in patterns:
+        source, arrow, target = pattern.partition("->")
+        sources = find_hookpoints(model, [source])
+        targets = find_hookpoints(model, [target]) if arrow else sources
+        if len(sources) != len(targets):
+            raise HookpointError(
+                f"{pattern!r} names {len(sources)} sources and {len(targets)} targets; each source needs one target"
+            )
+        places += zip(sources, targets, strict=True)
+    return list(dict.fromkeys(places))
 
 
 def _matches(path: str, pattern: str) -> bool:

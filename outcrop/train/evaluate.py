@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from outcrop.coders.placed import PlacedCoder, spliced
 from outcrop.coders.stack import SparseStack
-from outcrop.coders.weights import PlacedCoder
 from outcrop.model.activations import PaddedContexts, padded_batches
 from outcrop.model.corpus import Corpus
-from outcrop.model.hooks import replaced
 from outcrop.model.load import LanguageModel
 from outcrop.progress import Advance
+from outcrop.train.normalise import effective_rank, gamma
+from outcrop.train.stream import Activations
 from outcrop.types import CrossEntropy, LayerReconstruction, Reconstruction
 
 _CHUNK = 4_096  # tokens measured at once
 _LOGIT_TOKENS = 512  # tokens whose logits are held in float32 at once
+_RATE_BINS = torch.logspace(-6, 0, 13)  # half decades of the firing rate
 
 
 @dataclass(frozen=True)
@@ -38,34 +39,37 @@ class HeldOut:
     fvu: list[float]  # of the stack up to and including the layer
     l0: list[float]
     norm_share: list[float]
-    unfired_share: list[float]
+    fired: Int64[Tensor, "L M"]  # tokens on which each latent fired
+
+    @property
+    def unfired_share(self) -> list[float]:
+        return (self.fired == 0).double().mean(dim=1).tolist()
+
+    @property
+    def rate_histogram(self) -> list[list[int]]:
+        """Latents of each layer that never fired, and then by half decades of their firing rate from 1e-6 on."""
+        bins = torch.bucketize(self.fired / self.n_tokens, _RATE_BINS.to(self.fired.device))
+        return [layer.bincount(minlength=len(_RATE_BINS)).tolist() for layer in bins.where(self.fired > 0, 0)]
 
 
 @torch.no_grad()
-def measure(coder: SparseStack, x: Float[Tensor, "n d"]) -> HeldOut:
-    """FVU, L0 and share of the norm of each layer, and which latents fired."""
-    mean = x.mean(dim=0, dtype=torch.float32)
+def measure(coder: SparseStack, x: Float[Tensor, "n d_in"], y: Float[Tensor, "n d_out"]) -> HeldOut:
+    """FVU, L0 and share of the norm of each layer, and how often each latent fired."""
+    mean = y.mean(dim=0, dtype=torch.float32)
     total = 0.0
     error, l0, norm = (torch.zeros(coder.n_layers, dtype=torch.double) for _ in range(3))
-    fired = torch.zeros(coder.n_layers, coder.latents_per_layer, dtype=torch.bool, device=x.device)
-    for chunk in x.split(_CHUNK):
-        chunk = chunk.float()
-        total += float((chunk - mean).pow(2).sum())
-        reconstruction = coder.decoder_bias.expand_as(chunk)
-        for i, layer in enumerate(coder.run(chunk)):
-            reconstruction = reconstruction + layer.output
-            error[i] += float((chunk - reconstruction).pow(2).sum())
+    fired = torch.zeros(coder.n_layers, coder.latents_per_layer, dtype=torch.long, device=x.device)
+    for part_x, part_y in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
+        part_y = part_y.float()
+        total += float((part_y - mean).pow(2).sum())
+        for i, layer in enumerate(coder.run(part_x.float())):
+            error[i] += float((part_y - layer.reconstruction).pow(2).sum())
             norm[i] += float(layer.output.pow(2).sum())
-            l0[i] += float((layer.values > 0).sum())
-            fired[i, layer.indices[layer.values > 0]] = True
+            count = layer.codes.count(coder.latents_per_layer)
+            fired[i] += count
+            l0[i] += int(count.sum())
     n = len(x)
-    return HeldOut(
-        n_tokens=n,
-        fvu=(error / total).tolist(),
-        l0=(l0 / n).tolist(),
-        norm_share=(norm / norm.sum()).tolist(),
-        unfired_share=(1 - fired.cpu().double().mean(dim=1)).tolist(),
-    )
+    return HeldOut(n, (error / total).tolist(), (l0 / n).tolist(), (norm / norm.sum()).tolist(), fired)
 
 
 @dataclass(frozen=True)
@@ -74,26 +78,48 @@ class TrainingHistory:
 
     trained_tokens: int
     dead_after_tokens: int
-    dead_share: list[float]  # of each layer
+    dead_share: list[float | None]  # of each layer
 
 
-def reconstruction(
-    placed: PlacedCoder, values: Float[Tensor, "n d"], ce: CrossEntropy, history: TrainingHistory | None
-) -> Reconstruction:
-    """The measures of a coder on raw held-out activations without sinks; without a history, no dead shares."""
-    held = measure(placed.coder, values)
-    dead = history.dead_share if history else [None] * placed.coder.n_layers
-    layers = zip(held.fvu, held.l0, held.norm_share, dead, held.unfired_share, strict=True)
-    return Reconstruction(
-        coder=placed.key,
-        n_tokens=held.n_tokens,
-        dead_after_tokens=history.dead_after_tokens if history else None,
-        trained_tokens=history.trained_tokens if history else 0,
-        fvu=held.fvu[-1],
-        l0=sum(held.l0),
-        layers=tuple(LayerReconstruction(*layer) for layer in layers),
-        cross_entropy=ce,
-    )
+@dataclass(frozen=True)
+class HeldOutText:
+    """Documents that no coder was trained on, and the model's raw activations there."""
+
+    model: LanguageModel
+    corpus: Corpus
+    activations: Activations
+    ce_tokens: int
+    batch_tokens: int
+
+    def measure(self, placed: PlacedCoder) -> HeldOut:
+        """Of a coder for raw activations."""
+        batch = self.activations[placed.key.place].below(placed.max_norm)
+        return measure(placed.coder, batch.source, batch.target)
+
+    def cross_entropy(self, placed: PlacedCoder, advance: Advance) -> CrossEntropy:
+        target = self.activations[placed.key.place].below(placed.max_norm).target
+        mean = target.mean(dim=0, dtype=torch.float32)
+        return cross_entropy(self.model, placed, self.corpus, mean, self.ce_tokens, self.batch_tokens, advance)
+
+    def reconstruction(
+        self, placed: PlacedCoder, held: HeldOut, history: TrainingHistory | None, advance: Advance
+    ) -> Reconstruction:
+        """All measures of a coder for raw activations; without a history, no dead shares."""
+        dead = history.dead_share if history else [None] * placed.coder.n_layers
+        layers = zip(held.fvu, held.l0, held.norm_share, dead, held.unfired_share, strict=True)
+        source = self.activations[placed.key.place].below(placed.max_norm).source
+        return Reconstruction(
+            coder=placed.key,
+            n_tokens=held.n_tokens,
+            dead_after_tokens=history.dead_after_tokens if history else None,
+            trained_tokens=history.trained_tokens if history else 0,
+            gamma=gamma(source),
+            effective_rank=effective_rank(source),
+            fvu=held.fvu[-1],
+            l0=sum(held.l0),
+            layers=tuple(LayerReconstruction(*layer) for layer in layers),
+            cross_entropy=self.cross_entropy(placed, advance),
+        )
 
 
 @dataclass
@@ -113,15 +139,14 @@ def cross_entropy(
     model: LanguageModel,
     placed: PlacedCoder,
     corpus: Corpus,
-    values: Float[Tensor, "n d"],
+    mean: Float[Tensor, "d_out"],
     n_tokens: int,
     batch_tokens: int,
     advance: Advance,
 ) -> CrossEntropy:
     """The next-token loss on the first contexts with about `n_tokens` tokens, clean and with three things
-    spliced in. `values` are its raw activations without sinks, whose mean is one of the three."""
+    spliced in, of which `mean` is one."""
     sums = _Sums()
-    mean = values.mean(dim=0, dtype=torch.float32)
     for batch in padded_batches(corpus, _first_contexts(corpus, n_tokens), batch_tokens):
         _add_losses(sums, model, placed, mean, batch, corpus)
         advance(int((batch.position >= 0).sum()))
@@ -139,42 +164,31 @@ def _add_losses(
     """Predictions made at eligible positions, of the token behind them in the same context."""
     eligible = torch.from_numpy(batch.eligible(corpus)).to(model.device)
     tokens = batch.tokens.to(model.device)
-    real = torch.from_numpy(batch.position >= 0).to(model.device)
-    predicts = eligible[:, :-1] & real[:, 1:]
+    predicts = predictions(batch, eligible)
     targets = tokens[:, 1:][predicts]
-    changes: dict[str, Callable[[Tensor], Tensor]] = {
-        "coder": lambda x: placed.coder(x.float()).to(x.dtype),
-        "zero": torch.zeros_like,
-        "mean": lambda x: mean.to(x.dtype).expand_as(x),
+    changes: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "coder": lambda x, y: placed.coder(x),
+        "zero": lambda x, y: torch.zeros_like(y),
+        "mean": lambda x, y: mean.expand_as(y),
     }
-    clean = _logits(model, tokens, predicts)
+    clean = logits(model, tokens, predicts)
     sums.n += len(targets)
     sums.clean += _nll(clean, targets)
     for name, change in changes.items():
-        with _spliced(model, placed, change, eligible):
-            logits = _logits(model, tokens, predicts)
-        setattr(sums, name, getattr(sums, name) + _nll(logits, targets))
+        with spliced(model, placed, change, eligible):
+            changed = logits(model, tokens, predicts)
+        setattr(sums, name, getattr(sums, name) + _nll(changed, targets))
         if name == "coder":
-            sums.kl += _kl(clean, logits)
+            sums.kl += _kl(clean, changed)
 
 
-def _spliced(
-    model: LanguageModel, placed: PlacedCoder, change: Callable[[Tensor], Tensor], eligible: Bool[Tensor, "b t"]
-) -> AbstractContextManager[None]:
-    """Changes the eligible positions of the coder's source, sinks left as they are."""
-
-    def splice(x: Tensor) -> Tensor:
-        chosen = eligible
-        if placed.max_norm is not None:
-            chosen = chosen & (x.float().norm(dim=-1) <= placed.max_norm)
-        x = x.clone()
-        x[chosen] = change(x[chosen])
-        return x
-
-    return replaced(model, placed.key.source, splice)
+def predictions(batch: PaddedContexts, eligible: Bool[Tensor, "b t"]) -> Bool[Tensor, "b t-1"]:
+    """The eligible positions that have a token behind them in their context."""
+    real = torch.from_numpy(batch.position >= 0).to(eligible.device)
+    return eligible[:, :-1] & real[:, 1:]
 
 
-def _logits(model: LanguageModel, tokens: Int[Tensor, "b t"], wanted: Bool[Tensor, "b t-1"]) -> Float[Tensor, "n v"]:
+def logits(model: LanguageModel, tokens: Int[Tensor, "b t"], wanted: Bool[Tensor, "b t-1"]) -> Float[Tensor, "n v"]:
     return model.module(input_ids=tokens, use_cache=False).logits[:, :-1][wanted]
 
 

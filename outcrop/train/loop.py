@@ -11,29 +11,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
-from torch import Tensor
-
-from outcrop.coders.weights import PlacedCoder
-from outcrop.config import CoderConfig, TrainConfig
+from outcrop.coders.placed import PlacedCoder
+from outcrop.config import Architecture, TrainConfig
 from outcrop.errors import CoderError, StaleError
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.progress import Advance, Progress, silent
 from outcrop.train import checkpoint as checkpoints
-from outcrop.train.evaluate import TrainingHistory, cross_entropy, measure, reconstruction
-from outcrop.train.normalise import estimate
-from outcrop.train.step import CoderState, new_state, restored_state, train_step
-from outcrop.train.stream import BlockActivations, Stream, load_block
-from outcrop.types import CoderKey, Hookpoint, Reconstruction
+from outcrop.train import parallel
+from outcrop.train.course import Course
+from outcrop.train.evaluate import HeldOutText, TrainingHistory, measure
+from outcrop.train.normalise import effective_rank, estimate, gamma
+from outcrop.train.step import CoderState, continued_state, new_state, restored_state
+from outcrop.train.store import ActivationStore
+from outcrop.train.stream import Activations, Stream, load_block
+from outcrop.types import CoderKey, Place, Reconstruction
 
 Log = Callable[[dict[str, Any]], None]
-Activations = dict[Hookpoint, BlockActivations]
 
 
 @dataclass(frozen=True)
@@ -48,40 +47,42 @@ def train_coders(
     model: LanguageModel,
     text: Corpus,
     held_out: Corpus,
-    coders: Mapping[CoderKey, CoderConfig],
+    coders: Mapping[CoderKey, Architecture],
     config: TrainConfig,
     *,
+    given: Sequence[PlacedCoder] = (),
     seed: int = 0,
     batch_tokens: int = 4_096,
     checkpoint_directory: Path | None = None,
     log: Log = lambda record: None,
+    say: Callable[[str], None] = lambda line: None,
     progress: Progress = silent,
 ) -> list[Trained]:
-    """Train every coder on its hookpoint, all from one forward pass of the model.
+    """Train every coder at its place, all from one forward pass of the model.
 
-    `batch_tokens` bounds that forward pass. With a checkpoint directory, training goes on from
-    its newest checkpoint, or raises StaleError if that was made with another text, model or
-    settings. `log` gets one record per held-out measurement and coder.
+    Those among `given` are trained further instead of from the start. `batch_tokens` bounds the forward pass. With
+    a checkpoint directory, training goes on from its newest checkpoint, or raises StaleError if that was made with
+    another text, model or settings. `log` gets one record per held-out measurement and coder, `say` a line where
+    a user should know something.
     """
-    hookpoints = tuple(dict.fromkeys(key.source for key in coders))
-    with progress("held-out activations", held_out.n_eligible, "tokens") as advance:
-        held = load_block(model, held_out, range(held_out.n_contexts), hookpoints, batch_tokens, advance)
-    stream = Stream(model, text, hookpoints, config, seed, batch_tokens)
+    places = _places(coders)
+    watched = _held_out(model, held_out, places, config, batch_tokens, progress)
+    store = _store(model, text, config, batch_tokens, say)
+    stream = Stream(model, text, places, config, seed, batch_tokens, store)
+    course = Course(stream, model, text, config, batch_tokens)
     made_with = _fingerprint(model, text, coders, config, seed, batch_tokens)
-    watch = _Watch(stream.n_steps, config, held, log, checkpoint_directory, made_with)
+    watch = _Watch(course.n_steps, config, watched, log, checkpoint_directory, made_with)
     saved = _checkpoint(checkpoint_directory, model, made_with)
     first = saved.step if saved else 0
-    with progress("training", text.n_eligible, "tokens", done=stream.tokens_before(first)) as advance:
+    with progress("training", text.n_eligible, "tokens", done=course.tokens_before(first)) as advance:
         if saved:
             states = [restored_state(key, coder, config, saved.coders[str(key)]) for key, coder in coders.items()]
         else:
-            states = _new_states(coders, config, stream.block(0, advance))
-        limits = {state.key.source: state.normaliser.max_norm for state in states}
-        for step, batch in stream.steps(first, limits, advance):
-            losses = [train_step(s, batch[s.key.source].source, step, stream.n_steps, config) for s in states]
+            states = _new_states(coders, config, stream.block(0, advance), given)
+        for step, losses in course.steps(first, states, advance):
             watch.after(step + 1, states, losses)
     with progress("cross-entropy", len(states) * config.ce_tokens, "tokens") as advance:
-        return [_finished(state, model, text, held_out, held, config, batch_tokens, advance) for state in states]
+        return [_finished(state, watched, config, advance) for state in states]
 
 
 def evaluate_coders(
@@ -94,14 +95,26 @@ def evaluate_coders(
     progress: Progress = silent,
 ) -> list[Trained]:
     """Measure coders that someone else trained. Raises CoderError where one was plainly made for another place."""
-    hookpoints = tuple(dict.fromkeys(placed.key.source for placed in coders))
-    with progress("held-out activations", held_out.n_eligible, "tokens") as advance:
-        held = load_block(model, held_out, range(held_out.n_contexts), hookpoints, batch_tokens, advance)
+    watched = _held_out(model, held_out, _places(placed.key for placed in coders), config, batch_tokens, progress)
     with progress("cross-entropy", len(coders) * config.ce_tokens, "tokens") as advance:
-        return [
-            _measured(placed, None, model, held_out, _fitting(placed, held), config, batch_tokens, advance)
-            for placed in coders
-        ]
+        return [_measured(placed, watched, advance) for placed in coders]
+
+
+def _places(keys: Iterable[CoderKey]) -> list[Place]:
+    return list(dict.fromkeys(key.place for key in keys))
+
+
+def _held_out(
+    model: LanguageModel,
+    corpus: Corpus,
+    places: Sequence[Place],
+    config: TrainConfig,
+    batch_tokens: int,
+    progress: Progress,
+) -> HeldOutText:
+    with progress("held-out activations", corpus.n_eligible, "tokens") as advance:
+        activations = load_block(model, corpus, range(corpus.n_contexts), places, batch_tokens, advance)
+    return HeldOutText(model, corpus, activations, config.ce_tokens, batch_tokens)
 
 
 @dataclass(frozen=True)
@@ -110,12 +123,14 @@ class _Watch:
 
     n_steps: int
     config: TrainConfig
-    held: Activations
+    held_out: HeldOutText
     log: Log
     checkpoint_directory: Path | None
     made_with: str
 
     def after(self, step: int, states: Sequence[CoderState], losses: Sequence[float]) -> None:
+        if not parallel.is_first():
+            return
         if self._is_time(step, self.config.evaluate_every_tokens):
             for state, loss in zip(states, losses, strict=True):
                 self.log(self._record(step, state, loss))
@@ -127,26 +142,35 @@ class _Watch:
         return step % max(1, round(every_tokens / self.config.batch_tokens)) == 0 or step == self.n_steps
 
     def _record(self, step: int, state: CoderState, loss: float) -> dict[str, Any]:
-        normaliser = state.normaliser
-        held = measure(state.coder, normaliser(self.held[state.key.source].below(normaliser.max_norm).values.float()))
-        return {
+        batch = self.held_out.activations[state.key.place].below(state.normaliser.max_norm)
+        with state.evaluated() as coder:
+            held = measure(coder, *state.normaliser(batch))
+        record = {
             "step": step,
             "steps": self.n_steps,
             "coder": str(state.key),
-            "train_fvu": loss,
+            "train_loss": loss,
             "fvu": held.fvu[-1],
             "l0": sum(held.l0),
             "dead_share": state.dead_share(self.config.dead_after_tokens),
             "unfired_share": held.unfired_share,
-            "gamma": normaliser.gamma,
+            "rate_histogram": held.rate_histogram,
+            "gamma": gamma(batch.source),
+            "effective_rank": effective_rank(batch.source),
         }
+        every = self.config.ce_every_tokens
+        if every is not None and self._is_time(step, every):
+            ce = self.held_out.cross_entropy(state.placed(), lambda n: None)
+            record |= {"ce_recovered": ce.recovered, "kl": ce.kl}
+        return record
 
 
-# Settings of when and on what to measure, which no weight depends on.
+# Settings of when and on what to measure, which no weight depends on; and where activations are kept.
 _ONLY_MEASURED = {
+    "activations",
+    "ce_every_tokens",
     "ce_tokens",
     "checkpoint_every_tokens",
-    "dead_after_tokens",
     "evaluate_every_tokens",
     "held_out_tokens",
 }
@@ -155,7 +179,7 @@ _ONLY_MEASURED = {
 def _fingerprint(
     model: LanguageModel,
     text: Corpus,
-    coders: Mapping[CoderKey, CoderConfig],
+    coders: Mapping[CoderKey, Architecture],
     config: TrainConfig,
     seed: int,
     batch_tokens: int,
@@ -163,8 +187,20 @@ def _fingerprint(
     """Of everything that the weights depend on."""
     architectures = {str(key): asdict(coder) for key, coder in coders.items()}
     settings = {name: value for name, value in asdict(config).items() if name not in _ONLY_MEASURED}
-    everything = [model.identity, text.hash, architectures, settings, seed, batch_tokens]
-    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
+    return _hash(model.identity, text.hash, architectures, settings, seed, batch_tokens)
+
+
+def _store(
+    model: LanguageModel, text: Corpus, config: TrainConfig, batch_tokens: int, say: Callable[[str], None]
+) -> ActivationStore | None:
+    if config.activations is None:
+        return None
+    made_with = _hash(model.identity, str(model.module.dtype), text.hash, config.block_tokens, batch_tokens)
+    return ActivationStore(Path(config.activations), made_with, say)
+
+
+def _hash(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _checkpoint(directory: Path | None, model: LanguageModel, made_with: str) -> checkpoints.Checkpoint | None:
@@ -178,59 +214,43 @@ def _checkpoint(directory: Path | None, model: LanguageModel, made_with: str) ->
 
 
 def _new_states(
-    coders: Mapping[CoderKey, CoderConfig], config: TrainConfig, first_block: Activations
+    coders: Mapping[CoderKey, Architecture], config: TrainConfig, first_block: Activations, given: Sequence[PlacedCoder]
 ) -> list[CoderState]:
     """Coders at their start, centred and scaled by the first block."""
-    normalisers = {
-        hookpoint: estimate(block.values, config.sink_norm_multiple) for hookpoint, block in first_block.items()
-    }
-    return [new_state(key, coder, config, normalisers[key.source]) for key, coder in coders.items()]
+    normalisers = {place: estimate(block, config.sink_norm_multiple) for place, block in first_block.items()}
+    trained = {placed.key: placed for placed in given}
+    return [
+        continued_state(trained[key], config, normalisers[key.place])
+        if key in trained
+        else new_state(key, coder, config, normalisers[key.place])
+        for key, coder in coders.items()
+    ]
 
 
-def _finished(
-    state: CoderState,
-    model: LanguageModel,
-    text: Corpus,
-    held_out: Corpus,
-    held: Activations,
-    config: TrainConfig,
-    batch_tokens: int,
-    advance: Advance,
-) -> Trained:
-    history = TrainingHistory(text.n_eligible, config.dead_after_tokens, state.dead_share(config.dead_after_tokens))
-    values = held[state.key.source].values
-    return _measured(state.placed(), history, model, held_out, values, config, batch_tokens, advance)
+def _finished(state: CoderState, held_out: HeldOutText, config: TrainConfig, advance: Advance) -> Trained:
+    dead_after = config.dead_after_tokens
+    history = TrainingHistory(state.trained_tokens, dead_after, state.dead_share(dead_after))
+    placed = state.placed()
+    return Trained(placed, held_out.reconstruction(placed, held_out.measure(placed), history, advance))
 
 
-def _measured(
-    placed: PlacedCoder,
-    history: TrainingHistory | None,
-    model: LanguageModel,
-    held_out: Corpus,
-    values: Float[Tensor, "n d"],
-    config: TrainConfig,
-    batch_tokens: int,
-    advance: Advance,
-) -> Trained:
-    if placed.max_norm is not None:
-        values = values[values.float().norm(dim=1) <= placed.max_norm]
-    ce = cross_entropy(model, placed, held_out, values, config.ce_tokens, batch_tokens, advance)
-    return Trained(placed, reconstruction(placed, values, ce, history))
-
-
-def _fitting(placed: PlacedCoder, held: Activations) -> Float[Tensor, "n d"]:
-    """The raw activations at the coder's place, if it fits there."""
-    activations = held[placed.key.source].below(placed.max_norm)
-    width = activations.values.shape[1]
-    if width != placed.coder.d_in:
+def _measured(placed: PlacedCoder, held_out: HeldOutText, advance: Advance) -> Trained:
+    """A given coder, if it fits its place."""
+    batch = held_out.activations[placed.key.place]
+    for what, width, activations in (
+        ("reads", placed.coder.d_in, batch.source),
+        ("predicts", placed.coder.d_out, batch.target),
+    ):
+        if activations.shape[1] != width:
+            hookpoint = placed.key.source if what == "reads" else placed.key.target
+            raise CoderError(
+                f"the coder {what} activations {width} wide, but {hookpoint} is {activations.shape[1]} wide; "
+                "name the hookpoint and the model that it was trained on"
+            )
+    held = held_out.measure(placed)
+    if held.fvu[-1] > 1:
         raise CoderError(
-            f"the coder reads activations {placed.coder.d_in} wide, but {placed.key.source} is {width} wide; "
-            "name the hookpoint and the model that it was trained on"
+            f"the coder's reconstruction of {placed.key.target} is worse than the mean (FVU {held.fvu[-1]:.2f}); it "
+            "was made for another hookpoint, side or model, or for activations that were scaled"
         )
-    fvu = measure(placed.coder, activations.values).fvu[-1]
-    if fvu > 1:
-        raise CoderError(
-            f"the coder's reconstruction of {placed.key.source} is worse than the mean (FVU {fvu:.2f}); it was "
-            "made for another hookpoint, side or model, or for activations that were scaled"
-        )
-    return held[placed.key.source].values
+    return Trained(placed, held_out.reconstruction(placed, held, None, advance))

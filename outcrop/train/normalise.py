@@ -1,42 +1,61 @@
-"""Centring and scaling of a hookpoint's activations, estimated on the first block.
+"""Centring and scaling of activations, and which tokens are attention sinks.
 
-x̃ = (x − μ) / σ, with μ the mean and σ² the mean squared deviation per dimension, so that a
-batch's mean squared error is its FVU. γ = ‖μ‖ / (σ √d) says how far the cloud lies from the
-origin, in units of its own radius: what kills latents when inputs are not centred.
+Coders are trained on x̃ = (x − μ)/σ with σ² the mean squared deviation per dimension, so that
+x̃ has unit variance in the mean. γ = ‖μ‖ / (σ √d) says how far from the origin the activations
+lie, in units of their own radius (arXiv 2605.31518 ties the death of TopK latents to it).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from outcrop.coders.folding import Scaling
+from outcrop.types import ActivationBatch
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """μ, σ and the norm above which a token is an attention sink."""
+    """Scalings of source and target, and the norm above which a token is an attention sink."""
 
-    mean: Float[Tensor, "d"]
-    scale: float
+    source: Scaling
+    target: Scaling
     max_norm: float | None
 
-    def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        return (x - self.mean) / self.scale
-
-    @property
-    def gamma(self) -> float:
-        return float(self.mean.norm()) / (self.scale * len(self.mean) ** 0.5)
+    def __call__(self, batch: ActivationBatch) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """Source and target in normalised space; one tensor where they are one."""
+        x = self.source(batch.source)
+        return x, x if batch.target is batch.source else self.target(batch.target)
 
 
-def estimate(x: Float[Tensor, "n d"], sink_norm_multiple: float | None) -> Normaliser:
+def estimate(batch: ActivationBatch, sink_norm_multiple: float | None) -> Normaliser:
     """From raw activations; those above the multiple of the median norm are left out, here and ever after."""
-    x = x.float()
     max_norm = None
     if sink_norm_multiple is not None:
-        norm = x.norm(dim=1)
-        max_norm = sink_norm_multiple * float(norm.median())
-        x = x[norm <= max_norm]
+        max_norm = sink_norm_multiple * float(batch.source.float().norm(dim=1).median())
+        batch = batch.below(max_norm)
+    source = scaling(batch.source)
+    return Normaliser(source, source if batch.target is batch.source else scaling(batch.target), max_norm)
+
+
+def scaling(x: Float[Tensor, "n d"]) -> Scaling:
+    x = x.float()
     mean = x.mean(dim=0)
-    scale = float((x - mean).pow(2).mean().sqrt())
-    return Normaliser(mean, scale, max_norm)
+    return Scaling(mean, float((x - mean).pow(2).mean().sqrt()))
+
+
+def gamma(x: Float[Tensor, "n d"]) -> float:
+    """‖μ‖ / (σ √d)"""
+    of = scaling(x)
+    return float(of.mean.norm()) / (of.scale * len(of.mean) ** 0.5)
+
+
+def effective_rank(x: Float[Tensor, "n d"]) -> float:
+    """exp of the entropy of the covariance's normalised spectrum (Roy and Vetterli 2007); from 1 to d."""
+    centred = x.float() - x.float().mean(dim=0)
+    spectrum = torch.linalg.eigvalsh(centred.T @ centred).clamp_min(0)
+    share = spectrum / spectrum.sum()
+    return float(torch.special.entr(share).sum().exp())

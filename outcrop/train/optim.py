@@ -1,20 +1,34 @@
-"""Optimizers: Muon for matrices, Adam for vectors (or for everything).
+"""Optimizers, each with the law of its learning rate in the number of latents M of a layer.
+
+    adam     peak 1e-3 · (4608/M)^½
+    muon     peak 5e-3 for matrices, whatever M: the size of an update does not depend on it; Adam at 1e-3 for vectors
+    signum   peak 1.5e-3 · (4608/M)^½, no decay: the average takes its place
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum G = U S Vᵀ by about U Vᵀ, through five
 Newton–Schulz steps X ← aX + bAX + cA²X with A = X Xᵀ. A sparse coder's matrices are very
 tall, [M d] with M ≫ d, so the steps run on the d × d Gram matrix alone: each multiplies X by
 a polynomial P of A, hence A ← P A P, Q ← P Q, and X is touched once, at the end: X ← X₀ Q.
+
+Signum here is the sign of the gradient under schedule-free averaging (Defazio et al. 2024, arXiv:2405.15682):
+gradients are taken at y, steps are made by z, and x, the average of all z, is what is evaluated and saved.
+
+    z ← z − lr sign(∇f(y));   x ← (1 − c) x + c z;   y = (1 − β) z + β x,   c = lr² / Σ lr²
+
+Rows of unit norm would not survive averaging, so those of x and z are brought back to it at every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from outcrop import kernels
+from outcrop.coders.stack import SparseStack
 from outcrop.config import TrainConfig
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -24,7 +38,8 @@ _STEPS = 5
 def orthogonalised(matrix: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
     """About U Vᵀ of the matrix's singular value decomposition; singular values end in about [0.7, 1.2].
 
-    In float32: in bfloat16 the Gram matrix, whose spectrum is the squared one, loses the small directions.
+    The Gram matrix is taken in float32: its spectrum is the squared one, and bfloat16 would lose the small
+    directions. The last product need not be: an update bears bfloat16's rounding.
     """
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     tall = tall / tall.norm().clamp_min(1e-7)
@@ -42,10 +57,15 @@ def orthogonalised(matrix: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised, with an update of Adam's usual size:
-    root mean square 0.2 per element (Liu et al. 2025, arXiv:2502.16982)."""
+    root mean square 0.2 per element (Liu et al. 2025, arXiv:2502.16982).
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+    With `balance_rows` each row (each latent) gets an update of that root mean square by itself.
+    """
+
+    def __init__(
+        self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95, *, balance_rows: bool = False
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "balance_rows": balance_rows})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -56,12 +76,62 @@ class Muon(torch.optim.Optimizer):
                 state: dict[str, Any] = self.state[weight]
                 momentum = state.setdefault("momentum", torch.zeros_like(weight))
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
-                direction = orthogonalised(weight.grad.lerp(momentum, group["momentum"]))
-                weight.add_(direction, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+                update = orthogonalised(weight.grad.lerp(momentum, group["momentum"]))
+                if group["balance_rows"]:
+                    kernels.unit_rows_(update)
+                    weight.add_(update, alpha=-group["lr"] * 0.2 * weight.shape[1] ** 0.5)
+                else:
+                    weight.add_(update, alpha=-group["lr"] * 0.2 * max(weight.shape) ** 0.5)
+
+
+class Signum(torch.optim.Optimizer):
+    """Signs of gradients, averaged schedule-free. Between steps the parameters hold y; within `averaged`, x.
+
+    Groups with `unit_rows` keep rows of unit norm in z and x.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, beta: float = 0.95) -> None:
+        super().__init__(groups, {"lr": lr, "beta": beta, "unit_rows": False, "lr_squares": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            group["lr_squares"] += group["lr"] ** 2
+            share = group["lr"] ** 2 / group["lr_squares"] if group["lr_squares"] else 1.0
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self._state_of(weight)
+                z, x = state["z"], state["x"]
+                z.add_(weight.grad.sign_(), alpha=-group["lr"])
+                x.lerp_(z, share)
+                if group["unit_rows"]:
+                    kernels.unit_rows_(z)
+                    kernels.unit_rows_(x)
+                torch.lerp(z, x, group["beta"], out=weight.data)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the parameters hold the averages."""
+        moved = [weight for weight in self.state if "x" in self.state[weight]]
+        held = [weight.data for weight in moved]
+        for weight in moved:
+            weight.data = self.state[weight]["x"]
+        try:
+            yield
+        finally:
+            for weight, data in zip(moved, held, strict=True):
+                weight.data = data
+
+    def _state_of(self, weight: nn.Parameter) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[weight]
+        if not state:
+            state["z"], state["x"] = weight.detach().clone(), weight.detach().clone()
+        return state
 
 
 def learning_rate(config: TrainConfig, n_latents: int) -> float:
-    """The peak rate: as set, or 5e-3 for Muon, or Adam's 1e-3 · (4608 / M)^½."""
+    """The peak rate of the matrices: as set, or by the optimizer's law."""
     if config.lr is not None:
         return config.lr
     match config.optimizer:
@@ -69,14 +139,39 @@ def learning_rate(config: TrainConfig, n_latents: int) -> float:
             return 5e-3
         case "adam":
             return 1e-3 * (4608 / n_latents) ** 0.5
+        case "signum":
+            return 1.5e-3 * (4608 / n_latents) ** 0.5
 
 
-def optimizers(module: nn.Module, config: TrainConfig, n_latents: int) -> list[torch.optim.Optimizer]:
+def optimizers(coder: SparseStack, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimizers that between them train every parameter."""
-    lr = learning_rate(config, n_latents)
-    parameters = list(module.parameters())
-    if config.optimizer == "adam":
-        return [torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), fused=True)]
-    matrices = [parameter for parameter in parameters if parameter.ndim == 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-    return [Muon(matrices, lr), torch.optim.Adam(vectors, lr=1e-3, fused=True)]
+    lr = learning_rate(config, coder.latents_per_layer)
+    parameters = list(coder.parameters())
+    match config.optimizer:
+        case "adam":
+            return [torch.optim.Adam(parameters, lr=lr, betas=(0.9, 0.999), fused=True)]
+        case "muon":
+            matrices = [parameter for parameter in parameters if parameter.ndim == 2]
+            vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+            muon = Muon(matrices, lr, balance_rows=config.balance_rows)
+            return [muon, torch.optim.Adam(vectors, lr=1e-3, fused=True)]
+        case "signum":
+            return [Signum(_with_unit_rows(coder), lr)]
+
+
+def _with_unit_rows(coder: SparseStack) -> list[dict[str, Any]]:
+    decoders = {id(layer.decoder) for layer in coder.layers}
+    of = {kept: [p for p in coder.parameters() if (id(p) in decoders) == kept] for kept in (True, False)}
+    return [{"params": parameters, "unit_rows": kept} for kept, parameters in of.items()]
+
+
+@contextmanager
+def averaged(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
+    """Within, the parameters are those to be evaluated and saved, where an optimizer averages them."""
+    averaging = [optimizer for optimizer in optimizers if isinstance(optimizer, Signum)]
+    if not averaging:
+        yield
+        return
+    (signum,) = averaging
+    with signum.averaged():
+        yield

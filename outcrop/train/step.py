@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Bool, Int64
+from torch import Tensor, nn
 
-from outcrop.coders.stack import SparseStack
-from outcrop.coders.weights import PlacedCoder, fold
-from outcrop.config import CoderConfig, TrainConfig
+from outcrop.coders.folding import Scaling, fold
+from outcrop.coders.losses import coder_loss, mse
+from outcrop.coders.placed import PlacedCoder
+from outcrop.coders.stack import LayerOutput, SparseStack
+from outcrop.config import Architecture, TrainConfig
+from outcrop.train import parallel
 from outcrop.train.normalise import Normaliser
-from outcrop.train.optim import optimizers
-from outcrop.train.schedules import lr_factor
-from outcrop.types import CoderKey
+from outcrop.train.optim import averaged, optimizers
+from outcrop.train.schedules import k_at, lr_factor
+from outcrop.types import ActivationBatch, CoderKey
 
 
 @dataclass
@@ -27,66 +32,120 @@ class CoderState:
     normaliser: Normaliser
     optimizers: list[torch.optim.Optimizer]
     since_fired: Int64[Tensor, "L M"]  # tokens since a latent last fired
+    trained_tokens: int = 0
+
+    @contextmanager
+    def evaluated(self) -> Iterator[SparseStack]:
+        """Within, the coder is as it would be saved: averaged weights, inference's selection."""
+        with averaged(self.optimizers):
+            self.coder.eval()
+            yield self.coder
+            self.coder.train()
 
     def placed(self) -> PlacedCoder:
-        folded = fold(self.coder, self.normaliser.mean, self.normaliser.scale).requires_grad_(False)
+        with self.evaluated() as coder:
+            folded = fold(coder, self.normaliser.source, self.normaliser.target).requires_grad_(False)
         return PlacedCoder(self.key, folded, self.normaliser.max_norm)
 
-    def dead_share(self, dead_after_tokens: int) -> list[float]:
-        """Of each layer: latents that have not fired for so many tokens."""
-        return (self.since_fired >= dead_after_tokens).cpu().double().mean(dim=1).tolist()
+    def k(self, step: int, n_steps: int, config: TrainConfig) -> int:
+        """Of each layer, at a step."""
+        return k_at(step, n_steps, self.coder.architecture.k_per_layer, config.k_start, config.k_decay_share)
+
+    def dead(self, dead_after_tokens: int) -> Bool[Tensor, "L M"]:
+        return self.since_fired >= dead_after_tokens
+
+    def dead_share(self, dead_after_tokens: int) -> list[float | None]:
+        """Of each layer: latents that have not fired for so many tokens; None before there were as many."""
+        if self.trained_tokens < dead_after_tokens:
+            return [None] * self.coder.n_layers
+        return list(self.dead(dead_after_tokens).cpu().double().mean(dim=1).tolist())
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "coder": self.coder.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "since_fired": self.since_fired,
-            "mean": self.normaliser.mean,
-            "scale": self.normaliser.scale,
+            "trained_tokens": self.trained_tokens,
+            "source": vars(self.normaliser.source),
+            "target": vars(self.normaliser.target),
             "max_norm": self.normaliser.max_norm,
         }
 
 
-def new_state(key: CoderKey, config: CoderConfig, train: TrainConfig, normaliser: Normaliser) -> CoderState:
+def new_state(key: CoderKey, architecture: Architecture, train: TrainConfig, normaliser: Normaliser) -> CoderState:
     """Freshly initialised from the key's seed."""
-    device = normaliser.mean.device
     generator = torch.Generator().manual_seed(key.seed)
-    width = len(normaliser.mean)
-    coder = SparseStack(width, config.n_latents, config.k, config.layers, config.reads, generator).to(device)
-    since_fired = torch.zeros(config.layers, config.n_latents, dtype=torch.long, device=device)
-    return CoderState(key, coder, normaliser, optimizers(coder, train, config.n_latents), since_fired)
+    d_out = len(normaliser.target.mean) if key.source != key.target else None
+    return _state(key, SparseStack(architecture, len(normaliser.source.mean), d_out, generator), train, normaliser)
 
 
-def restored_state(key: CoderKey, config: CoderConfig, train: TrainConfig, saved: dict[str, Any]) -> CoderState:
+def continued_state(given: PlacedCoder, train: TrainConfig, normaliser: Normaliser) -> CoderState:
+    """A coder for raw activations, brought to normalised space, to be trained further."""
+    normaliser = Normaliser(normaliser.source, normaliser.target, given.max_norm)
+    unfolded = fold(given.coder, normaliser.source.inverse(), normaliser.target.inverse())
+    state = _state(given.key, unfolded.requires_grad_(True), train, normaliser)
+    state.coder.normalise_decoders()
+    return state
+
+
+def restored_state(key: CoderKey, architecture: Architecture, train: TrainConfig, saved: dict[str, Any]) -> CoderState:
     """As `CoderState.state_dict` gave it."""
-    normaliser = Normaliser(saved["mean"], saved["scale"], saved["max_norm"])
-    state = new_state(key, config, train, normaliser)
+    source, target = Scaling(**saved["source"]), Scaling(**saved["target"])
+    state = new_state(key, architecture, train, Normaliser(source, target, saved["max_norm"]))
     state.coder.load_state_dict(saved["coder"])
     for optimizer, optimizer_state in zip(state.optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(optimizer_state)
     state.since_fired.copy_(saved["since_fired"])
+    state.trained_tokens = saved["trained_tokens"]
     return state
 
 
-def train_step(state: CoderState, x: Float[Tensor, "n d"], step: int, n_steps: int, config: TrainConfig) -> float:
-    """One step on raw activations; gives the batch's FVU (the normalised mean squared error)."""
-    x = state.normaliser(x)
-    reconstruction = state.coder.decoder_bias.expand_as(x)
-    since_fired = state.since_fired + len(x)
-    for i, layer in enumerate(state.coder.run(x)):
-        reconstruction = reconstruction + layer.output
-        since_fired[i, layer.indices[layer.values > 0]] = 0
-    loss = (x - reconstruction).pow(2).mean()
-    loss.backward()
-    _update(state, lr_factor(step, n_steps, config.warmup_share))
-    state.since_fired = since_fired
-    return loss.item()
+def _state(key: CoderKey, coder: SparseStack, train: TrainConfig, normaliser: Normaliser) -> CoderState:
+    device = normaliser.source.mean.device
+    coder = coder.to(device).train()
+    since_fired = torch.zeros(coder.n_layers, coder.latents_per_layer, dtype=torch.long, device=device)
+    return CoderState(key, coder, normaliser, optimizers(coder, train), since_fired)
 
 
-def _update(state: CoderState, factor: float) -> None:
+def train_step(state: CoderState, batch: ActivationBatch, step: int, n_steps: int, config: TrainConfig) -> float:
+    """One step on raw activations; gives the batch's FVU (the normalised mean squared error).
+
+    Where several processes train together, each computes its part of the batch.
+    """
+    n = len(batch.position)
+    x, y = state.normaliser(parallel.part(batch))
+    k = state.k(step, n_steps, config)
+    dead = state.dead(config.dead_after_tokens)
+    fired = torch.zeros_like(dead)
+    fvu = torch.zeros((), device=x.device)
+    size = config.micro_batch_tokens or max(1, len(x))
+    for part_x, part_y in zip(x.split(size), y.split(size), strict=True):
+        outputs = list(state.coder.run(part_x, k))
+        share = len(part_x) / n
+        (share * coder_loss(state.coder, part_y, outputs, dead, k, config)).backward()
+        fvu += share * mse(part_y, outputs[-1].reconstruction.detach())
+        fired |= which_fired(state.coder, outputs)
+    update(state, fired, n, step, n_steps, config)
+    return float(parallel.summed(fvu))
+
+
+def update(
+    state: CoderState, fired: Bool[Tensor, "L M"], n_tokens: int, step: int, n_steps: int, config: TrainConfig
+) -> None:
+    """Move the parameters by the gradients that have been accumulated in them over a batch of `n_tokens`."""
+    parallel.sum_gradients(state.coder.parameters())
+    state.since_fired = (state.since_fired + n_tokens).masked_fill(parallel.any_of(fired), 0)
+    state.trained_tokens += n_tokens
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(state.coder.parameters(), config.clip)
+    factor = lr_factor(step, n_steps, config.warmup_share, decays=config.optimizer != "signum")
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("peak_lr", group["lr"]) * factor
         optimizer.step()
         optimizer.zero_grad()
     state.coder.normalise_decoders()
+
+
+def which_fired(coder: SparseStack, outputs: list[LayerOutput]) -> Bool[Tensor, "L M"]:
+    return torch.stack([output.codes.count(coder.latents_per_layer) > 0 for output in outputs])

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
 from outcrop.config import TrainConfig
-from outcrop.model.activations import activations
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.progress import Advance
-from outcrop.types import ActivationBatch, Hookpoint
+from outcrop.train import parallel
+from outcrop.train.store import ActivationStore
+from outcrop.types import ActivationBatch, Place
+
+Activations = dict[Place, ActivationBatch]
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,6 @@ class Block:
     index: int
     contexts: range
     n_batches: int
-
-
-@dataclass(frozen=True)
-class BlockActivations:
-    """What one hookpoint gave in one block, in the corpus' order of batches."""
-
-    values: Float[Tensor, "n d"]
-    position: Int64[Tensor, "n"]
-
-    def below(self, max_norm: float | None) -> BlockActivations:
-        """Without the tokens whose norm makes them attention sinks."""
-        if max_norm is None:
-            return self
-        keep = self.values.float().norm(dim=1) <= max_norm
-        return BlockActivations(self.values[keep], self.position[keep])
 
 
 def plan_blocks(corpus: Corpus, block_tokens: int, batch_tokens: int) -> list[Block]:
@@ -64,51 +50,63 @@ def load_block(
     model: LanguageModel,
     corpus: Corpus,
     contexts: range,
-    hookpoints: Sequence[Hookpoint],
+    places: Sequence[Place],
     batch_tokens: int,
     advance: Advance,
-) -> dict[Hookpoint, BlockActivations]:
-    """The block's activations at every hookpoint, from one pass of the language model."""
+) -> Activations:
+    """The contexts' activations at every place, from one pass of the language model."""
+    hookpoints = list(dict.fromkeys(hookpoint for place in places for hookpoint in place))
     pieces = []
-    for captured in activations(model, corpus, contexts, hookpoints, batch_tokens):
+    for captured in parallel.activations(model, corpus, contexts, hookpoints, batch_tokens):
         pieces.append(captured)
         advance(len(captured.position))
     position = torch.from_numpy(np.concatenate([piece.position for piece in pieces]))
-    return {
-        hookpoint: BlockActivations(torch.cat([piece.at[hookpoint] for piece in pieces]), position)
-        for hookpoint in hookpoints
-    }
+    at = {hookpoint: torch.cat([piece.at.pop(hookpoint) for piece in pieces]) for hookpoint in hookpoints}
+    return {(a, b): ActivationBatch(at[a], at[b], position) for a, b in places}
 
 
 class Stream:
     """The training text's activations, step by step.
 
-    A step gives one batch per hookpoint; there are `n_steps` of them, known from the start.
+    A step gives one batch per place; there are `n_steps` of them, known from the start.
     """
 
     def __init__(
         self,
         model: LanguageModel,
         corpus: Corpus,
-        hookpoints: Sequence[Hookpoint],
+        places: Sequence[Place],
         config: TrainConfig,
         seed: int,
         batch_tokens: int,
+        store: ActivationStore | None = None,
     ) -> None:
-        self._model, self._corpus, self._hookpoints = model, corpus, hookpoints
-        self._seed, self._batch_tokens = seed, batch_tokens
+        """With a store, a block that is there is read, and one that is not is kept there."""
+        self._model, self._corpus, self._places = model, corpus, places
+        self._seed, self._batch_tokens, self._store = seed, batch_tokens, store
         self._blocks = plan_blocks(corpus, config.block_tokens, config.batch_tokens)
-        self._held: tuple[int, dict[Hookpoint, BlockActivations]] | None = None
+        self._held: tuple[int, Activations] | None = None
         self.n_steps = sum(block.n_batches for block in self._blocks)
 
-    def block(self, index: int, advance: Advance) -> dict[Hookpoint, BlockActivations]:
+    def block(self, index: int, advance: Advance) -> Activations:
         """The activations of a block, unshuffled; the last one asked for is held."""
         if self._held is None or self._held[0] != index:
             self._held = None  # so that two blocks are never held at once
-            contexts = self._blocks[index].contexts
-            held = load_block(self._model, self._corpus, contexts, self._hookpoints, self._batch_tokens, advance)
-            self._held = index, held
+            self._held = index, self._stored(index, advance) or self._computed(index, advance)
         return self._held[1]
+
+    def _stored(self, index: int, advance: Advance) -> Activations | None:
+        block = self._store.load(index, self._places, self._model.device) if self._store else None
+        if block:
+            advance(len(block[self._places[0]].position))
+        return block
+
+    def _computed(self, index: int, advance: Advance) -> Activations:
+        contexts = self._blocks[index].contexts
+        block = load_block(self._model, self._corpus, contexts, self._places, self._batch_tokens, advance)
+        if self._store:
+            self._store.save(index, block, self._corpus.n_eligible)
+        return block
 
     def tokens_before(self, step: int) -> int:
         """Eligible tokens of the blocks that end before a step."""
@@ -120,14 +118,14 @@ class Stream:
         )
 
     def steps(
-        self, first: int, max_norms: Mapping[Hookpoint, float | None], advance: Advance
-    ) -> Iterator[tuple[int, dict[Hookpoint, ActivationBatch]]]:
-        """The steps from `first` on, without the tokens that exceed their hookpoint's norm."""
+        self, first: int, max_norms: Mapping[Place, float | None], advance: Advance
+    ) -> Iterator[tuple[int, Activations]]:
+        """The steps from `first` on, without the tokens that exceed their place's norm."""
         for block, first_of_block in self._numbered():
             if first_of_block + block.n_batches <= first:
                 continue
             loaded = self.block(block.index, advance)
-            streams = [batches(loaded[h].below(limit), block, self._seed) for h, limit in max_norms.items()]
+            streams = [batches(loaded[place].below(limit), block, self._seed) for place, limit in max_norms.items()]
             for step, batch in enumerate(zip(*streams, strict=True), start=first_of_block):
                 if step >= first:
                     yield step, dict(zip(max_norms, batch, strict=True))
@@ -140,9 +138,12 @@ class Stream:
             step += block.n_batches
 
 
-def batches(activations: BlockActivations, block: Block, seed: int) -> Iterator[ActivationBatch]:
+def batches(activations: ActivationBatch, block: Block, seed: int) -> Iterator[ActivationBatch]:
     """The block's tokens, permuted, in `n_batches` batches whose sizes differ by at most one."""
-    order = torch.from_numpy(np.random.default_rng([seed, block.index]).permutation(len(activations.values)))
+    order = torch.from_numpy(np.random.default_rng([seed, block.index]).permutation(len(activations.position)))
     for part in order.tensor_split(block.n_batches):
-        values = activations.values[part.to(activations.values.device)].float()
-        yield ActivationBatch(source=values, target=values, position=activations.position[part])
+        there = part.to(activations.source.device)
+        source = activations.source[there].float()
+        one = activations.target is activations.source
+        target = source if one else activations.target[there].float()
+        yield ActivationBatch(source, target, activations.position[part])

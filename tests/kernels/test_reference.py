@@ -1,69 +1,54 @@
+import pytest
 import torch
-from torch import Tensor
 
-from outcrop.kernels import sparse_decode, topk_encode
-
-
-def dense(x: Tensor, weight: Tensor, bias: Tensor, decoder: Tensor, k: int) -> Tensor:
-    """The slow, obvious reference: everything dense, autograd's own gradients."""
-    pre = torch.relu(x @ weight.T + bias)
-    mask = torch.zeros_like(pre).scatter(1, pre.topk(k).indices, 1.0)
-    return (pre * mask) @ decoder
+from outcrop.kernels import reference
 
 
-def tensors(n: int = 7, d: int = 5, m: int = 11) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = [(n, d), (m, d), (m,), (m, d)]
-    return [torch.randn(s, dtype=torch.double, generator=generator, requires_grad=True) for s in shapes]
+def test_topk_takes_the_largest_and_no_negative_ones() -> None:
+    x, weight = torch.eye(2), torch.tensor([[1.0, -1.0], [3.0, -2.0], [2.0, -3.0]])
+    values, indices = reference.topk(x, weight, torch.zeros(3), 2)
+    assert sorted(zip(indices[0].tolist(), values[0].tolist(), strict=True)) == [(1, 3.0), (2, 2.0)]
+    assert values[1].tolist() == [0.0, 0.0]
 
 
-def test_output_and_gradients_equal_the_dense_computation() -> None:
-    x, weight, bias, decoder = tensors()
-    sparse = sparse_decode(*topk_encode(x, weight, bias, 3), decoder)
-    obvious = dense(x, weight, bias, decoder, 3)
-    torch.testing.assert_close(sparse, obvious)
-    upstream = torch.randn_like(sparse)
-    for ours, theirs in zip(
-        torch.autograd.grad(sparse, (x, weight, bias, decoder), upstream),
-        torch.autograd.grad(obvious, (x, weight, bias, decoder), upstream),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs)
+def test_signed_topk_takes_the_least_negative() -> None:
+    values, indices = reference.topk(torch.ones(1, 1), torch.tensor([[-3.0], [-1.0]]), torch.zeros(2), 1, signed=True)
+    assert (values.item(), indices.item()) == (-1.0, 1)
 
 
-def test_gradcheck() -> None:
-    x, weight, bias, decoder = tensors()
-    assert torch.autograd.gradcheck(
-        lambda x, w, b, d: sparse_decode(*topk_encode(x, w, b, 3), d), (x, weight, bias, decoder)
-    )
+def test_batchtopk_gives_busy_tokens_more_latents() -> None:
+    x, weight = torch.tensor([[1.0], [10.0], [-1.0]]), torch.tensor([[1.0], [2.0], [3.0]])
+    values, _ = reference.batchtopk(x, weight, torch.zeros(3), 1)
+    assert values.shape == (3, 3)
+    assert sorted(values[1].tolist()) == [10.0, 20.0, 30.0]
+    assert values[[0, 2]].sum() == 0
 
 
-def test_a_selected_zero_gets_no_gradient() -> None:
-    x = torch.ones(1, 2)
-    weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0]], requires_grad=True)
-    values, indices = topk_encode(x, weight, torch.zeros(3), 2)
-    assert sorted(values[0].tolist()) == [0.0, 1.0]  # only one pre-activation is positive; a zero is selected beside it
-    sparse_decode(values, indices, torch.ones(3, 2)).sum().backward()
-    assert weight.grad is not None
-    assert weight.grad[0].abs().sum() > 0
-    assert weight.grad[1:].abs().sum() == 0
+def test_groupmax_takes_one_latent_of_each_group_even_if_groups_differ_in_size() -> None:
+    pre = torch.tensor([1.0, 5.0, 2.0, 4.0, -3.0])
+    values, indices = reference.groupmax(torch.ones(1, 1), pre[:, None], torch.zeros(5), 2)
+    assert values.tolist() == [[5.0, 4.0]]  # groups {0, 1} and {2, 3, 4}
+    assert indices.tolist() == [[1, 3]]
 
 
-def test_ties_select_k_and_their_gradients_agree_with_the_selection() -> None:
-    x = torch.ones(2, 1, dtype=torch.double)
-    weight = torch.ones(4, 1, dtype=torch.double, requires_grad=True)
-    values, indices = topk_encode(x, weight, torch.zeros(4, dtype=torch.double), 2)
-    assert values.tolist() == [[1, 1], [1, 1]]
-    values.sum().backward()
-    assert weight.grad is not None
-    expected = torch.bincount(indices.flatten(), minlength=4).double()
-    torch.testing.assert_close(weight.grad[:, 0], expected)
+@pytest.mark.parametrize("threshold", [1.0, torch.tensor(1.0), torch.tensor([1.0, 1.0, 4.0, -1.0])])
+def test_above_keeps_what_is_over_the_threshold_and_positive(threshold: float | torch.Tensor) -> None:
+    pre = torch.tensor([1.0, 2.0, 3.0, -0.5])
+    values, indices = reference.above(torch.ones(1, 1), pre[:, None], torch.zeros(4), threshold)
+    expected = [(1, 2.0)] if isinstance(threshold, torch.Tensor) and threshold.ndim else [(1, 2.0), (2, 3.0)]
+    assert list(zip(indices[0].tolist(), values[0].tolist(), strict=True)) == expected
 
 
-def test_latents_that_nobody_selected_have_a_zero_gradient() -> None:
-    x, weight, bias, decoder = tensors(n=1)
-    values, indices = topk_encode(x, weight, bias, 2)
-    sparse_decode(values, indices, decoder).sum().backward()
-    assert decoder.grad is not None
-    unused = [i for i in range(11) if i not in indices.flatten().tolist()]
-    assert decoder.grad[unused].abs().sum() == 0
+def test_the_products_are_those_of_the_dense_matrix_of_codes() -> None:
+    values, indices = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[0, 2], [0, 1]])
+    dense = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]])
+    rows, weight = torch.randn(2, 4), torch.randn(3, 4)
+    torch.testing.assert_close(reference.weighted_rows(values, indices, weight), dense @ weight)
+    torch.testing.assert_close(reference.row_products(rows, indices, weight), (rows @ weight.T).gather(1, indices))
+    torch.testing.assert_close(reference.transposed_product(values, indices, rows, 3), dense.T @ rows)
+
+
+def test_unit_rows_leaves_a_row_of_zeros() -> None:
+    weight = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    reference.unit_rows_(weight)
+    torch.testing.assert_close(weight, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))

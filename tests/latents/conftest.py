@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy import ndarray
 
+from outcrop.coders.placed import PlacedCoder
 from outcrop.coders.stack import SparseStack
-from outcrop.coders.weights import PlacedCoder
-from outcrop.config import CacheConfig
+from outcrop.config import Architecture, CacheConfig
 from outcrop.latents.cache import LatentCache, cache_latents
 from outcrop.latents.split import score_documents
 from outcrop.latents.windows import Grid, build_grid
@@ -43,7 +43,7 @@ class Cached:
 def placed(model: LanguageModel, corpora: dict[str, Corpus]) -> PlacedCoder:
     """A stack of two layers with random weights, whose sink norm excludes some tokens."""
     x = _hidden(model, corpora["held_out"])
-    coder = SparseStack(32, 128, 2, 2, "residual", torch.Generator().manual_seed(0))
+    coder = SparseStack(Architecture(n_latents=128, k=2, layers=2), 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         coder.decoder_bias.copy_(x.mean(dim=0))
     max_norm = float(x.norm(dim=1).quantile(0.97))

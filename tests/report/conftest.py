@@ -235,7 +235,7 @@ def reconstruction() -> Reconstruction:
         LayerReconstruction(0.18, 31.9, 0.13, 0.011, 0.09),
     )
     ce = CrossEntropy(8_192, clean=3.21, coder=3.34, zero=8.9, mean=6.4, kl=0.11)
-    return Reconstruction(KEY, 32_768, 1_000_000, 10_000_000, 0.18, 95.7, layers, ce)
+    return Reconstruction(KEY, 32_768, 1_000_000, 10_000_000, 1.09, 212.0, 0.18, 95.7, layers, ce)
 
 
 @pytest.fixture(scope="session")

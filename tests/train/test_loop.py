@@ -1,19 +1,21 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from outcrop.coders.weights import PlacedCoder
-from outcrop.config import CoderConfig, Optimizer, TrainConfig
+from outcrop.coders.placed import PlacedCoder
+from outcrop.config import Architecture, CoderConfig, Optimizer, TrainConfig
 from outcrop.errors import CoderError, CorruptError, StaleError
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.train import checkpoint as checkpoints
 from outcrop.train.loop import Trained, evaluate_coders, train_coders
-from outcrop.train.normalise import estimate
-from outcrop.types import CoderKey, Hookpoint
+from outcrop.train.normalise import effective_rank, estimate, gamma
+from outcrop.train.stream import Stream
+from outcrop.types import ActivationBatch, CoderKey, Hookpoint
+from tests.coders.test_stack import SELECTIONS
 
 POINTS = [Hookpoint("model.layers.0"), Hookpoint("model.layers.1")]
 CODER = CoderConfig(n_latents=64, k=4, layers=2)
@@ -28,7 +30,7 @@ def run(
     model: LanguageModel, corpora: dict[str, Corpus], optimizer: Optimizer = "muon", n: int = 1, **more: Any
 ) -> list[Trained]:
     config = TrainConfig(optimizer=optimizer, **SETTINGS, **more.pop("settings", {}))
-    coders = dict.fromkeys(keys(n), CODER)
+    coders = more.pop("coders", dict.fromkeys(keys(n), CODER))
     return train_coders(model, corpora["train"], corpora["held_out"], coders, config, **more)
 
 
@@ -50,7 +52,10 @@ def test_training_lowers_the_fvu_below_that_of_the_start(model: LanguageModel, c
     assert ce.clean < ce.coder and ce.kl > 0
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adam"])
+OPTIMIZERS: list[Optimizer] = ["muon", "adam", "signum"]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_resuming_gives_the_training_that_was_never_interrupted(
     model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path, optimizer: Optimizer
 ) -> None:
@@ -130,11 +135,93 @@ def test_a_coder_at_the_wrong_place_is_refused(model: LanguageModel, corpora: di
 def test_mean_and_scale_are_those_of_the_tokens_below_the_sink_norm() -> None:
     x = torch.randn(500, 8, generator=torch.Generator().manual_seed(0)) * 2 + 3
     sinks = torch.full((3, 8), 1e4)
-    with_sinks, without = estimate(torch.cat([x, sinks]), 8.0), estimate(x, 8.0)
-    torch.testing.assert_close(with_sinks.mean, without.mean)
-    assert with_sinks.scale == pytest.approx(without.scale)
-    normalised = without(x)
+    with_sinks, without = estimate(batch_of(torch.cat([x, sinks])), 8.0), estimate(batch_of(x), 8.0)
+    torch.testing.assert_close(with_sinks.source.mean, without.source.mean)
+    assert with_sinks.source.scale == pytest.approx(without.source.scale)
+    normalised, target = without(batch_of(x))
+    assert target is normalised
     assert normalised.pow(2).mean() == pytest.approx(1, abs=1e-5)
     assert normalised.mean(dim=0).abs().max() < 1e-5
-    assert np.isclose(without.gamma, float(x.mean(dim=0).norm()) / (without.scale * 8**0.5))
-    assert estimate(torch.cat([x, sinks]), None).scale > 100
+    assert estimate(batch_of(torch.cat([x, sinks])), None).source.scale > 100
+
+
+def batch_of(x: Tensor, y: Tensor | None = None) -> ActivationBatch:
+    return ActivationBatch(x, x if y is None else y, torch.arange(len(x)))
+
+
+def test_source_and_target_of_a_transcoder_are_scaled_each_by_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(500, 8, generator=generator), 5 + 3 * torch.randn(500, 4, generator=generator)
+    normalised_x, normalised_y = estimate(batch_of(x, y), 8.0)(batch_of(x, y))
+    for normalised in (normalised_x, normalised_y):
+        assert normalised.pow(2).mean() == pytest.approx(1, abs=1e-5)
+
+
+def test_gamma_and_effective_rank_of_known_activations() -> None:
+    """Three independent directions of equal variance in eight dimensions, and a mean of known length."""
+    x = torch.zeros(6, 8)
+    x[:, :3] = torch.cat([torch.eye(3), -torch.eye(3)])
+    assert effective_rank(x) == pytest.approx(3, rel=1e-4)
+    shifted = x + 2 * torch.nn.functional.one_hot(torch.tensor(7), 8)
+    assert gamma(shifted) == pytest.approx(2 / (x.pow(2).mean().sqrt().item() * 8**0.5))
+    assert effective_rank(shifted) == pytest.approx(3, rel=1e-4)
+
+
+MLP_IN, MLP_OUT = Hookpoint("model.layers.0.mlp", "input"), Hookpoint("model.layers.0.mlp.down_proj")
+GATE = Hookpoint("model.layers.0.mlp.gate_proj")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_all_architectures_are_trained_in_one_pass(
+    model: LanguageModel, corpora: dict[str, Corpus], optimizer: Optimizer
+) -> None:
+    plain = {"n_latents": 48, "k": 4}
+    settings: dict[CoderKey, Architecture] = {
+        **{
+            CoderKey(selection, POINTS[0], POINTS[0], 0): Architecture(selection=selection, layers=2, **plain)
+            for selection in SELECTIONS
+        },
+        CoderKey("wide", MLP_IN, GATE, 0): Architecture(layers=2, reads="parallel", skip=True, **plain),
+        CoderKey("dense", MLP_IN, MLP_OUT, 3): Architecture(encoder_widths=(16,), decoder_widths=(16,), **plain),
+    }
+    more = {"k_start": 12, "prefix_losses": True, "multi_topk": True, "auxk_weight": 1 / 32, "clip": 1.0}
+    log: list[dict[str, Any]] = []
+    trained = run(model, corpora, optimizer, coders=settings, settings=more, log=log.append)
+    assert [one.placed.key for one in trained] == list(settings)
+    for one in trained:
+        measured = one.reconstruction
+        assert 0 < measured.fvu < 1
+        last = next(record for record in reversed(log) if record["coder"] == str(one.placed.key))
+        assert measured.fvu == pytest.approx(last["fvu"], rel=1e-2)
+        assert [sum(layer) for layer in last["rate_histogram"]] == [48] * len(measured.layers)
+    assert trained[5].placed.coder.d_out == 64 and trained[5].placed.coder.skip is not None
+
+
+def test_finetuning_goes_on_from_the_given_coder(model: LanguageModel, corpora: dict[str, Corpus]) -> None:
+    (first,) = run(model, corpora, "adam")
+    (none,) = run(model, corpora, "adam", given=[first.placed], settings={"lr": 1e-9})
+    assert none.reconstruction.fvu == pytest.approx(first.reconstruction.fvu, rel=1e-3)
+    (further,) = run(model, corpora, "adam", given=[first.placed])
+    assert further.reconstruction.fvu < first.reconstruction.fvu
+
+
+def test_activations_on_disk_give_the_weights_that_the_model_would(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    settings = {"activations": str(tmp_path)}
+    (fresh,) = run(model, corpora)
+    (written,) = run(model, corpora, settings=settings, say=said.append)
+    assert len(said) == 1 and "4,0" in said[0] and "0.00 GB" in said[0]
+    blocks = sorted(tmp_path.glob("*/block-*.safetensors"))
+    assert len(blocks) == 4 or len(blocks) == 3
+
+    def refused(*_: Any) -> None:
+        raise AssertionError("the language model was run on the training text")
+
+    monkeypatch.setattr(Stream, "_computed", refused)
+    (read,) = run(model, corpora, settings=settings)
+    assert same_weights(fresh, written) and same_weights(fresh, read)
+    blocks[0].write_bytes(blocks[0].read_bytes()[:100])
+    with pytest.raises(CorruptError, match=r"block-00000\.safetensors is truncated"):
+        run(model, corpora, settings=settings)

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from outcrop.config import TrainConfig
-from outcrop.train.optim import Muon, learning_rate, optimizers, orthogonalised
+from outcrop.coders.stack import SparseStack
+from outcrop.config import Architecture, TrainConfig
+from outcrop.train.optim import Muon, Signum, learning_rate, optimizers, orthogonalised
 from outcrop.train.schedules import lr_factor
 
 
@@ -48,18 +49,41 @@ def test_a_step_of_muon_equals_torchs_in_direction_and_size() -> None:
 
 
 def test_muon_takes_the_matrices_and_adam_the_vectors() -> None:
-    module = nn.Linear(4, 8)
-    muon, adam = optimizers(module, TrainConfig(optimizer="muon"), 8)
-    assert muon.param_groups[0]["params"] == [module.weight]
-    assert adam.param_groups[0]["params"] == [module.bias]
-    (only,) = optimizers(module, TrainConfig(optimizer="adam"), 8)
-    assert len(only.param_groups[0]["params"]) == 2
+    coder = SparseStack(Architecture(n_latents=8, k=2), 4)
+    (layer,) = coder.layers
+    muon, adam = optimizers(coder, TrainConfig(optimizer="muon"))
+    assert {id(p) for p in muon.param_groups[0]["params"]} == {id(layer.encoder), id(layer.decoder)}
+    assert {id(p) for p in adam.param_groups[0]["params"]} == {id(layer.encoder_bias), id(coder.decoder_bias)}
+    (only,) = optimizers(coder, TrainConfig(optimizer="adam"))
+    assert len(only.param_groups[0]["params"]) == 4
+
+
+def test_balanced_muon_moves_every_row_equally_far() -> None:
+    rows = nn.Parameter(torch.zeros(64, 16))
+    rows.grad = torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 0, 64)[:, None]
+    Muon([rows], lr=0.01, balance_rows=True).step()
+    torch.testing.assert_close(rows.detach().pow(2).mean(dim=1).sqrt(), torch.full((64,), 0.2 * 0.01))
+
+
+def test_signum_follows_the_schedule_free_recursion_by_hand() -> None:
+    """z −= lr·sign(g);  x = (1 − c) x + c z with c = 1, ½, ⅓;  y = 0.25 z + 0.75 x"""
+    weight = nn.Parameter(torch.tensor([1.0, 0.0]))
+    signum = Signum([{"params": [weight]}], lr=0.1, beta=0.75)
+    for gradient in ([2.0, -3.0], [0.5, 0.0], [-1.0, 0.0]):
+        weight.grad = torch.tensor(gradient)
+        signum.step()
+    z, x = [[0.9, 0.1], [0.8, 0.1], [0.9, 0.1]], [(0.9 + 0.8 + 0.9) / 3, 0.1]
+    torch.testing.assert_close(weight.detach(), 0.25 * torch.tensor(z[-1]) + 0.75 * torch.tensor(x))
+    with signum.averaged():
+        torch.testing.assert_close(weight.detach(), torch.tensor(x))
+    torch.testing.assert_close(weight.detach(), 0.25 * torch.tensor(z[-1]) + 0.75 * torch.tensor(x))
 
 
 def test_learning_rates_follow_their_laws() -> None:
-    assert learning_rate(TrainConfig(optimizer="muon"), 100) == learning_rate(TrainConfig(optimizer="muon"), 10_000)
-    adam = TrainConfig(optimizer="adam")
-    assert learning_rate(adam, 4 * 4608) == pytest.approx(learning_rate(adam, 4608) / 2)
+    muon, adam, signum = (TrainConfig(optimizer=name) for name in ("muon", "adam", "signum"))
+    assert learning_rate(muon, 100) == learning_rate(muon, 10_000) == 5e-3
+    assert learning_rate(adam, 4608) == 1e-3 and learning_rate(adam, 4 * 4608) == pytest.approx(5e-4)
+    assert learning_rate(signum, 4 * 4608) == pytest.approx(learning_rate(signum, 4608) / 2)
     assert learning_rate(TrainConfig(lr=0.3), 100) == 0.3
 
 

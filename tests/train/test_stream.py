@@ -7,7 +7,7 @@ from outcrop.model.load import LanguageModel
 from outcrop.train.stream import Stream, plan_blocks
 from outcrop.types import Hookpoint
 
-POINTS = (Hookpoint("model.layers.0"), Hookpoint("model.layers.1"))
+POINTS = tuple((point, point) for point in (Hookpoint("model.layers.0"), Hookpoint("model.layers.1")))
 NO_LIMIT = dict.fromkeys(POINTS)
 
 

@@ -1,0 +1,100 @@
+"""What a coder is trained to lower, on n tokens in normalised space, where the target has unit variance.
+
+    mse(ŷ) = mean over tokens and dimensions of (y − ŷ)²
+
+    fit          mse of the stack; with prefix losses, mean over the mse of every prefix of it
+    matryoshka   mean over layers and dictionary prefixes: mse of ŷ with this layer's latents below the prefix only
+    multi-topk   1/8 of the mean over layers: mse of ŷ_{<l} + the 4k largest latents of layer l
+    auxk         weight · mean over layers: how badly the dead latents' k_aux largest model the error e_l = y − ŷ_{≤l},
+                 ‖e_l − ê_l‖² / ‖e_l‖², times the share of k_aux that there are dead latents for
+    sparsity     weight · sum over layers of the selection's penalty
+
+The first two are averaged together. Sources: Gao et al. 2024 (Multi-TopK, AuxK: arXiv:2406.04093, app. A),
+Bussmann et al. 2025 (matryoshka: arXiv:2503.17547). AuxK takes e_l as given: no gradient flows through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from outcrop.coders.codes import DenseCodes
+from outcrop.coders.layer import SparseLayer
+from outcrop.coders.stack import LayerOutput, SparseStack
+from outcrop.config import TrainConfig
+
+Scalar = Float[Tensor, ""]
+
+
+def coder_loss(
+    coder: SparseStack,
+    y: Float[Tensor, "n d_out"],
+    outputs: Sequence[LayerOutput],
+    dead: Bool[Tensor, "L M"],
+    k: int,
+    config: TrainConfig,
+) -> Scalar:
+    """The whole loss of a batch whose layers gave `outputs`; `dead` says which latents AuxK shall revive."""
+    fits = [mse(y, output.reconstruction) for output in (outputs if config.prefix_losses else outputs[-1:])]
+    fits += _matryoshka(coder, y, outputs)
+    loss = torch.stack(fits).mean() + side_loss(coder, y, outputs, dead, config)
+    if config.multi_topk:
+        loss = loss + _multi_topk(coder, y, outputs, k) / 8
+    return loss
+
+
+def side_loss(
+    coder: SparseStack,
+    y: Float[Tensor, "n d_out"],
+    outputs: Sequence[LayerOutput],
+    dead: Bool[Tensor, "L M"],
+    config: TrainConfig,
+) -> Scalar:
+    """What keeps latents alive and sparse, whatever else is minimised: AuxK and the selections' penalties."""
+    loss = y.new_zeros(())
+    if config.auxk_weight and bool(dead.any()):
+        loss = loss + config.auxk_weight * _auxk(coder, y, outputs, dead)
+    for output in outputs:
+        if isinstance(output.codes, DenseCodes):
+            loss = loss + config.sparsity_weight * output.codes.penalty
+    return loss
+
+
+def mse(y: Float[Tensor, "n d"], reconstruction: Float[Tensor, "n d"]) -> Scalar:
+    return (y - reconstruction).pow(2).mean()
+
+
+def _matryoshka(coder: SparseStack, y: Tensor, outputs: Sequence[LayerOutput]) -> Iterator[Scalar]:
+    for layer, output in zip(coder.layers, outputs, strict=True):
+        before = output.reconstruction - output.output
+        for prefix in coder.architecture.matryoshka:
+            yield mse(y, before + layer.decode(output.codes, prefix))
+
+
+def _multi_topk(coder: SparseStack, y: Tensor, outputs: Sequence[LayerOutput], k: int) -> Scalar:
+    losses = []
+    for layer, output in zip(coder.layers, outputs, strict=True):
+        before = output.reconstruction - output.output
+        wide = layer.widest(output.read, min(4 * k, layer.n_latents))
+        losses.append(mse(y, before + layer.decode(wide)))
+    return torch.stack(losses).mean()
+
+
+def _auxk(coder: SparseStack, y: Tensor, outputs: Sequence[LayerOutput], dead: Bool[Tensor, "L M"]) -> Scalar:
+    losses = [
+        _revival(layer, output, (y - output.reconstruction).detach(), of_layer)
+        for layer, output, of_layer in zip(coder.layers, outputs, dead, strict=True)
+        if of_layer.any()
+    ]
+    return torch.stack(losses).sum() / coder.n_layers
+
+
+def _revival(layer: SparseLayer, output: LayerOutput, error: Float[Tensor, "n d"], dead: Bool[Tensor, "M"]) -> Scalar:
+    indices = dead.nonzero().squeeze(1)
+    wanted = max(1, error.shape[1] // 2)  # k_aux, as Gao et al. chose it
+    revived = layer.revived(output.read.detach(), indices, min(wanted, len(indices)))
+    share = min(1.0, len(indices) / wanted)
+    return share * mse(error, revived) / error.pow(2).mean().clamp_min(torch.finfo(error.dtype).tiny)

@@ -1,0 +1,82 @@
+"""The primitives of `reference`, each computed by whichever backend fits its tensors.
+
+float32 on the CPU goes through the compiled kernels where a C compiler is found; everything else,
+float64 and other devices, goes through plain torch. This is the only place that chooses.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from outcrop.kernels import cpu, reference
+from outcrop.kernels.reference import Codes, Threshold
+
+
+def backend(*tensors: Tensor) -> ModuleType:
+    """The module whose functions serve these tensors."""
+    fits = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    return cpu if fits and cpu.available() else reference
+
+
+def topk(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], k: int, *, signed: bool = False
+) -> Codes:
+    """The k largest of ReLU(x Wᵀ + b) per token; `signed` leaves the ReLU out."""
+    return backend(x, weight, bias).topk(x, weight, bias, k, signed=signed)
+
+
+def batchtopk(x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], k: int) -> Codes:
+    """The n·k largest over the batch; the smallest positive value is the batch's threshold."""
+    return backend(x, weight, bias).batchtopk(x, weight, bias, k)
+
+
+def groupmax(x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], k: int) -> Codes:
+    """The largest of each of k contiguous groups of latents, per token."""
+    return backend(x, weight, bias).groupmax(x, weight, bias, k)
+
+
+def above(
+    x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], threshold: Threshold
+) -> Codes:
+    """Every positive pre-activation over the threshold."""
+    return backend(x, weight, bias).above(x, weight, bias, threshold)
+
+
+def weighted_rows(
+    values: Float[Tensor, "n k"], indices: Int64[Tensor, "n k"], weight: Float[Tensor, "M d"]
+) -> Float[Tensor, "n d"]:
+    """Σ_j values_j · weight[indices_j]"""
+    return backend(values, weight).weighted_rows(values, indices, weight)
+
+
+def row_products(
+    rows: Float[Tensor, "n d"], indices: Int64[Tensor, "n k"], weight: Float[Tensor, "M d"]
+) -> Float[Tensor, "n k"]:
+    """The scalar product of each token's row with the weights of its latents."""
+    return backend(rows, weight).row_products(rows, indices, weight)
+
+
+def transposed_product(
+    values: Float[Tensor, "n k"], indices: Int64[Tensor, "n k"], rows: Float[Tensor, "n d"], n_latents: int
+) -> Float[Tensor, "M d"]:
+    """Aᵀ · rows, with A the sparse [n M] matrix of the codes."""
+    return backend(values, rows).transposed_product(values, indices, rows, n_latents)
+
+
+def decode_gradients(
+    values: Float[Tensor, "n k"],
+    indices: Int64[Tensor, "n k"],
+    weight: Float[Tensor, "M d"],
+    grad: Float[Tensor, "n d"],
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "M d"]]:
+    """Gradients of weighted_rows for values and weight, from that of its output; none for a value of zero."""
+    return backend(values, weight, grad).decode_gradients(values, indices, weight, grad)
+
+
+def unit_rows_(weight: Float[Tensor, "M d"]) -> None:
+    """Brings every row to unit norm, in place."""
+    backend(weight).unit_rows_(weight)
