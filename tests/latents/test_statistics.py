@@ -18,6 +18,10 @@ def test_statistics_equal_the_dense_computation(cached: Cached, monkeypatch: pyt
     np.testing.assert_allclose(found.context_rate, by_window.mean(axis=0))
     assert np.array_equal(found.n_score_windows, by_window[scored].sum(axis=0))
     assert np.array_equal(found.n_explain_windows, by_window[~scored].sum(axis=0))
+    by_document = np.array([by_window[cached.grid.document == d].any(axis=0) for d in range(len(cached.is_score))])
+    assert np.array_equal(found.n_score_documents, by_document[cached.is_score].sum(axis=0))
+    assert np.array_equal(found.n_explain_documents, by_document[~cached.is_score].sum(axis=0))
+    assert (found.n_score_documents < found.n_score_windows).any()
     ever = fires.any(axis=0)
     np.testing.assert_allclose(
         found.mean_activation[ever], cached.dense.sum(axis=0)[ever] / fires.sum(axis=0)[ever], rtol=2e-3
