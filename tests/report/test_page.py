@@ -151,9 +151,28 @@ def test_a_run_without_explanations_still_has_a_page() -> None:
     assert "No latent was explained." in page
 
 
-def test_the_console_tells_ledger_reconstruction_and_scores(summary: dict) -> None:
+def in_console(summary: dict) -> str:
     stream = io.StringIO()
     Console(file=stream, width=140).print(console_summary(summary))
-    told = stream.getvalue()
+    return stream.getvalue()
+
+
+def test_the_console_says_over_how_many_tokens_and_latents(summary: dict) -> None:
+    told = " ".join(in_console(summary).split())
+    assert "unfired: on none of 200,000 tokens" in told
+    assert "dead: not fired for 1,000,000 tokens of training; unfired: on none of 32,768 held-out tokens" in told
+    assert "mean over 6 scored latents" in told
+    assert re.search(r"token illusion [−\d.]+ \[[^]]*\] n 5", told), "one latent has no same-token windows"
+    assert not re.search(r"balanced accuracy [−\d.]+ \[[^]]*\] n", told)
+
+
+def test_the_console_says_from_where_to_where_coders_differ(summary: dict) -> None:
+    other = {**summary["reconstruction"][0], "n_tokens": 32_700, "dead_after_tokens": None}
+    told = " ".join(in_console({**summary, "reconstruction": [*summary["reconstruction"], other]}).split())
+    assert "32,700 to 32,768 held-out tokens" in told
+
+
+def test_the_console_tells_ledger_reconstruction_and_scores(summary: dict) -> None:
+    told = in_console(summary)
     for word in ("Ledger", "Reconstruction", "Scores", "topk at transformer.h.5", "42", "balanced accuracy"):
         assert word in told
