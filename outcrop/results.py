@@ -248,6 +248,11 @@ class Results:
             for coder, latent, explainer, source, text, request, failure, detail in rows
         ]
 
+    def failed_requests(self, table: str) -> set[str]:
+        """The hashes of the requests behind the failures in a table, of those that were asked at all."""
+        rows = self._db.execute(f"SELECT request FROM {table} WHERE failure IS NOT NULL AND request != ''")
+        return {request for (request,) in rows}
+
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Every row of a table or view, by its key: for comparing two runs."""
         return sorted(self._db.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
