@@ -34,7 +34,7 @@ _HELP = """usage: outcrop VERB [DIRECTORY] [SETTINGS]
 
   run         the whole road, from text to report
 {stages}
-  hookpoints  list the places of a model where a coder can sit
+  hookpoints  list the hookpoints of a model, where coders can sit
   demo        the whole road on a small model and text that come as pinned downloads
 
 Each stage works on a run directory, does what is missing before it, and takes the same

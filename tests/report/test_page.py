@@ -139,9 +139,19 @@ def test_the_text_of_a_window_is_its_tokens_with_the_firing_ones_shaded(run: Run
     assert next(piece.text for piece in window.pieces if piece.shade) == " dog"
     strongest = max(p.shade for group in page.scored + page.shown for w in group.windows for p in w.pieces)
     assert strongest == 8
-    silent = next(g for g in page.scored if g.name == "same_token").windows[0]
-    assert silent.trigger == "dog"
-    assert [piece.text for piece in silent.pieces if piece.trigger] == [" dog"]
+    quiet = next(g for g in page.scored if g.name == "same_token").windows[0]
+    assert quiet.trigger == "dog"
+    assert [piece.text for piece in quiet.pieces if piece.trigger] == [" dog"]
+
+
+def test_a_layer_whose_selected_latents_all_failed_keeps_its_line(run: Run) -> None:
+    failed = Results(":memory:")
+    run.results._db.backup(failed._db)
+    failed._db.execute("DELETE FROM judgements WHERE latent >= 28 AND arm = 'plain' AND scorer = 'detection'")
+    summary = summarise(failed, run.reconstructions, ReportConfig(draws=100))
+    page = render_page(summary, latent_pages(failed, run.examples, run.vocabulary))
+    line = re.search(r"<th scope=\"row\">layer 2 <span[^>]*>4 of 4 without a score</span></th>(.*?)</tr>", page, re.S)
+    assert set(re.findall(r'<span class="v">(.*?)</span>', line.group(1))) == {"—"}
 
 
 def test_a_run_without_explanations_still_has_a_page() -> None:

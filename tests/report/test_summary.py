@@ -65,7 +65,7 @@ def test_rates_are_weighted_as_stated(run: Run, summary: dict) -> None:
 
 
 def test_auroc_agrees_with_the_rank_sum_where_all_strata_weigh_alike(run: Run, summary: dict) -> None:
-    """Latent 17 has one silent stratum and as many windows in each quantile."""
+    """Latent 17 has one non-activating stratum and as many windows in each quantile."""
     query = """
     SELECT e.quantile, j.probability FROM judgements j JOIN examples e USING (coder, latent, example)
     WHERE latent = 17 AND scorer = 'detection' AND arm = 'none'
