@@ -34,7 +34,7 @@ _HELP = """usage: outcrop VERB [DIRECTORY] [SETTINGS]
 
   run         the whole road, from text to report
 {stages}
-  hookpoints  list the places of a model where a coder can sit
+  hookpoints  list the hookpoints of a model, where coders can sit
   demo        the whole road on a small model and text that come as pinned downloads
 
 Each stage works on a run directory, does what is missing before it, and takes the same
@@ -51,6 +51,8 @@ class RunCommand:
     """The run directory. One that exists is gone on with."""
     fresh: bool = False
     """Make anew what was made with other settings, instead of refusing."""
+    retry_failed: bool = False
+    """Ask the explainer and the judge again where they gave no answer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +94,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     quiet()
     last = "report" if verb == "run" else verb
     run = Run(command.config, command.out, fresh=command.fresh, progress=bars, say=say)
-    run.until(last)
+    run.until(last, retry_failed=command.retry_failed)
     if last == "report":
         _show(run)
 

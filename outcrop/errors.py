@@ -2,7 +2,7 @@
 
     OutcropError
     ├── ConfigError          a setting that cannot be
-    ├── TextError            the corpus: missing, empty, too short, without its column
+    ├── TextError            the corpus: missing, damaged, empty, too short, without its column
     ├── ModelError           the language model: cannot be loaded, or
     │   ├── HookpointError   … has no such module
     │   └── NonFiniteError   … gives NaN or infinite activations
@@ -27,7 +27,7 @@ class ConfigError(OutcropError):
 
 
 class TextError(OutcropError):
-    """The corpus is missing, empty, too short or lacks its column."""
+    """The corpus is missing, damaged, empty, too short or lacks its column."""
 
 
 class ModelError(OutcropError):

@@ -68,11 +68,14 @@ class Run:
         self._judges = Judges(config.judge, connect)
         self._fresh, self._progress, self._say = fresh, progress, say
 
-    def until(self, last: str) -> None:
-        """Do every stage up to `last` that is not complete. Raises StaleError where settings have changed."""
+    def until(self, last: str, *, retry_failed: bool = False) -> None:
+        """Do every stage up to `last` that is not complete. Raises StaleError where settings have changed.
+
+        `retry_failed` takes a stage for incomplete if some of its requests got no answer, and so asks these again.
+        """
         self.directory.create()
         with self.directory.locked():
-            self._drop_stale(last)
+            self._drop_stale(last, self._unanswered(last) if retry_failed else [])
             self._write_config()
             for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
                 mark = self.directory.marks().get(stage)
@@ -201,15 +204,28 @@ class Run:
         if not path.exists() or path.read_bytes() != data:
             write_atomically(path, data)
 
-    def _drop_stale(self, last: str) -> None:
+    def _drop_stale(self, last: str, unanswered: list[str]) -> None:
         """Raises before anything is changed."""
         stale = stages.stale_stages(self.config, self.directory.marks(), self._model_of)
         if not self._fresh:
             stages.refuse(stale, self.directory)
-        self._require_judge(last, [staleness.stage for staleness in stale])
+        anew = [*(staleness.stage for staleness in stale), *unanswered]
+        self._require_judge(last, anew)
         for staleness in stale:
             self._say(f"{staleness.stage}: to be made anew, {staleness.reason}")
-        self.directory.unmark(*(staleness.stage for staleness in stale))
+        for stage in unanswered:
+            self._say(f"{stage}: requests without an answer are asked again")
+        self.directory.unmark(*anew)
+
+    def _unanswered(self, last: str) -> list[str]:
+        """The complete stages up to `last` of which some request has no answer among the replies."""
+        marks = self.directory.marks()
+        done = [stage for stage in stages.ORDER[: stages.ORDER.index(last) + 1] if stage in JUDGED and stage in marks]
+        if not done:
+            return []
+        with self.contents.results() as results, self.contents.replies() as replies:
+            failed = {stage: results.failed_requests(_ANSWERS[stage]) for stage in done if marks[stage].complete}
+            return [stage for stage, requests in failed.items() if any(replies.get(one) is None for one in requests)]
 
     def _require_judge(self, last: str, stale: list[str]) -> None:
         """That none is given is told before any work, if one will be needed."""
@@ -266,6 +282,8 @@ _DO: dict[str, Callable[[Run], None]] = {
     "score": Run._score,
     "report": Run._report,
 }
+
+_ANSWERS = {"explain": "explanations", "score": "judgements"}  # the table of each stage that asks
 
 _GROUP = 256  # rows of one transaction
 

@@ -16,20 +16,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from outcrop.errors import CorruptError
-from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId
+from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId, StratumShare
 
 SCHEMA_VERSION = 1
 
 STATUSES = ("unfired", "rare", "not selected", "failed", "scored", "explained only")
 
-_SCHEMA = """
+DETECTION, TOKEN_BASELINE = "detection", "token_baseline"  # the scorers, as judgements name them
+
+_SCHEMA = f"""
 CREATE TABLE coders (
   coder TEXT PRIMARY KEY,
   n_layers INTEGER NOT NULL, latents_per_layer INTEGER NOT NULL,
@@ -85,9 +88,13 @@ WITH judged AS (
   SELECT j.coder, j.latent,
          COUNT(j.predicted) FILTER (WHERE e.quantile IS NOT NULL) AS activating,
          COUNT(j.predicted) FILTER (WHERE e.quantile IS NULL) AS non_activating,
-         MIN(j.failure || ': ' || j.failure_detail) AS reason
+         CASE  -- where nothing of one kind was judged, no judgement says why
+           WHEN COUNT(e.quantile) = COUNT(*) THEN 'input: there is no non-activating window to judge'
+           WHEN COUNT(e.quantile) = 0 THEN 'input: there is no activating window to judge'
+           ELSE MIN(j.failure || ': ' || j.failure_detail)
+         END AS reason
   FROM judgements j JOIN examples e USING (coder, latent, example)
-  WHERE j.arm = 'plain' AND j.scorer != 'token_baseline' GROUP BY j.coder, j.latent
+  WHERE j.arm = 'plain' AND j.scorer != '{TOKEN_BASELINE}' GROUP BY j.coder, j.latent
 ), explained AS (
   SELECT coder, latent, COUNT(text) AS texts, MIN(failure || ': ' || failure_detail) AS reason
   FROM explanations GROUP BY coder, latent
@@ -201,54 +208,18 @@ class Results:
                 db.execute(f"DELETE FROM {table}")
 
     def add_coder(self, coder: CoderRow, latents: Iterable[LatentRow]) -> None:
-        key = str(coder.coder)
         with self._transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO coders VALUES (?,?,?,?,?,?,?,?,?)",
-                (
-                    key,
-                    coder.n_layers,
-                    coder.latents_per_layer,
-                    coder.window_tokens,
-                    coder.n_tokens,
-                    coder.n_excluded_tokens,
-                    coder.n_off_grid_tokens,
-                    coder.n_windows,
-                    coder.n_documents,
-                ),
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO latents VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    (
-                        key,
-                        row.latent.index,
-                        row.layer,
-                        row.n_fired,
-                        row.n_windows,
-                        row.firing_rate,
-                        row.context_rate,
-                        row.mean_activation,
-                        row.max_activation,
-                        row.context_dependence,
-                        row.context_dependence_coverage,
-                        row.rare,
-                        row.selection_probability,
-                    )
-                    for row in latents
-                ),
-            )
+            _insert(db, "coders", [_cells(coder)])
+            _insert(db, "latents", map(_cells, latents))
 
     def add_examples(self, examples: Iterable[LatentExamples]) -> None:
         with self._transaction() as db:
             for latent in examples:
-                key = (str(latent.latent.coder), latent.latent.index)
-                db.executemany(
-                    "INSERT OR REPLACE INTO strata VALUES (?,?,?,?,?,?)",
-                    ((*key, s.stratum, s.share, s.n_windows, s.shortfall) for s in latent.strata),
-                )
-                db.executemany(
-                    "INSERT OR REPLACE INTO examples VALUES (?,?,?,?,?,?,?,?,?,?)",
+                key = _cell(latent.latent)
+                _insert(db, "strata", ((*key, *_cells(share)) for share in latent.strata))
+                _insert(
+                    db,
+                    "examples",
                     (
                         (*key, e.index, e.split, e.row, e.window.document, e.quantile, e.stratum, e.source, e.distance)
                         for e in (*latent.explain, *latent.score)
@@ -257,43 +228,11 @@ class Results:
 
     def add_explanations(self, explanations: Iterable[Explanation]) -> None:
         with self._transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO explanations VALUES (?,?,?,?,?,?,?,?)",
-                (
-                    (
-                        str(e.latent.coder),
-                        e.latent.index,
-                        e.explainer,
-                        e.source,
-                        e.text,
-                        e.request,
-                        *_failure_columns(e.failure),
-                    )
-                    for e in explanations
-                ),
-            )
+            _insert(db, "explanations", map(_cells, explanations))
 
     def add_judgements(self, judgements: Iterable[Judgement]) -> None:
         with self._transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO judgements VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-                (
-                    (
-                        str(j.latent.coder),
-                        j.latent.index,
-                        j.scorer,
-                        j.arm,
-                        j.explainer,
-                        j.source,
-                        j.example,
-                        j.probability,
-                        j.predicted,
-                        j.request,
-                        *_failure_columns(j.failure),
-                    )
-                    for j in judgements
-                ),
-            )
+            _insert(db, "judgements", map(_cells, judgements))
 
     def explanations(self) -> list[Explanation]:
         rows = self._db.execute("SELECT * FROM explanations ORDER BY coder, latent, explainer, source")
@@ -309,6 +248,11 @@ class Results:
             for coder, latent, explainer, source, text, request, failure, detail in rows
         ]
 
+    def failed_requests(self, table: str) -> set[str]:
+        """The hashes of the requests behind the failures in a table, of those that were asked at all."""
+        rows = self._db.execute(f"SELECT request FROM {table} WHERE failure IS NOT NULL AND request != ''")
+        return {request for (request,) in rows}
+
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Every row of a table or view, by its key: for comparing two runs."""
         return sorted(self._db.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
@@ -321,8 +265,29 @@ class Results:
         return {name: _column([row[i] for row in rows]) for i, name in enumerate(names)}
 
 
-def _failure_columns(failure: Failure | None) -> tuple[str | None, str | None]:
-    return (failure.kind, failure.detail) if failure else (None, None)
+def _insert(db: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Rows in the order of the table's columns; a row takes the place of one with its key."""
+    n_columns = len(db.execute(f"PRAGMA table_info({table})").fetchall())
+    db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({','.join('?' * n_columns)})", rows)
+
+
+def _cells(row: CoderRow | LatentRow | StratumShare | Explanation | Judgement) -> tuple[Any, ...]:
+    """A value as a row of its table, whose columns stand in the order of its fields."""
+    return tuple(chain.from_iterable(_cell(getattr(row, field.name), field.name) for field in fields(row)))
+
+
+def _cell(value: Any, name: str = "") -> tuple[Any, ...]:
+    match value:
+        case LatentId(coder, index):
+            return str(coder), index
+        case CoderKey():
+            return (str(value),)
+        case Failure(kind, detail):
+            return kind, detail
+        case None if name == "failure":
+            return None, None
+        case _:
+            return (value,)
 
 
 def _column(values: list[Any]) -> np.ndarray:

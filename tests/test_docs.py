@@ -23,7 +23,7 @@ from outcrop.config import ModelConfig, RunConfig, TextConfig, dump
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON_PAGE = ROOT / "docs" / "python.md"
-OF_THE_COMMAND_LINE = {"--out", "--fresh", "--config", "--help", "--port"}
+OF_THE_COMMAND_LINE = {"--out", "--fresh", "--retry-failed", "--config", "--help", "--port"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 

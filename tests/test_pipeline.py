@@ -16,11 +16,13 @@ from outcrop import config as configs
 from outcrop.results import STATUSES, TABLES, Results
 from outcrop.run import RunDirectory
 from outcrop.stages import ORDER
-from tests.llm_server import Completion, LLMServer, by_hash
+from tests.llm_server import Completion, LLMServer, Status, by_hash
 from tests.tiny import write_model
 from tests.tiny_run import HOOKPOINTS, arguments, files, tables
 
 N_LATENTS = 2 * 2 * 64  # hookpoints, layers, latents of a layer
+
+TOGETHER = r'<tr class="sum"><th scope="row">together</th>.*?</tr>'
 
 Inputs = tuple[Path, Path]
 
@@ -72,9 +74,11 @@ def test_the_ledger_counts_every_latent_once_in_the_database_the_summary_and_the
     assert ledger["counts"] == {status: counts.get(status, 0) for status in STATUSES}
     assert sum(sum(coder["counts"].values()) for coder in ledger["coders"]) == N_LATENTS
     page = (finished / "report" / "index.html").read_text(encoding="utf-8")
-    cells = [re.sub(r"<[^>]*>|[\s,]", "", cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page, re.DOTALL)]
-    for number in (*(n for n in ledger["counts"].values() if n), N_LATENTS):
-        assert str(number) in cells
+    table = page[page.index("<caption>Latents per status</caption>") :]
+    header, together = (re.search(pattern, table, re.DOTALL)[0] for pattern in (r"<thead>.*?</thead>", TOGETHER))
+    names = re.findall(r"<th[^>]*>(.*?)</th>", header)
+    cells = [int(cell.replace(",", "")) for cell in re.findall(r"<td>(.*?)</td>", together)]
+    assert dict(zip(names[1:], cells, strict=True)) == ledger["counts"] | {"together": N_LATENTS}
 
 
 def test_latents_of_every_layer_are_cached_counted_and_explained(finished: Path) -> None:
@@ -247,18 +251,69 @@ def test_a_judge_that_answers_neither_yes_nor_no_gives_failed_latents_never_zero
     assert all(metric["value"] is None for arm in arms for metric in arm.values())
 
 
-def test_a_request_that_failed_is_asked_again_by_the_next_run_and_the_others_are_not(
+def retried(run: Path, *verb: str) -> list[dict[str, Any]]:
+    """What a good judge is asked by --retry-failed."""
+    with LLMServer() as good:
+        assert cli.main([*(verb or ("run",)), "--out", str(run), "--judge", good.address, "--retry-failed"]) == 0
+        return [json.loads(body) for body in good.asked]
+
+
+def test_explanations_that_failed_are_asked_for_again_when_that_is_wanted_and_the_others_are_not(
     run: Path, server: LLMServer, finished: Path
 ) -> None:
     with LLMServer(answer=failing_explainer(victims=3)) as bad:
         assert cli.main(["run", "--out", str(restarted(run, "explain")), "--judge", bad.address]) == 0
-    RunDirectory(run).unmark("explain", "score", "report")
-    with LLMServer() as good:
-        assert cli.main(["run", "--out", str(run), "--judge", good.address]) == 0
-        asked = [json.loads(body) for body in good.asked]
-    assert sum(not body.get("logprobs") for body in asked) == 3
-    assert len(asked) < len(server.asked)
+        n_asked = sum(bad.asked.values())
+        assert cli.main(["run", "--out", str(run)]) == 0
+        assert sum(bad.asked.values()) == n_asked, "without the flag nothing is asked again"
+    asked_again = retried(run)
+    assert sum(not body.get("logprobs") for body in asked_again) == 3
+    assert len(asked_again) < len(server.asked)
     assert tables(run) == tables(finished)
+    assert files(run) == files(finished)
+
+
+def test_judgements_that_failed_are_asked_for_again_alone(
+    run: Path, server: LLMServer, finished: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with LLMServer([Status(400)] * 5) as bad:
+        assert cli.main(["run", "--out", str(restarted(run, "score")), "--judge", bad.address]) == 0
+    assert summary(run)["ledger"]["failed_judgements"]["n_failed"] >= 5
+    capfd.readouterr()
+    assert retried(run, "explain") == [], "no explanation failed"
+    assert len(retried(run, "score")) == 5
+    assert redone(capfd.readouterr().err) == ["score"]
+    assert cli.main(["run", "--out", str(run), "--judge", server.address]) == 0
+    assert tables(run) == tables(finished)
+
+
+def test_a_reply_that_could_not_be_read_stays_the_answer_and_is_not_asked_for_again(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def answer(request: dict[str, Any]) -> Completion:
+        return Completion("Perhaps", {"Perhaps": 0.9}) if request.get("logprobs") else Completion("...", None)
+
+    with LLMServer(answer=answer) as bad:
+        assert cli.main(["run", "--out", str(restarted(run, "explain")), "--judge", bad.address]) == 0
+    assert {kind for (kind,) in query(run, "SELECT failure FROM explanations")} == {"empty"}
+    before = tables(run)
+    capfd.readouterr()
+    assert retried(run) == []
+    assert redone(capfd.readouterr().err) == []
+    RunDirectory(run).unmark("explain", "score", "report")
+    assert retried(run) == [], "not even when the stage is done again"
+    assert tables(run) == before
+
+
+def test_retrying_is_refused_before_anything_is_changed_where_settings_are_others(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with LLMServer(answer=failing_explainer(victims=3)) as bad:
+        assert cli.main(["run", "--out", str(restarted(run, "explain")), "--judge", bad.address]) == 0
+        before = snapshot(run)
+        assert cli.main(["run", "--out", str(run), "--retry-failed", "--report.confidence", "0.9"]) == 2
+    assert "report.confidence was 0.95, is 0.9" in capfd.readouterr().err
+    assert snapshot(run) == before
 
 
 # -- what is stale -------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Who is asked: a `Client` answers requests, in the order in which the answers come.
 
 connect(name) → OpenAIClient | LocalClient        a server, or a model in this process
-RememberingClient(client, replies)                the same, but nothing is paid for twice
+RememberingClient(client, replies)                the same, but what has an answer is not asked again
 """
 
 from __future__ import annotations

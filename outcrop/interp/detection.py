@@ -18,9 +18,9 @@ from outcrop.config import ScoreConfig
 from outcrop.interp.client import Client
 from outcrop.interp.prompts import detection_messages
 from outcrop.progress import Progress, silent
+from outcrop.results import DETECTION
 from outcrop.types import Explanation, Failure, Judgement, LatentExamples, LatentId, Reply, Request, Vocabulary
 
-SCORER = "detection"
 LABELS = ("Yes", "No")
 
 _LEAST_MASS = 0.01
@@ -75,7 +75,7 @@ def _questions(
         names = ("plain", explanation.explainer, explanation.source) if explanation else ("none", "", "")
         for example in latent.score:
             messages = detection_messages(text, example.window, vocabulary)
-            judgement = Judgement(latent.latent, SCORER, *names, example.index)
+            judgement = Judgement(latent.latent, DETECTION, *names, example.index)
             yield _Question(judgement, Request(messages, max_tokens=1, labels=LABELS))
 
 

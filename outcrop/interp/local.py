@@ -6,9 +6,11 @@ Label probabilities are read from the logits at the last prompt token:
 
 Prompts are sorted by their tokens, so that those that begin alike are neighbours. Each batch shares
 its longest common prefix, which is run once; the next batch keeps of that key-value cache what it
-begins with, too. So an instruction is computed once per call, an explanation once per latent, and
-each window costs its own tokens only. Suffixes are padded on the right: causal attention keeps
-real tokens from seeing the padding.
+begins with, too. So the worked examples with which all questions of a scorer begin are computed once
+per call. What differs is not: the explanation stands behind the window, so each question costs its
+window, its explanation and the question itself, and a window is shared only where the questions
+about it would save more than `_NEW_GROUP_TOKENS`. Suffixes are padded on the right: causal attention
+keeps real tokens from seeing the padding.
 """
 
 from __future__ import annotations

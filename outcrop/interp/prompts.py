@@ -8,9 +8,10 @@ window is therefore one JSON string on a line of its own, in which
 
 so a window cannot end its quoting, mark itself or speak for somebody else.
 
-The long common part of a prompt comes first: what is equal is computed once, by a server's prefix
-cache and by `LocalClient`. Everything is in turns of user and assistant, because not
-every model knows a system role.
+What all detection prompts share, the worked examples, comes first: a server's prefix cache and
+`LocalClient` compute it once. The window comes next and the explanation behind it, so an explanation
+is computed anew with each window. Everything is in turns of user and assistant, because not every
+model knows a system role.
 """
 
 from __future__ import annotations

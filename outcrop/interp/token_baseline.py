@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Float64, Int
 from numpy import ndarray
 
+from outcrop.results import TOKEN_BASELINE
 from outcrop.types import Judgement, LatentExamples, TokenEvidence
-
-SCORER = "token_baseline"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def token_baseline(examples: Iterable[LatentExamples], evidence: Iterable[TokenE
         for example, p in zip(latent.score, probability, strict=True):
             yield Judgement(
                 latent.latent,
-                SCORER,
+                TOKEN_BASELINE,
                 "plain",
                 "",
                 "",

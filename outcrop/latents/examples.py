@@ -84,9 +84,10 @@ def _examples_of(
     )
 
 
-def _share(stratum: StratumRows, n_silent: int, shortfalls: Mapping[Stratum, str]) -> StratumShare:
+def _share(stratum: StratumRows, n_non_activating: int, shortfalls: Mapping[Stratum, str]) -> StratumShare:
     n = len(stratum.rows)
-    return StratumShare(stratum.stratum, n / n_silent if n_silent else 0.0, n, shortfalls.get(stratum.stratum))
+    share = n / n_non_activating if n_non_activating else 0.0
+    return StratumShare(stratum.stratum, share, n, shortfalls.get(stratum.stratum))
 
 
 class _Drawer:

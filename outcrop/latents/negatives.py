@@ -46,13 +46,13 @@ def trigger_tokens(
 
 def strata(grid: Grid, fires: Bool[ndarray, "windows"], triggers: Int64[ndarray, "triggers"]) -> list[StratumRows]:
     """The partition of the windows in which the latent does not fire, in order of precedence."""
-    silent = np.flatnonzero(~fires)
+    rows = np.flatnonzero(~fires)
     if len(triggers) == 0:
-        return [StratumRows("random", silent)]
-    contains = np.isin(grid.tokens[silent], triggers)
+        return [StratumRows("random", rows)]
+    contains = np.isin(grid.tokens[rows], triggers)
     same = contains.any(axis=1)
-    first_trigger = grid.tokens[silent][np.arange(len(silent)), contains.argmax(axis=1)]
+    first_trigger = grid.tokens[rows][np.arange(len(rows)), contains.argmax(axis=1)]
     return [
-        StratumRows("same_token", silent[same], first_trigger[same].astype(np.int64)),
-        StratumRows("random", silent[~same]),
+        StratumRows("same_token", rows[same], first_trigger[same].astype(np.int64)),
+        StratumRows("random", rows[~same]),
     ]

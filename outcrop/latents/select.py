@@ -21,9 +21,13 @@ class Selection:
 
 
 def is_rare(statistics: LatentStatistics, config: ExamplesConfig) -> Bool[ndarray, "latents"]:
-    """Fired, but in fewer windows than explainer and scorer need, each from its own documents."""
-    enough = (statistics.n_explain_windows >= config.explain_activating) & (
-        statistics.n_score_windows >= config.score_activating
+    """Fired, but in too few windows or documents: each half needs as many windows as it shows activating ones,
+    and as many documents as there are quantiles."""
+    enough = (
+        (statistics.n_explain_windows >= config.explain_activating)
+        & (statistics.n_score_windows >= config.score_activating)
+        & (statistics.n_explain_documents >= config.n_quantiles)
+        & (statistics.n_score_documents >= config.n_quantiles)
     )
     return (statistics.n_fired > 0) & ~enough
 

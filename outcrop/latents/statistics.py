@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 from numpy import ndarray
 
 from outcrop.latents.cache import Firings, LatentCache
@@ -36,13 +36,14 @@ class LatentStatistics:
     context_dependence_coverage: Float64[ndarray, "latents"]  # share of the firings on types with n_t ≥ 2
     n_explain_windows: Int64[ndarray, "latents"]
     n_score_windows: Int64[ndarray, "latents"]
+    n_explain_documents: Int64[ndarray, "latents"]  # that hold these windows
+    n_score_documents: Int64[ndarray, "latents"]
 
 
 def latent_statistics(cache: LatentCache, grid: Grid, is_score: Bool[ndarray, "documents"]) -> LatentStatistics:
     """Of all latents, a chunk of them at a time."""
     occurrences = token_counts(cache)
-    scored = is_score[grid.document]
-    parts = [_chunk(cache, grid, first, stop, occurrences, scored) for first, stop in _chunks(cache)]
+    parts = [_chunk(cache, grid, first, stop, occurrences, is_score) for first, stop in _chunks(cache)]
     return LatentStatistics(
         **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(LatentStatistics)}
     )
@@ -70,7 +71,7 @@ def _chunk(
     first: int,
     stop: int,
     occurrences: Int64[ndarray, "types"],
-    scored: Bool[ndarray, "windows"],
+    is_score: Bool[ndarray, "documents"],
 ) -> LatentStatistics:
     n = stop - first
     latent, firings = cache.read(first, stop)
@@ -78,7 +79,10 @@ def _chunk(
     n_fired = np.bincount(latent, minlength=n)
     window_latent, window_row = _windows(latent, firings, grid)
     n_windows = np.bincount(window_latent, minlength=n)
-    n_score = np.bincount(window_latent[scored[window_row]], minlength=n)
+    window_document = grid.document[window_row]
+    n_explain, n_score = _by_split(window_latent, is_score[window_document], n)
+    document_latent, document = _pairs(window_latent, window_document, len(is_score))
+    n_explain_documents, n_score_documents = _by_split(document_latent, is_score[document], n)
     dependence, coverage = _context_dependence(latent, cache.corpus.tokens[firings.position], n, occurrences)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(latent, weights=firings.value, minlength=n) / n_fired
@@ -91,8 +95,10 @@ def _chunk(
         max_activation=_maximum(latent, firings, n),
         context_dependence=dependence,
         context_dependence_coverage=coverage,
-        n_explain_windows=n_windows - n_score,
+        n_explain_windows=n_explain,
         n_score_windows=n_score,
+        n_explain_documents=n_explain_documents,
+        n_score_documents=n_score_documents,
     )
 
 
@@ -102,8 +108,23 @@ def _windows(
     """Every pair of a latent and a grid row in which it fires, once."""
     row = grid.row_of[firings.position]
     on_grid = row >= 0
-    pairs = np.unique(latent[on_grid] * grid.n_windows + row[on_grid])
-    return pairs // grid.n_windows, pairs % grid.n_windows
+    return _pairs(latent[on_grid], row[on_grid], grid.n_windows)
+
+
+def _pairs(
+    latent: Int64[ndarray, "n"], other: Int[ndarray, "n"], n_others: int
+) -> tuple[Int64[ndarray, "pairs"], Int64[ndarray, "pairs"]]:
+    """Each different pair once, of a latent and of something else in [0, n_others)."""
+    pairs = np.unique(latent * n_others + other)
+    return pairs // n_others, pairs % n_others
+
+
+def _by_split(
+    latent: Int64[ndarray, "n"], scored: Bool[ndarray, "n"], n_latents: int
+) -> tuple[Int64[ndarray, "latents"], Int64[ndarray, "latents"]]:
+    """How many of each latent lie in explain and in score documents."""
+    explain, score = (np.bincount(latent[part], minlength=n_latents) for part in (~scored, scored))
+    return explain, score
 
 
 def _maximum(latent: Int64[ndarray, "nnz"], firings: Firings, n: int) -> Float64[ndarray, "latents"]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from outcrop.config import ExamplesConfig, SelectConfig
+from outcrop.errors import TextError
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.select import Selection, is_everywhere, is_rare, select_latents
 from outcrop.latents.split import score_documents
@@ -45,6 +46,8 @@ def survey(
 ) -> Survey:
     """Lay the grid, split the documents, count every latent, and choose."""
     grid = build_grid(cache.corpus, cache.eligible, window_tokens, vocabulary)
+    if not grid.n_windows:
+        raise TextError(_no_window(cache, window_tokens))
     is_score = score_documents(cache.corpus.n_documents, seed)
     statistics = latent_statistics(cache, grid, is_score)
     rare = is_rare(statistics, examples)
@@ -52,6 +55,14 @@ def survey(
     everywhere = is_everywhere(statistics, grid.n_windows - n_score, n_score, examples)
     selection = select_latents(statistics, rare | everywhere, cache.n_layers, select, seed)
     return Survey(cache, grid, is_score, statistics, rare, selection)
+
+
+def _no_window(cache: LatentCache, window_tokens: int) -> str:
+    longest = int(np.bincount(cache.corpus.document_of[cache.eligible], minlength=1).max())
+    return (
+        f"no document of the cache holds a window of {window_tokens} eligible tokens, the longest has {longest}; "
+        "lower --cache.window-tokens, raise --text.max-document-tokens, or give longer documents"
+    )
 
 
 def coder_row(one: Survey) -> CoderRow:

@@ -97,7 +97,7 @@ def capture(model: LanguageModel, tokens: Int[Tensor, "b t"], hookpoints: Sequen
     def keep(hookpoint: Hookpoint, tensor: Any) -> None:
         if not isinstance(tensor, Tensor) or tensor.ndim != 3 or tensor.shape[:2] != tokens.shape:
             raise HookpointError(
-                f"{hookpoint} does not carry one vector per token; `outcrop hookpoints MODEL` lists the places that do"
+                f"{hookpoint} does not carry one vector per token; `outcrop hookpoints MODEL` lists those that do"
             )
         seen[hookpoint] = tensor
         if len(seen) == len(hookpoints):

@@ -44,7 +44,7 @@ def load_model(config: ModelConfig) -> LanguageModel:
             f"cannot load the language model {config.name!r}: {reason} "
             "Expected a directory with config.json and safetensors, a hub name, or a .gguf file."
         ) from error
-    return LanguageModel(module, tokenizer, f"{Path(config.name).stem}-{hash_weights(module)}")
+    return LanguageModel(module, tokenizer, f"{_last_part(config.name)}-{hash_weights(module)}")
 
 
 def choose_device(name: str) -> torch.device:
@@ -61,7 +61,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     match device.type:
         case "cuda":
-            fast = torch.cuda.is_bf16_supported()
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
         case "cpu":
             fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         case _:
@@ -78,6 +78,11 @@ def hash_weights(module: torch.nn.Module) -> str:
         digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
         digest.update(sample.tobytes())
     return digest.hexdigest()[:12]
+
+
+def _last_part(name: str) -> str:
+    """The name of a directory, file or hub model; a dot within it is no suffix."""
+    return Path(name).name.removesuffix(".gguf")
 
 
 def _where(config: ModelConfig) -> dict[str, Any]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from outcrop.config import TextConfig
 from outcrop.errors import TextError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one alone, which no UTF-8 text can
 
 
 def read_documents(config: TextConfig) -> Iterator[str]:
@@ -31,7 +37,7 @@ def read_documents(config: TextConfig) -> Iterator[str]:
             raise TextError(f"{path} is none of .txt, .jsonl, .jsonl.gz, .parquet; convert it to one of them")
         case _:
             texts = _read_hub(config)
-    return (text for text in texts if text is not None and text.strip())
+    return (_SURROGATE.sub("\ufffd", text) for text in texts if text is not None and text.strip())
 
 
 def shuffled(documents: Iterator[str], buffer: int, generator: np.random.Generator) -> Iterator[str]:
@@ -46,7 +52,7 @@ def shuffled(documents: Iterator[str], buffer: int, generator: np.random.Generat
 
 
 def _read_txt(path: Path) -> Iterator[str]:
-    with _open(path) as file:
+    with _damage_told(path), _open(path) as file:
         lines: list[str] = []
         for line in file:
             if line.strip():
@@ -59,7 +65,7 @@ def _read_txt(path: Path) -> Iterator[str]:
 
 
 def _read_jsonl(path: Path, column: str) -> Iterator[str | None]:
-    with _open(path) as file:
+    with _damage_told(path), _open(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -73,11 +79,11 @@ def _read_jsonl(path: Path, column: str) -> Iterator[str | None]:
 def _read_parquet(path: Path, column: str) -> Iterator[str | None]:
     if not path.is_file():
         raise TextError(f"there is no file at {path}")
-    file = pq.ParquetFile(path)
-    if column not in file.schema_arrow.names:
-        raise TextError(_no_column(str(path), column, file.schema_arrow.names))
-    for batch in file.iter_batches(columns=[column]):
-        yield from batch.column(0).to_pylist()
+    with _damage_told(path), pq.ParquetFile(path) as file:
+        if column not in file.schema_arrow.names:
+            raise TextError(_no_column(str(path), column, file.schema_arrow.names))
+        for batch in file.iter_batches(columns=[column]):
+            yield from batch.column(0).to_pylist()
 
 
 def _read_hub(config: TextConfig) -> Iterator[str | None]:
@@ -99,6 +105,27 @@ def _open(path: Path) -> Any:
         raise TextError(f"there is no file at {path}")
     opener = gzip.open if path.suffix == ".gz" else Path.open
     return opener(path, "rt", encoding="utf-8")
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """What is wrong within a file comes up while it is read."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x}"
+        raise TextError(f"{path} is not UTF-8: {error.reason} {byte}; convert it, with iconv for instance") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise TextError(
+            f"{path} is truncated, damaged or no gzip file ({error}); fetch or compress it again, or name it .jsonl"
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's word, not the format's
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise TextError(
+            f"{path} is truncated, damaged or no parquet file ({reason}); fetch or write it again"
+        ) from error
 
 
 def _field(row: Any, column: str, origin: str) -> str | None:

@@ -1,9 +1,10 @@
 """Documents → contexts of tokens.
 
-Documents are shuffled and dealt to the parts of a run (held-out, cache, train), so that no
-document serves two of them; each is cut to `max_document_tokens` and into contexts of
-`context_tokens`. Position 0 of a context (an attention sink) and special tokens are
-*excluded*: they reach no coder and no statistic. All other tokens are *eligible*.
+Documents are dealt to the parts of a run (held-out, cache, train) in the order in which they come,
+so that no document serves two of them (`text.shuffled` shuffles them before); each is cut to
+`max_document_tokens` and into contexts of `context_tokens`. Position 0 of a context (an attention
+sink) and special tokens are *excluded*: they reach no coder and no statistic. All other tokens are
+*eligible*.
 """
 
 from __future__ import annotations

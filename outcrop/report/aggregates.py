@@ -28,7 +28,7 @@ from outcrop.report.judged import ARMS, Judged
 from outcrop.report.scores import Column
 from outcrop.results import Results
 
-MEDIANS = ("accuracy_skill", "breadth")
+MEDIANS = ("accuracy_skill", "breadth", "chance_corrected")  # unbounded
 WEIGHTED = ("tpr", "fpr", "balanced_accuracy", "informedness", "auroc", "true_accuracy")
 CHANCE_AND_BEST = {"balanced_accuracy": (0.5, 1.0), "informedness": (0.0, 1.0), "auroc": (0.5, 1.0)}
 _FREQUENT_RATE = 0.1
@@ -37,25 +37,33 @@ Columns = dict[str, dict[str, Column]]
 
 
 def aggregates(results: Results, judged: Judged, columns: Columns, sampling: Sampling) -> list[dict[str, Any]]:
-    """One entry over everything, one per coder, one per layer of a coder."""
+    """One entry over everything, one per coder, one per layer of a coder that has selected latents."""
     coder, layer = judged.columns["coder"], judged.columns["layer"]
-    groups: list[tuple[str | None, int | None]] = [(None, None)]
-    for name in np.unique(coder[judged.scored].astype(str)):
-        groups.append((str(name), None))
-        groups += [(str(name), int(x)) for x in np.unique(layer[judged.scored & (coder == name)])]
     unscored = _unscored(results)
     entries = []
-    for name, depth in groups:
-        rows = judged.scored & _member(coder, layer, name, depth)
-        missed = _member(unscored["coder"], unscored["layer"], name, depth)
-        entries.append(_entry(judged, columns, rows, int(missed.sum()), sampling) | {"coder": name, "layer": depth})
+    for group in _groups(coder[judged.scored], layer[judged.scored], unscored):
+        rows = judged.scored & _member(coder, layer, *group)
+        n_unscored = int(_member(unscored["coder"], unscored["layer"], *group).sum())
+        entry = _entry(judged, columns, rows, n_unscored, sampling)
+        entries.append(entry | {"coder": group[0], "layer": group[1]})
     return entries
 
 
-def _member(coder: ndarray, layer: ndarray, name: str | None, depth: int | None) -> Bool[ndarray, "N"]:
+def _groups(coder: ndarray, layer: ndarray, unscored: dict[str, ndarray]) -> list[tuple[str | None, int | None]]:
+    """Coder and layer of each entry, of scored and unscored latents: one whose latents all failed is one, too."""
+    coders = [str(name) for name in (*coder, *unscored["coder"])]
+    layers = {(name, int(x)) for name, x in zip(coders, (*layer, *unscored["layer"]), strict=True)}
+    groups: list[tuple[str | None, int | None]] = [(None, None)]
+    for name in sorted(set(coders)):
+        groups += [(name, None), *sorted(pair for pair in layers if pair[0] == name)]
+    return groups
+
+
+def _member(coder: ndarray, layer: ndarray, name: str | None, at: int | None) -> Bool[ndarray, "N"]:
+    """Which latents are of this coder, and in this layer; None stands for all."""
     everyone = np.ones(len(coder), dtype=bool)
     of_coder = everyone if name is None else coder == name
-    return np.asarray(of_coder & (everyone if depth is None else layer == depth))
+    return np.asarray(of_coder & (everyone if at is None else layer == at))
 
 
 def _unscored(results: Results) -> dict[str, ndarray]:
@@ -109,9 +117,10 @@ def _values(columns: dict[str, Column], names: tuple[str, ...], rows: ndarray) -
 
 def _macro(columns: dict[str, Column], rows: ndarray, sampling: Sampling) -> dict[str, Any]:
     means = tuple(name for name in columns if name not in MEDIANS)
-    by_mean, by_median = _values(columns, means, rows), _values(columns, MEDIANS, rows)
+    medians = tuple(name for name in MEDIANS if name in columns)
+    by_mean, by_median = _values(columns, means, rows), _values(columns, medians, rows)
     return _entries(means, macro_mean(by_mean, sampling), by_mean, "mean") | _entries(
-        MEDIANS, median(by_median, sampling), by_median, "median"
+        medians, median(by_median, sampling), by_median, "median"
     )
 
 

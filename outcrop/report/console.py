@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -24,7 +25,7 @@ _SHOWN = {
 
 def console_summary(summary: dict[str, Any]) -> RenderableType:
     """Everything foreign is shown as plain text, never read as rich's markup."""
-    return Group(_ledger(summary["ledger"]), _reconstruction(summary["reconstruction"]), _scores(summary))
+    return Group(_ledger(summary), _reconstruction(summary["reconstruction"]), _scores(summary))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -38,15 +39,19 @@ def _name(text: str) -> Text:
     return Text(visible(text, 60))
 
 
-def _ledger(ledger: dict[str, Any]) -> Table:
+def _ledger(summary: dict[str, Any]) -> Table:
+    ledger = summary["ledger"]
     table = _table("\nLedger", "latents", *ledger["counts"], "together")
     for coder in ledger["coders"]:
         table.add_row(_name(coder["label"]), *map(count, coder["counts"].values()), count(coder["n_latents"]))
     if len(ledger["coders"]) != 1:
         table.add_row("together", *map(count, ledger["counts"].values()), count(ledger["n_latents"]))
+    n_tokens = [coder["n_tokens"] for coder in summary["corpus"]]
+    notes = [f"unfired: on none of {_range(n_tokens)} tokens"] if n_tokens else []
     failed = ledger["failed_judgements"]
     if failed["n_failed"]:
-        table.caption = f"{count(failed['n_failed'])} of {count(failed['n_judgements'])} judgements failed"
+        notes.append(f"{count(failed['n_failed'])} of {count(failed['n_judgements'])} judgements failed")
+    table.caption = "; ".join(notes) or None
     return table
 
 
@@ -60,7 +65,22 @@ def _reconstruction(reconstructions: list[dict[str, Any]]) -> Table:
         if len(r["layers"]) > 1:
             for layer in r["layers"]:
                 table.add_row(f"  layer {layer['layer']}", number(layer["fvu"]), number(layer["l0"]), *_shares(layer))
+    table.caption = "; ".join(_over_how_many(reconstructions)) if reconstructions else None
     return table
+
+
+def _over_how_many(reconstructions: list[dict[str, Any]]) -> Iterator[str]:
+    dead_after = [r["dead_after_tokens"] for r in reconstructions if r["dead_after_tokens"] is not None]
+    if dead_after:
+        yield f"dead: not fired for {_range(dead_after)} tokens of training"
+    yield f"unfired: on none of {_range([r['n_tokens'] for r in reconstructions])} held-out tokens"
+    yield f"CE and KL: over {_range([r['cross_entropy']['n_tokens'] for r in reconstructions])} tokens"
+
+
+def _range(numbers: list[int]) -> str:
+    """One number, or from where to where several coders differ."""
+    low, high = min(numbers), max(numbers)
+    return count(low) if low == high else f"{count(low)} to {count(high)}"
 
 
 def _shares(layer: dict[str, Any]) -> tuple[str, str]:
@@ -73,7 +93,7 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
         return Text("\nNo latent was scored.")
     table = _table(f"\nScores, mean over {count(overall['n_scored'])} scored latents", "", *ARM_NAMES.values())
     for metric, name in _SHOWN.items():
-        table.add_row(name, *(_cell(overall["macro"][arm].get(metric)) for arm in ARM_NAMES))
+        table.add_row(name, *(_cell(overall["macro"][arm].get(metric), overall["n_scored"]) for arm in ARM_NAMES))
     left = overall["n_unscored"]
     table.caption = f"{100 * summary['confidence']:g}% intervals" + (
         f"; {count(left)} selected latents have no score and are left out" if left else ""
@@ -81,7 +101,9 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
     return table
 
 
-def _cell(estimate: dict[str, Any] | None) -> Text:
+def _cell(estimate: dict[str, Any] | None, n_scored: int) -> Text:
+    """With its n, where that is not the caption's."""
     if estimate is None or estimate["value"] is None:
         return Text("—", style="dim")
-    return Text.assemble(number(estimate["value"]), (f" {interval(estimate)}", "dim"))
+    n = "" if estimate["n"] == n_scored else f" n {count(estimate['n'])}"
+    return Text.assemble(number(estimate["value"]), (f" {interval(estimate)}{n}", "dim"))

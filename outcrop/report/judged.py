@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from outcrop.results import Results
+from outcrop.results import DETECTION, TOKEN_BASELINE, Results
 from outcrop.types import Stratum
 
 ARMS = ("explanation", "no_explanation", "token_baseline")
@@ -26,16 +26,20 @@ SELECT x.coder, x.latent, x.explainer, x.source, x.text, l.layer, l.firing_rate,
 FROM explanations x JOIN latents l USING (coder, latent) JOIN ledger g USING (coder, latent)
 WHERE x.text IS NOT NULL ORDER BY x.coder, x.latent, x.explainer, x.source
 """
-_JUDGEMENTS = """
+# The judgements of the three arms, in whose names `arm` is.
+ARM_JUDGEMENTS = f"""(
+SELECT coder, latent, explainer, source, example, probability, predicted, failure, failure_detail,
+       CASE WHEN scorer = '{TOKEN_BASELINE}' THEN 'token_baseline'
+            WHEN arm = 'none' THEN 'no_explanation' ELSE 'explanation' END AS arm
+FROM judgements WHERE scorer = '{TOKEN_BASELINE}' OR (scorer = '{DETECTION}' AND arm IN ('plain', 'none'))
+)"""
+_JUDGEMENTS = f"""
 SELECT x.coder, x.latent, x.explainer, x.source, COALESCE(e.quantile, 0) AS quantile,
-       COALESCE(e.stratum, '') AS stratum, j.probability, j.predicted,
-       CASE WHEN j.scorer = 'token_baseline' THEN 'token_baseline'
-            WHEN j.arm = 'none' THEN 'no_explanation' ELSE 'explanation' END AS arm
-FROM explanations x JOIN judgements j ON j.coder = x.coder AND j.latent = x.latent
+       COALESCE(e.stratum, '') AS stratum, j.probability, j.predicted, j.arm
+FROM explanations x JOIN {ARM_JUDGEMENTS} j ON j.coder = x.coder AND j.latent = x.latent
      AND (j.explainer = '' OR (j.explainer = x.explainer AND j.source = x.source))
 JOIN examples e ON e.coder = j.coder AND e.latent = j.latent AND e.example = j.example
 WHERE x.text IS NOT NULL AND e.split = 'score' AND j.predicted IS NOT NULL
-      AND (j.scorer = 'token_baseline' OR (j.scorer = 'detection' AND j.arm IN ('plain', 'none')))
 """
 
 

@@ -52,8 +52,8 @@ WEIGHTINGS = {
 }
 UNSCORED = {"at_chance": "at chance", "left_out": "left out", "at_best": "at the best value"}
 STRATUM_NAMES = {
-    "same_token": "Silent, although a trigger token is there",
-    "random": "Silent, random",
+    "same_token": "Non-activating, although a trigger token is there",
+    "random": "Non-activating, random",
 }
 
 
@@ -163,7 +163,9 @@ _AGAINST = {
 
 def _stratum_chart(summary: dict[str, Any]) -> Markup:
     macro = summary["scores"]["aggregates"][0]["macro"]
-    return figures.interval_chart(_rows(macro, _AGAINST), "Balanced accuracy against each kind of silent window", 0.5)
+    return figures.interval_chart(
+        _rows(macro, _AGAINST), "Balanced accuracy against each kind of non-activating window", 0.5
+    )
 
 
 def _quantile_chart(summary: dict[str, Any]) -> Markup:

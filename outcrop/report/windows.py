@@ -13,21 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from outcrop.report.judged import STRATA
+from outcrop.report.judged import ARM_JUDGEMENTS, STRATA
 from outcrop.report.text import visible_token
 from outcrop.results import Results
 from outcrop.types import Example, Explanation, LatentExamples, LatentId, Vocabulary
 
 N_SHADES = 8
-
-_JUDGEMENTS = """
-SELECT coder, latent, explainer, source, example, probability, predicted, failure, failure_detail,
-       CASE WHEN scorer = 'token_baseline' THEN 'token_baseline'
-            WHEN arm = 'none' THEN 'no_explanation' ELSE 'explanation' END AS arm
-FROM judgements WHERE scorer = 'token_baseline' OR (scorer = 'detection' AND arm IN ('plain', 'none'))
-ORDER BY arm
-"""
-
 
 _Judgements = dict[tuple[str, int, int], list[dict[str, Any]]]  # by coder, latent and example
 
@@ -98,19 +89,19 @@ class LatentPage:
 def latent_pages(results: Results, examples: Sequence[LatentExamples], vocabulary: Vocabulary) -> list[LatentPage]:
     """One page per explanation whose latent is among the examples."""
     table = results.columns("SELECT coder, latent, layer FROM latents")
-    latents = zip(table["coder"], table["latent"], table["layer"], strict=True)
-    layer = {(coder, int(latent)): int(depth) for coder, latent, depth in latents}
+    rows = zip(table["coder"], table["latent"], table["layer"], strict=True)
+    layer_of = {(coder, int(latent)): int(layer) for coder, latent, layer in rows}
     verdicts = _verdicts(results)
     by_latent = {example.latent: example for example in examples}
     return [
-        _page(explanation, by_latent[explanation.latent], layer, verdicts, vocabulary)
+        _page(explanation, by_latent[explanation.latent], layer_of, verdicts, vocabulary)
         for explanation in results.explanations()
         if explanation.latent in by_latent
     ]
 
 
 def _verdicts(results: Results) -> _Judgements:
-    table = results.columns(_JUDGEMENTS)
+    table = results.columns(f"SELECT * FROM {ARM_JUDGEMENTS} ORDER BY arm")
     found: _Judgements = defaultdict(list)
     for values in zip(*table.values(), strict=True):
         row = dict(zip(table, values, strict=True))
@@ -121,7 +112,7 @@ def _verdicts(results: Results) -> _Judgements:
 def _page(
     explanation: Explanation,
     examples: LatentExamples,
-    layer: dict[tuple[str, int], int],
+    layer_of: dict[tuple[str, int], int],
     verdicts: _Judgements,
     vocabulary: Vocabulary,
 ) -> LatentPage:
@@ -134,7 +125,7 @@ def _page(
 
     return LatentPage(
         latent=latent,
-        layer=layer[name],
+        layer=layer_of[name],
         explainer=explanation.explainer,
         source=explanation.source,
         text=explanation.text,

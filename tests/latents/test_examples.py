@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outcrop.config import ExamplesConfig, SelectConfig
+from outcrop.errors import TextError
 from outcrop.latents.cache import Firings
 from outcrop.latents.examples import build_examples, token_evidence
 from outcrop.latents.negatives import strata, trigger_tokens
@@ -155,8 +156,18 @@ def statistics_of(firing_rate: np.ndarray) -> LatentStatistics:
     n = len(firing_rate)
     many, nothing = np.full(n, 1_000), np.full(n, np.nan)
     return LatentStatistics(
-        (firing_rate * 1e6).astype(int), firing_rate, many, nothing, nothing, nothing, nothing, nothing, many, many
+        (firing_rate * 1e6).astype(int), firing_rate, many, nothing, nothing, nothing, nothing, nothing, *[many] * 4
     )
+
+
+@pytest.mark.parametrize(
+    ("few", "n"),
+    [("n_explain_windows", 4), ("n_score_windows", 6), ("n_explain_documents", 2), ("n_score_documents", 2)],
+)
+def test_a_latent_is_rare_if_one_half_has_too_few_windows_or_documents(few: str, n: int) -> None:
+    """As many windows as are shown activating, as many documents as there are quantiles."""
+    statistics = replace(statistics_of(np.array([1e-3, 1e-3, 0.0])), **{few: np.array([n, n - 1, 0])})
+    assert is_rare(statistics, CONFIG).tolist() == [False, True, False]
 
 
 def test_the_selection_is_a_spread_over_layers_and_firing_rates() -> None:
@@ -213,6 +224,12 @@ def test_token_evidence_counts_the_explain_documents_only(cached: Cached) -> Non
         rows = ~one.is_score[cached.grid.document]
         assert np.array_equal(evidence.windows, cached.grid.tokens[rows])
         assert np.array_equal(evidence.fires, (cached.dense[cached.grid.positions[rows], latent] > 0).any(axis=1))
+
+
+def test_a_text_without_a_single_window_is_refused_with_the_remedy(cached: Cached, model: LanguageModel) -> None:
+    longest = np.bincount(cached.cache.corpus.document_of[cached.eligible]).max()
+    with pytest.raises(TextError, match=rf"window of 1000 .*longest has {longest}; lower --cache\.window-tokens"):
+        survey(cached.cache, vocabulary(model.tokenizer), SelectConfig(), CONFIG, window_tokens=1_000)
 
 
 def test_a_survey_accounts_for_every_latent_and_token(cached: Cached, model: LanguageModel) -> None:

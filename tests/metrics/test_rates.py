@@ -46,7 +46,7 @@ def test_two_strata_by_hand() -> None:
 
 
 def test_weights_undo_over_sampling_of_hard_negatives() -> None:
-    """2% of silent windows are hard, half of those judged are; the rate is the corpus's."""
+    """2% of non-activating windows are hard, half of those judged are; the rate is the corpus's."""
     rng = np.random.default_rng(1)
     hits = rng.binomial(400, [0.5, 0.01], size=(200, 2))
     rate = weighted_rate(hits, [400, 400], [0.02, 0.98], 0.95)

@@ -1,10 +1,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from outcrop.config import ModelConfig
 from outcrop.errors import ModelError
-from outcrop.model.load import LanguageModel, load_model
+from outcrop.model.load import LanguageModel, choose_dtype, load_model
 from tests.tiny import write_model
 
 
@@ -14,6 +15,16 @@ def test_the_identity_tells_two_models_of_one_name_apart(tmp_path: Path, model: 
     )
     assert first.identity != second.identity
     assert first.identity.split("-")[1] == model.identity.split("-")[-1]  # the same weights as the shared tiny model
+
+
+def test_a_dot_in_a_models_name_cuts_nothing_off_its_identity(tmp_path: Path) -> None:
+    name = write_model(tmp_path / "Llama-3.1-8B")
+    assert load_model(ModelConfig(str(name), dtype="float32")).identity.startswith("Llama-3.1-8B-")
+
+
+def test_bfloat16_that_a_gpu_only_emulates_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert choose_dtype("auto", torch.device("cuda")) == torch.float32
 
 
 def test_a_model_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:

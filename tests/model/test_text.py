@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,50 @@ def test_bad_files_are_refused_with_the_place(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x")
     with pytest.raises(TextError, match=r"none of \.txt"):
         read(tmp_path / "a.csv")
+
+
+def truncated(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+LINES = "".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(500)).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("a.txt", "caf\xe9 noir".encode("latin-1"), "not UTF-8: invalid continuation byte 0xe9; convert it"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8: invalid start byte 0xff"),
+        ("a.jsonl.gz", truncated(gzip.compress(LINES)), "truncated, damaged or no gzip file .*again"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:15] + b"#" * 30, "truncated, damaged or no gzip file"),
+        ("a.jsonl.gz", LINES, r"no gzip file .*name it \.jsonl"),
+        ("a.parquet", LINES, "truncated, damaged or no parquet file .*again"),
+        ("a.parquet", b"", "truncated, damaged or no parquet file"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_path_and_the_remedy(
+    name: str, data: bytes, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(TextError, match=rf"{re.escape(str(path))} is .*{reason}") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_parquet_file_with_a_damaged_page_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [f"document {i}" for i in range(500)]}), path, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[4:1000] = b"#" * 996
+    path.write_bytes(bytes(data))
+    with pytest.raises(TextError, match=r"a\.parquet is truncated, damaged or no parquet file"):
+        read(path)
+
+
+def test_a_lone_surrogate_is_replaced_and_a_pair_is_its_character(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "x\\ud800y"}\n{"text": "\\ud83d\\ude00"}\n')
+    assert read(tmp_path / "a.jsonl") == ["x\ufffdy", "😀"]
 
 
 @given(st.integers(0, 60), st.integers(1, 20), st.integers(0, 5))

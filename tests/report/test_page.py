@@ -139,9 +139,19 @@ def test_the_text_of_a_window_is_its_tokens_with_the_firing_ones_shaded(run: Run
     assert next(piece.text for piece in window.pieces if piece.shade) == " dog"
     strongest = max(p.shade for group in page.scored + page.shown for w in group.windows for p in w.pieces)
     assert strongest == 8
-    silent = next(g for g in page.scored if g.name == "same_token").windows[0]
-    assert silent.trigger == "dog"
-    assert [piece.text for piece in silent.pieces if piece.trigger] == [" dog"]
+    quiet = next(g for g in page.scored if g.name == "same_token").windows[0]
+    assert quiet.trigger == "dog"
+    assert [piece.text for piece in quiet.pieces if piece.trigger] == [" dog"]
+
+
+def test_a_layer_whose_selected_latents_all_failed_keeps_its_line(run: Run) -> None:
+    failed = Results(":memory:")
+    run.results._db.backup(failed._db)
+    failed._db.execute("DELETE FROM judgements WHERE latent >= 28 AND arm = 'plain' AND scorer = 'detection'")
+    summary = summarise(failed, run.reconstructions, ReportConfig(draws=100))
+    page = render_page(summary, latent_pages(failed, run.examples, run.vocabulary))
+    line = re.search(r"<th scope=\"row\">layer 2 <span[^>]*>4 of 4 without a score</span></th>(.*?)</tr>", page, re.S)
+    assert set(re.findall(r'<span class="v">(.*?)</span>', line.group(1))) == {"—"}
 
 
 def test_a_run_without_explanations_still_has_a_page() -> None:
@@ -151,9 +161,28 @@ def test_a_run_without_explanations_still_has_a_page() -> None:
     assert "No latent was explained." in page
 
 
-def test_the_console_tells_ledger_reconstruction_and_scores(summary: dict) -> None:
+def in_console(summary: dict) -> str:
     stream = io.StringIO()
     Console(file=stream, width=140).print(console_summary(summary))
-    told = stream.getvalue()
+    return stream.getvalue()
+
+
+def test_the_console_says_over_how_many_tokens_and_latents(summary: dict) -> None:
+    told = " ".join(in_console(summary).split())
+    assert "unfired: on none of 200,000 tokens" in told
+    assert "dead: not fired for 1,000,000 tokens of training; unfired: on none of 32,768 held-out tokens" in told
+    assert "mean over 6 scored latents" in told
+    assert re.search(r"token illusion [−\d.]+ \[[^]]*\] n 5", told), "one latent has no same-token windows"
+    assert not re.search(r"balanced accuracy [−\d.]+ \[[^]]*\] n", told)
+
+
+def test_the_console_says_from_where_to_where_coders_differ(summary: dict) -> None:
+    other = {**summary["reconstruction"][0], "n_tokens": 32_700, "dead_after_tokens": None}
+    told = " ".join(in_console({**summary, "reconstruction": [*summary["reconstruction"], other]}).split())
+    assert "32,700 to 32,768 held-out tokens" in told
+
+
+def test_the_console_tells_ledger_reconstruction_and_scores(summary: dict) -> None:
+    told = in_console(summary)
     for word in ("Ledger", "Reconstruction", "Scores", "topk at transformer.h.5", "42", "balanced accuracy"):
         assert word in told

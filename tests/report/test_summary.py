@@ -65,7 +65,7 @@ def test_rates_are_weighted_as_stated(run: Run, summary: dict) -> None:
 
 
 def test_auroc_agrees_with_the_rank_sum_where_all_strata_weigh_alike(run: Run, summary: dict) -> None:
-    """Latent 17 has one silent stratum and as many windows in each quantile."""
+    """Latent 17 has one non-activating stratum and as many windows in each quantile."""
     query = """
     SELECT e.quantile, j.probability FROM judgements j JOIN examples e USING (coder, latent, example)
     WHERE latent = 17 AND scorer = 'detection' AND arm = 'none'
@@ -107,6 +107,33 @@ def test_each_scored_latent_counts_once_in_the_macro_mean(summary: dict) -> None
     skill = overall["macro"]["explanation"]["accuracy_skill"]
     assert skill["statistic"] == "median"
     assert overall["macro"]["explanation"]["token_illusion"]["n"] == len(scored) - 1
+
+
+def test_the_correction_for_the_control_is_averaged_by_its_median(summary: dict) -> None:
+    """It is unbounded below: near a perfect control one latent would outweigh all others."""
+    corrected = summary["scores"]["aggregates"][0]["macro"]["explanation"]["chance_corrected"]
+    scored = [e for e in summary["scores"]["explanations"] if e["status"] == "scored"]
+    values = [e["arms"]["explanation"]["chance_corrected"]["value"] for e in scored]
+    assert (corrected["statistic"], corrected["n"]) == ("median", len(scored))
+    assert corrected["value"] == pytest.approx(np.median(values))
+
+
+def test_a_layer_and_a_coder_whose_selected_latents_all_failed_keep_their_entry(run: Run) -> None:
+    failed = Results(":memory:")
+    run.results._db.backup(failed._db)
+    failed._db.execute("DELETE FROM judgements WHERE latent >= 28 AND arm = 'plain' AND scorer = 'detection'")
+    groups = entries(summarise(failed, run.reconstructions, ReportConfig(draws=100)))
+    assert groups[str(KEY), 2] == (0, 4)
+    assert groups[None, None] == groups[str(KEY), None] == (5, 4)
+    failed._db.execute("DELETE FROM judgements")
+    groups = entries(summarise(failed, run.reconstructions, ReportConfig(draws=100)))
+    assert groups[None, None] == groups[str(KEY), None] == (0, 9)
+    assert [groups[str(KEY), layer] for layer in range(N_LAYERS)] == [(0, 3), (0, 2), (0, 4)]
+    assert len(groups) == 2 + N_LAYERS
+
+
+def entries(summary: dict) -> dict:
+    return {(a["coder"], a["layer"]): (a["n_scored"], a["n_unscored"]) for a in summary["scores"]["aggregates"]}
 
 
 def test_the_weighted_mean_divides_the_firing_rate_by_the_chance_of_selection(summary: dict) -> None:

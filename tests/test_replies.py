@@ -96,7 +96,7 @@ def test_every_answer_is_committed_before_it_is_given_on(tmp_path: Path) -> None
 WRITER = """
 import sys
 from outcrop.replies import Replies
-from tests.interp.test_replies import ANSWER, add, ask
+from tests.test_replies import ANSWER, add, ask
 with Replies(sys.argv[1]) as replies:
     for i in range(int(sys.argv[3])):
         add(replies, ask(f"{sys.argv[2]} {i}"), ANSWER)
@@ -105,7 +105,7 @@ with Replies(sys.argv[1]) as replies:
 
 
 def writer(path: Path, name: str, n: int) -> subprocess.Popen[str]:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     arguments = [sys.executable, "-c", WRITER, str(path), name, str(n)]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)

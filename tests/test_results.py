@@ -1,0 +1,87 @@
+"""The ledger that is derived from the tables, and rows that come back as they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from outcrop.config import ReportConfig
+from outcrop.report.summary import summarise
+from outcrop.results import DETECTION, CoderRow, LatentRow, Results
+from outcrop.types import (
+    CoderKey,
+    Example,
+    Explanation,
+    Failure,
+    Hookpoint,
+    Judgement,
+    LatentExamples,
+    LatentId,
+    StratumShare,
+    Window,
+)
+
+KEY = CoderKey("topk", Hookpoint("h.0"), Hookpoint("h.0"), 0)
+LATENT = LatentId(KEY, 0)
+UNREADABLE = Failure("unreadable", "neither yes nor no but 'Perhaps'")
+
+
+def example(index: int, *, activating: bool) -> Example:
+    window = Window(np.array([1]), np.array([float(activating)], np.float32), 0, 0, index)
+    return Example(index, index, "score", window, 1 if activating else None, None if activating else "random")
+
+
+def tabulated(*judged: tuple[bool, bool | Failure]) -> Results:
+    """One explained latent whose scored windows are (activating, prediction or failure)."""
+    results = Results(":memory:")
+    row = LatentRow(LATENT, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, False, 0.5)
+    results.add_coder(CoderRow(KEY, 1, 1, 8, 90, 1, 2, 10, 5), [row])
+    score = tuple(example(i, activating=activating) for i, (activating, _) in enumerate(judged))
+    results.add_examples([LatentExamples(LATENT, 0.1, 0.2, (), score, (StratumShare("random", 1.0, 8),))])
+    results.add_explanations([Explanation(LATENT, "contrastive", "all", "fruit", "hash")])
+    results.add_judgements(
+        Judgement(LATENT, DETECTION, "plain", "contrastive", "all", i, failure=answer)
+        if isinstance(answer, Failure)
+        else Judgement(LATENT, DETECTION, "plain", "contrastive", "all", i, 0.7, answer, "hash")
+        for i, (_, answer) in enumerate(judged)
+    )
+    return results
+
+
+def ledger(results: Results) -> list[tuple[object, ...]]:
+    return [(status, stage, reason) for *_, status, stage, reason in results.rows("ledger")]
+
+
+def test_rows_stand_in_the_order_of_their_columns() -> None:
+    results = tabulated((True, True), (False, UNREADABLE))
+    assert results.rows("coders") == [(str(KEY), 1, 1, 8, 90, 1, 2, 10, 5)]
+    assert results.rows("latents") == [(str(KEY), 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, 0, 0.5)]
+    assert results.rows("strata") == [(str(KEY), 0, "random", 1.0, 8, None)]
+    assert results.explanations() == [Explanation(LATENT, "contrastive", "all", "fruit", "hash")]
+    first, second = results.rows("judgements")
+    assert first[2:] == ("detection", "plain", "contrastive", "all", 0, 0.7, 1, "hash", None, None)
+    assert second[6:] == (1, None, None, None, "unreadable", UNREADABLE.detail)
+
+
+@pytest.mark.parametrize(
+    ("judged", "entry"),
+    [
+        ([(True, True), (False, False)], ("scored", None, None)),
+        ([(True, True), (False, UNREADABLE)], ("failed", "score", str(UNREADABLE))),
+        ([(True, True)], ("failed", "score", "input: there is no non-activating window to judge")),
+        ([(True, True), (True, UNREADABLE)], ("failed", "score", "input: there is no non-activating window to judge")),
+        ([(False, False)], ("failed", "score", "input: there is no activating window to judge")),
+        ([], ("explained only", None, None)),
+    ],
+)
+def test_every_failed_latent_has_its_stage_and_reason(
+    judged: list[tuple[bool, bool | Failure]], entry: tuple[object, ...]
+) -> None:
+    assert ledger(tabulated(*judged)) == [entry]
+
+
+def test_a_latent_without_a_window_to_judge_is_counted_by_that_reason() -> None:
+    """As with --examples.score-random 0 and a diffuse latent, which has no same-token windows either."""
+    failures = summarise(tabulated((True, True)), [], ReportConfig(draws=100))["ledger"]["failures"]
+    assert [(f["stage"], f["kind"], f["n"]) for f in failures] == [("score", "input", 1)]
+    assert failures[0]["example"].endswith("no non-activating window to judge")
