@@ -265,11 +265,10 @@ class Run:
     @cached_property
     def _given_coders(self) -> list[PlacedCoder]:
         """Those of `coder.path`; none where coders are to be trained from the start."""
-        path = self.config.coder.path
+        keys, path = list(self._coders), self.config.coder.path
         if path is None:
             return []
-        alone = len(self._coders) == 1
-        found = {key: load_coder(find_coder(path, key, alone=alone)) for key in self._coders}
+        found = {key: load_coder(find_coder(path, key, alone=len(keys) == 1)) for key in keys}
         return [PlacedCoder(key, *coder) for key, coder in found.items()]
 
 

@@ -184,7 +184,7 @@ def test_activations_that_are_not_numbers_are_refused_by_hookpoint_and_batch(
     weights["model.layers.1.mlp.down_proj.weight"][0, 0] = torch.nan
     save_tensors(weights, model / "model.safetensors", metadata={"format": "pt"})
     line = refused(*new(tmp_path, arguments(model, inputs[1], server.address)))
-    assert "model.layers.1 gave NaN or infinite activations" in line and "batch 0" in line
+    assert "model.layers.1 gave NaN or infinite activations" in line and "batch of contexts" in line
     assert list(RunDirectory(tmp_path / "new").marks()) == ["tokens"]
 
 
@@ -192,7 +192,7 @@ def test_a_coder_that_is_none_is_refused_before_any_work(
     tmp_path: Path, inputs: Inputs, server: LLMServer, refused: Refused
 ) -> None:
     line = refused(*new(tmp_path, arguments(*inputs, server.address, coder=inputs[0])))
-    assert str(inputs[0]) in line and "model.layers.0" in line and "cfg.json" in line
+    assert str(inputs[0]) in line and "model.layers.0" in line and "expected sae.safetensors" in line
     assert not list((tmp_path / "new").glob("tokens/*"))
 
 

@@ -144,7 +144,7 @@ def sections() -> dict[str, set[str]]:
 def default_shown(value: Any) -> str:
     if value is dataclasses.MISSING:
         return "required"
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, bool):
         return "on" if value else "off"

@@ -69,8 +69,8 @@ LINES = "".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(500)
     [
         ("a.txt", "caf\xe9 noir".encode("latin-1"), "not UTF-8: invalid continuation byte 0xe9; convert it"),
         ("a.jsonl", b'{"text": "\xff"}\n', "not UTF-8: invalid start byte 0xff"),
-        ("a.jsonl.gz", truncated(gzip.compress(LINES)), "truncated, damaged or no gzip file .*again"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:15] + b"#" * 30, "truncated, damaged or no gzip file"),
+        ("a.jsonl.gz", truncated(gzip.compress(LINES, mtime=0)), "truncated, damaged or no gzip file .*again"),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:15] + b"#" * 30, "truncated, damaged or no gzip file"),
         ("a.jsonl.gz", LINES, r"no gzip file .*name it \.jsonl"),
         ("a.parquet", LINES, "truncated, damaged or no parquet file .*again"),
         ("a.parquet", b"", "truncated, damaged or no parquet file"),
