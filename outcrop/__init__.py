@@ -21,7 +21,9 @@ _HOME = {
         "LatentId", "Reconstruction", "SparseLatents", "Vocabulary", "Window",
     ),
     "outcrop.coders.stack": ("SparseStack",),
-    "outcrop.coders.weights": ("PlacedCoder", "load_coder", "save_coder"),
+    "outcrop.coders.formats.saelens": ("write_saelens",),
+    "outcrop.coders.placed": ("PlacedCoder",),
+    "outcrop.coders.weights": ("load_coder", "save_coder", "write_sparsify"),
     "outcrop.interp.client": ("connect",),
     "outcrop.interp.detection": ("detect",),
     "outcrop.interp.explain": ("explain",),
@@ -29,14 +31,14 @@ _HOME = {
     "outcrop.latents.cache": ("LatentCache", "cache_latents"),
     "outcrop.latents.examples": ("build_examples", "token_evidence"),
     "outcrop.latents.survey": ("Survey", "survey"),
-    "outcrop.model.hooks": ("find_hookpoints",),
+    "outcrop.model.hooks": ("find_hookpoints", "find_places"),
     "outcrop.model.load": ("LanguageModel", "load_model"),
     "outcrop.model.text": ("read_documents",),
     "outcrop.model.tokens": ("deal", "vocabulary"),
     "outcrop.pipeline": ("Run", "tabulate"),
     "outcrop.report.summary": ("summarise",),
     "outcrop.results": ("Results",),
-    "outcrop.train.loop": ("Trained", "train_coders"),
+    "outcrop.train.loop": ("Trained", "evaluate_coders", "train_coders"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import arg
@@ -35,6 +35,7 @@ _HELP = """usage: outcrop VERB [DIRECTORY] [SETTINGS]
   run         the whole road, from text to report
 {stages}
   hookpoints  list the hookpoints of a model, where coders can sit
+  convert     write a coder as sparsify or SAELens reads it
   demo        the whole road on a small model and text that come as pinned downloads
 
 Each stage works on a run directory, does what is missing before it, and takes the same
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verb(name: str) -> Callable[[Sequence[str]], None]:
     if name == "run" or name in _STAGES:
         return lambda rest: _run(name, rest)
-    others: dict[str, Callable[[Sequence[str]], None]] = {"hookpoints": _hookpoints, "demo": _demo}
+    others: dict[str, Callable[[Sequence[str]], None]] = {"hookpoints": _hookpoints, "convert": _convert, "demo": _demo}
     if name not in others:
         raise ConfigError(f"there is no verb {name!r}; the verbs are run, {', '.join((*_STAGES, *others))}")
     return others[name]
@@ -147,7 +148,7 @@ def _taken(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
 def _hookpoints(arguments: Sequence[str]) -> None:
     model = tyro.cli(
         ModelConfig,
-        args=[f"--model={a}" if i == 0 and not a.startswith("-") else a for i, a in enumerate(arguments)],
+        args=_named(arguments, "--model"),
         prog="outcrop hookpoints",
         description="List the hookpoints of a model with their widths.",
     )
@@ -158,6 +159,43 @@ def _hookpoints(arguments: Sequence[str]) -> None:
     quiet()
     for hookpoint, width in hookpoint_widths(load_model(model)).items():
         print(f"{hookpoint}\t{width}")  # noqa: T201
+
+
+@dataclass(frozen=True)
+class ConvertCommand:
+    """Write a coder of one layer so that another library loads it."""
+
+    coder: Annotated[str, arg(prefix_name=False)]
+    """A directory, such as one of a run's coders, or a hub name."""
+    to: Literal["sparsify", "saelens"]
+    """Whose layout."""
+    out: Path
+    """The directory to write."""
+    model: str | None = None
+    """Name of the language model, for SAELens's metadata."""
+    hookpoint: str | None = None
+    """Name of the hookpoint, for SAELens's metadata."""
+
+
+def _convert(arguments: Sequence[str]) -> None:
+    command = tyro.cli(ConvertCommand, args=_named(arguments, "--coder"), prog="outcrop convert")
+    from outcrop.coders.formats.saelens import write_saelens
+    from outcrop.coders.weights import from_hub, load_coder, write_sparsify
+
+    path = Path(command.coder)
+    coder, _ = load_coder(path if path.exists() else from_hub(command.coder))
+    match command.to:
+        case "sparsify":
+            write_sparsify(coder, command.out)
+        case "saelens":
+            names = {"model_name": command.model, "hook_name": command.hookpoint}
+            write_saelens(coder, command.out, {name: value for name, value in names.items() if value})
+
+
+def _named(arguments: Sequence[str], flag: str) -> list[str]:
+    """The first argument may stand without its flag."""
+    bare = bool(arguments) and not arguments[0].startswith("-")
+    return [f"{flag}={arguments[0]}", *arguments[1:]] if bare else list(arguments)
 
 
 def _demo(arguments: Sequence[str]) -> None:

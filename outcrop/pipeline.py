@@ -268,7 +268,10 @@ class Run:
         keys, path = list(self._coders), self.config.coder.path
         if path is None:
             return []
-        found = {key: load_coder(find_coder(path, key, alone=len(keys) == 1)) for key in keys}
+        alone = len(keys) == 1
+        found = {
+            key: load_coder(find_coder(path, key, alone=alone), transcodes=key.source != key.target) for key in keys
+        }
         return [PlacedCoder(key, *coder) for key, coder in found.items()]
 
 

@@ -65,6 +65,4 @@ def _module(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ConfigError(
-            f"--train.track needs {name}, which is not installed: pip install {name}"
-        ) from error
+        raise ConfigError(f"--train.track needs {name}, which is not installed: pip install {name}") from error

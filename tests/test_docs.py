@@ -85,6 +85,8 @@ def parse(verb: str, given: list[str]) -> None:
     wanted = [word for word in given if word != "--help"]
     if verb == "hookpoints":
         tyro.cli(ModelConfig, args=[f"--model={wanted[0] if wanted else 'm'}", *wanted[1:]])
+    elif verb == "convert":
+        tyro.cli(cli.ConvertCommand, args=cli._named(wanted or ["c", "--to", "saelens", "--out", "o"], "--coder"))
     elif verb == "demo":
         tyro.cli(import_module("outcrop.demo.demo").DemoCommand, args=wanted)
     else:
@@ -153,7 +155,7 @@ def default_shown(value: Any) -> str:
 
 @every_page
 def test_every_flag_is_a_setting(page: Path) -> None:
-    known = {*settings(), *OF_THE_COMMAND_LINE, "--score.no-control"}
+    known = {*settings(), *OF_THE_COMMAND_LINE, "--score.no-control", "--to"}
     flags = {flag for span in spans(page) for flag in re.findall(r"(?:^|(?<=\s))--[\w.-]+", span)}
     assert flags <= known
 

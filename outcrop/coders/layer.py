@@ -104,6 +104,17 @@ class SparseLayer(nn.Module):
             self.selection.rescale(factor)
 
     @torch.no_grad()
+    def absorb_norms(self) -> None:
+        """Decoder rows of unit norm, activations that have taken over their size: the same coder, but for the
+        latents that TopK and BatchTopK choose, which compare activations."""
+        norms = self.decoder.norm(dim=1)
+        self.encoder.mul_(norms[:, None])
+        self.encoder_bias.mul_(norms)
+        if isinstance(self.selection, JumpReLU):
+            self.selection.rescale(norms)
+        self.normalise_decoder()
+
+    @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Bring every decoder row back to unit norm, after a step has moved it."""
         kernels.unit_rows_(self.decoder.data)

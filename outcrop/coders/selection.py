@@ -98,8 +98,8 @@ class JumpReLU(nn.Module):
         return DenseCodes(activations, fires.sum(dim=1).mean())
 
     @torch.no_grad()
-    def rescale(self, factor: float) -> None:
-        self.log_threshold.add_(torch.tensor(factor).log())
+    def rescale(self, factor: float | Float[Tensor, "M"]) -> None:
+        self.log_threshold.add_(torch.as_tensor(factor).log())
 
 
 class ReLU(nn.Module):

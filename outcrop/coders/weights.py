@@ -55,13 +55,19 @@ def write_sparsify(coder: SparseStack, directory: Path) -> None:
     _write(directory, *sparsify.contents(coder))
 
 
-def load_coder(directory: Path) -> tuple[SparseStack, float | None]:
-    """A coder of ours or of another library, ready for inference, and its sink norm; CoderError says what is
-    wrong with the files, or what in them no coder of ours can be."""
+def load_coder(directory: Path, *, transcodes: bool = False) -> tuple[SparseStack, float | None]:
+    """A coder of ours or of another library, ready for inference, and its sink norm.
+
+    `transcodes` says whether it is to predict another place than it reads, for layouts that do not tell. CoderError
+    says what is wrong with the files, or what in them no coder of ours can be.
+    """
     name = _weights_in(directory)
     try:
         ours = read_config(directory / CONFIG).get("outcrop", {}) if name == WEIGHTS else {}
-        coder = _load_own(directory, ours) if "architecture" in ours else READERS[name](directory).coder()
+        if "architecture" in ours:
+            coder = _load_own(directory, ours)
+        else:
+            coder = READERS[name](directory).placed(transcodes=transcodes).coder()
     except (RuntimeError, KeyError, TypeError, ValueError, ValidationError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CoderError(f"{directory / name} does not fit its configuration: {reason}") from error

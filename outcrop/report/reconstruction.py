@@ -17,6 +17,8 @@ def reconstruction_table(reconstructions: Sequence[Reconstruction]) -> list[dict
             "n_tokens": r.n_tokens,
             "trained_tokens": r.trained_tokens,
             "dead_after_tokens": r.dead_after_tokens,
+            "gamma": r.gamma,
+            "effective_rank": r.effective_rank,
             "fvu": r.fvu,
             "l0": r.l0,
             "layers": [

@@ -237,6 +237,12 @@ def _finished(state: CoderState, held_out: HeldOutText, config: TrainConfig, adv
 def _measured(placed: PlacedCoder, held_out: HeldOutText, advance: Advance) -> Trained:
     """A given coder, if it fits its place."""
     batch = held_out.activations[placed.key.place]
+    if placed.coder.transcodes != (placed.key.source != placed.key.target):
+        kind = "a transcoder" if placed.coder.transcodes else "an autoencoder"
+        raise CoderError(
+            f"the coder is {kind}, but it shall read {placed.key.source} and predict {placed.key.target}; "
+            "name its hookpoint, for a transcoder as SOURCE->TARGET"
+        )
     for what, width, activations in (
         ("reads", placed.coder.d_in, batch.source),
         ("predicts", placed.coder.d_out, batch.target),

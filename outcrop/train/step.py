@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
+from outcrop import kernels
 from outcrop.coders.folding import Scaling, fold
 from outcrop.coders.losses import coder_loss, mse
 from outcrop.coders.placed import PlacedCoder
@@ -83,9 +84,9 @@ def continued_state(given: PlacedCoder, train: TrainConfig, normaliser: Normalis
     """A coder for raw activations, brought to normalised space, to be trained further."""
     normaliser = Normaliser(normaliser.source, normaliser.target, given.max_norm)
     unfolded = fold(given.coder, normaliser.source.inverse(), normaliser.target.inverse())
-    state = _state(given.key, unfolded.requires_grad_(True), train, normaliser)
-    state.coder.normalise_decoders()
-    return state
+    for layer in unfolded.layers:
+        layer.absorb_norms()
+    return _state(given.key, unfolded.requires_grad_(True), train, normaliser)
 
 
 def restored_state(key: CoderKey, architecture: Architecture, train: TrainConfig, saved: dict[str, Any]) -> CoderState:
@@ -103,6 +104,8 @@ def restored_state(key: CoderKey, architecture: Architecture, train: TrainConfig
 def _state(key: CoderKey, coder: SparseStack, train: TrainConfig, normaliser: Normaliser) -> CoderState:
     device = normaliser.source.mean.device
     coder = coder.to(device).train()
+    for parameter in coder.parameters():
+        parameter.data = kernels.in_large_pages(parameter.data)
     since_fired = torch.zeros(coder.n_layers, coder.latents_per_layer, dtype=torch.long, device=device)
     return CoderState(key, coder, normaliser, optimizers(coder, train), since_fired)
 

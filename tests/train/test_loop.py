@@ -1,3 +1,5 @@
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,24 @@ def test_finetuning_goes_on_from_the_given_coder(model: LanguageModel, corpora: 
     assert none.reconstruction.fvu == pytest.approx(first.reconstruction.fvu, rel=1e-3)
     (further,) = run(model, corpora, "adam", given=[first.placed])
     assert further.reconstruction.fvu < first.reconstruction.fvu
+
+
+def test_a_coder_whose_rows_have_any_norm_is_finetuned_from_where_it_was(
+    model: LanguageModel, corpora: dict[str, Corpus]
+) -> None:
+    relu = {keys()[0]: Architecture(selection="jumprelu", n_latents=48, k=6)}
+    (first,) = run(model, corpora, "adam", coders=relu)
+    longer = copy.deepcopy(first.placed.coder)
+    (layer,) = longer.layers
+    factor = torch.linspace(0.5, 2, 48)
+    with torch.no_grad():
+        layer.decoder.mul_(factor[:, None])
+        layer.encoder.div_(factor[:, None])
+        layer.encoder_bias.div_(factor)
+        layer.selection.rescale(1 / factor)
+    given = replace(first.placed, coder=longer)
+    (again,) = run(model, corpora, "adam", coders=relu, given=[given], settings={"lr": 1e-9})
+    assert again.reconstruction.fvu == pytest.approx(first.reconstruction.fvu, rel=1e-3)
 
 
 def test_activations_on_disk_give_the_weights_that_the_model_would(

@@ -34,7 +34,7 @@ class Dictionary:
     k: int | None = None  # of topk, batchtopk and groupmax
     threshold: Threshold | None = None  # of batchtopk (one) and jumprelu (one per latent)
     subtracts_bias: bool = True
-    transcodes: bool = False
+    transcodes: bool | None = False  # None where the layout does not tell
     skip: Float[Tensor, "d_out d_in"] | None = None
     matryoshka: tuple[int, ...] = ()
 
@@ -67,6 +67,8 @@ class Dictionary:
 
     def coder(self) -> SparseStack:
         """The same as a stack of one layer; ConfigError where sizes cannot be."""
+        if self.transcodes is None:
+            raise ValueError("whether the coder transcodes is open; `placed` settles it")
         n_latents, d_in = self.encoder.shape
         architecture = Architecture(
             selection=self.selection,
@@ -79,6 +81,15 @@ class Dictionary:
         coder = SparseStack(architecture, d_in, len(self.decoder_bias) if self.transcodes else None)
         coder.load_state_dict(self._state())
         return coder
+
+    def placed(self, *, transcodes: bool) -> Dictionary:
+        """With what the layout may leave open settled: whether the coder predicts what it reads."""
+        if self.transcodes is not None or not transcodes:
+            return replace(self, transcodes=bool(self.transcodes))
+        bias = self.encoder_bias
+        if self.subtracts_bias:  # which our transcoders never do
+            bias = bias - self.encoder @ self.decoder_bias
+        return replace(self, encoder_bias=bias, subtracts_bias=False, transcodes=True)
 
     def with_unit_rows(self) -> Dictionary:
         """Decoder rows of unit norm, and activations that are larger instead; the threshold stays as it is."""
@@ -132,6 +143,7 @@ def gated(
     magnitude_bias: Float[Tensor, "M"],
     gate_bias: Float[Tensor, "M"],
     subtracts_bias: bool,
+    transcodes: bool | None,
 ) -> Dictionary:
     """A gated coder as the JumpReLU that it equals (Rajamanoharan et al. 2024, arXiv:2404.16014, app. E).
 
@@ -146,6 +158,7 @@ def gated(
         "jumprelu",
         threshold=magnitude_bias - gain * gate_bias,
         subtracts_bias=subtracts_bias,
+        transcodes=transcodes,
     )
 
 

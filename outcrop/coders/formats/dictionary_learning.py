@@ -1,5 +1,8 @@
 """The layout of dictionary_learning's coders (0.1): config.json names a class, ae.pt holds its state.
 
+A scale of the activations has been folded into the weights before they are saved. Whether a coder was trained to
+predict what it reads is not told.
+
     AutoEncoder              relu, subtracts its bias; decoder rows are brought to unit norm, as its own loader does
     AutoEncoderNew           relu, subtracts nothing
     AutoEncoderTopK          topk
@@ -12,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -37,7 +41,7 @@ def read(directory: Path) -> Dictionary:
         )
     dictionary = _CLASSES[name](tensors, trainer)
     all_taken(tensors, f"dictionary_learning's {name}")
-    return dictionary
+    return replace(dictionary, transcodes=None)
 
 
 def _autoencoder(tensors: Tensors, trainer: dict[str, Any]) -> Dictionary:
@@ -84,6 +88,7 @@ def _gated(tensors: Tensors, trainer: dict[str, Any]) -> Dictionary:
         magnitude_bias=tensors.pop("mag_bias"),
         gate_bias=tensors.pop("gate_bias"),
         subtracts_bias=True,
+        transcodes=None,
     )
 
 

@@ -2,7 +2,7 @@
 
     pre = W_enc x + b_enc,   ŷ = W_decᵀ jumprelu(pre) + b_dec (+ affine skip)
 
-Gemma Scope (2024) has params.npz alone: whether it is a transcoder shows only where the widths differ. Gemma
+Gemma Scope (2024) has params.npz alone, which does not tell whether it is a transcoder. Gemma
 Scope 2 (2025) has params.safetensors and a config.json that tells the hookpoints. Both keep W_enc as [d_in M].
 """
 
@@ -20,7 +20,7 @@ WEIGHTS, WEIGHTS_2, CONFIG_2 = "params.npz", "params.safetensors", "config.json"
 
 
 def read(directory: Path) -> Dictionary:
-    return _read(directory / WEIGHTS, transcodes=False)
+    return _read(directory / WEIGHTS, transcodes=None)
 
 
 def read_2(directory: Path) -> Dictionary:
@@ -32,7 +32,7 @@ def read_2(directory: Path) -> Dictionary:
     return _read(directory / WEIGHTS_2, transcodes=source != target)
 
 
-def _read(path: Path, *, transcodes: bool) -> Dictionary:
+def _read(path: Path, *, transcodes: bool | None) -> Dictionary:
     tensors = {name.lower(): tensor for name, tensor in read_tensors(path).items()}
     _refuse_several_layers(path, tensors)
     encoder, decoder = tensors.pop("w_enc").T, tensors.pop("w_dec")
@@ -45,7 +45,7 @@ def _read(path: Path, *, transcodes: bool) -> Dictionary:
         "jumprelu",
         threshold=tensors.pop("threshold"),
         subtracts_bias=False,
-        transcodes=transcodes or skip is not None or encoder.shape[1] != decoder.shape[1],
+        transcodes=transcodes,
         skip=None if skip is None else skip.T,
     )
     all_taken(tensors, "Gemma Scope's coder")

@@ -5,12 +5,13 @@
 
     standard, transcoder, skip_transcoder                         relu
     topk                                                          topk
-    jumprelu, jumprelu_transcoder, jumprelu_skip_transcoder       jumprelu; also what batchtopk and matryoshka are saved as
-    batchtopk, matryoshka_batchtopk                               batchtopk: checkpoints of a training
+    jumprelu, jumprelu_transcoder, jumprelu_skip_transcoder       jumprelu
+    batchtopk, matryoshka_batchtopk                               batchtopk
     gated                                                         the jumprelu that it equals
 
-`rescale_acts_by_decoder_norm` selects by pre · ‖W_dec‖, which is folded into the encoder. A checkpoint that was
-trained on scaled activations has their scale in a file of its own, which is folded too. SAELens keeps
+Only checkpoints of a training say batchtopk; for inference such a coder is saved as a jumprelu. With
+`rescale_acts_by_decoder_norm` latents are selected by pre · ‖W_dec‖, which is folded into the encoder. A checkpoint
+that was trained on scaled activations has their scale in a file of its own, which is folded too. SAELens keeps
 W_enc as [d_in M].
 """
 
@@ -56,9 +57,9 @@ def read(directory: Path) -> Dictionary:
     _refuse_other_functions(config, tensors)
     made = _gated(config, tensors) if architecture == "gated" else _plain(architecture, config, tensors)
     all_taken(tensors, f"SAELens's {architecture} coder")
-    for name, told, seen in zip(("d_in", "d_sae"), (config.get("d_in"), config.get("d_sae")), made.encoder.T.shape):
-        if told not in (None, seen):
-            raise CoderError(f"W_enc with a {name} of {seen} does not fit cfg.json, which tells of {told}")
+    shape, told = tuple(made.encoder.T.shape), (config["d_in"], config.get("d_sae", len(made.encoder)))
+    if shape != told:
+        raise CoderError(f"W_enc of shape {shape} does not fit cfg.json, which tells of {told}")
     if config.get("rescale_acts_by_decoder_norm", False):
         made = made.with_unit_rows()
     return made.for_scaled(_scale(config, directory))
@@ -149,6 +150,7 @@ def _gated(config: dict[str, Any], tensors: dict[str, Tensor]) -> Dictionary:
         magnitude_bias=tensors.pop("b_mag"),
         gate_bias=tensors.pop("b_gate"),
         subtracts_bias=config.get("apply_b_dec_to_input", True),
+        transcodes=False,
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from outcrop.coders.formats.dictionary import Dictionary
 from outcrop.coders.formats.files import all_taken, read_config, read_tensors
 from outcrop.coders.stack import SparseStack
+from outcrop.config import Architecture
 from outcrop.errors import CoderError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -41,6 +42,7 @@ def read(directory: Path) -> Dictionary:
     missing = [name for name in ("d_in", "k") if name not in config]
     if missing:
         raise CoderError(f"cfg.json lacks {', '.join(missing)}; expected outcrop's or sparsify's")
+    told = Architecture(selection=activation, n_latents=_n_latents(config), k=config["k"])  # it checks them
     encoder = tensors.pop("encoder.weight")
     transcodes = config.get("transcode", False)
     dictionary = Dictionary(
@@ -49,15 +51,15 @@ def read(directory: Path) -> Dictionary:
         tensors.pop("W_dec"),
         tensors.pop("b_dec"),
         activation,
-        k=config["k"],
+        k=told.k,
         subtracts_bias=not transcodes,
         transcodes=transcodes,
         skip=tensors.pop("W_skip") if config.get("skip_connection", False) else None,
     )
     all_taken(tensors, "sparsify's coder")
-    expected, shape = (_n_latents(config), config["d_in"]), tuple(encoder.shape)
+    shape, expected = tuple(encoder.shape), (told.n_latents, config["d_in"])
     if shape != expected:
-        raise CoderError(f"W_enc of shape {shape} does not fit cfg.json, which tells of {expected}")
+        raise CoderError(f"encoder.weight of shape {shape} does not fit cfg.json, which tells of {expected}")
     return dictionary
 
 
