@@ -1,0 +1,35 @@
+"""Every setting, as one frozen dataclass per stage and `RunConfig` over them.
+
+A field's docstring is its help text. A config holds no runtime state. What is written to a
+run directory as `config.yaml` is a `RunConfig`, and repeats the run.
+"""
+
+from outcrop.config.coder import Architecture, CoderConfig, Loss, Optimizer, Read, Selection, TrainConfig
+from outcrop.config.judging import ExplainConfig, JudgeConfig, ReportConfig, ScoreConfig
+from outcrop.config.latents import CacheConfig, ExamplesConfig, SelectConfig
+from outcrop.config.run import RunConfig, dump, from_dict, load, to_dict
+from outcrop.config.source import ModelConfig, TextConfig
+
+__all__ = [
+    "Architecture",
+    "CacheConfig",
+    "CoderConfig",
+    "ExamplesConfig",
+    "ExplainConfig",
+    "JudgeConfig",
+    "Loss",
+    "ModelConfig",
+    "Optimizer",
+    "Read",
+    "ReportConfig",
+    "RunConfig",
+    "ScoreConfig",
+    "SelectConfig",
+    "Selection",
+    "TextConfig",
+    "TrainConfig",
+    "dump",
+    "from_dict",
+    "load",
+    "to_dict",
+]
