@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -184,6 +185,27 @@ def test_a_run_killed_again_and_again_in_a_stage_ends_like_one_never_killed(
         print()  # noqa: T201
         for point, (_, after) in zip(points, pairwise(lives), strict=True):
             print(f"  killed at {point!r}; then {first_work(after)!r}")  # noqa: T201
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "signum"])
+def test_training_with_every_optimizer_resumes_to_the_same_bits(
+    optimizer: str, tmp_path: Path, inputs: tuple[Path, Path], nursery: Nursery
+) -> None:
+    """The tests above train with Muon. Here further settings that have a state: a threshold, k, dead latents."""
+    settings = {"train.optimizer": optimizer, "coder.selection": "batchtopk", "train.k-start": 12,
+                "train.auxk-weight": 0.03, "train.dead-after-tokens": 500}  # fmt: skip
+    paths = {name: tmp_path / name for name in ("whole", "killed")}
+    commands = {name: ["train", "--out", str(p), *arguments(*inputs, None, **settings)] for name, p in paths.items()}
+    whole = nursery.run(commands["whole"])
+    assert whole.status == 0
+    steps = [moment for moment in whole.moments if moment.startswith("train: before step ")]
+    points = random.Random(optimizer).sample(steps, 5)
+    for point in sorted(points, key=steps.index):
+        assert nursery.run(commands["killed"], kill_at=point).killed
+    assert nursery.run(commands["killed"]).status == 0
+    whole_files, killed_files = (sorted(path.glob("coders/*/*.*")) for path in paths.values())
+    assert len(whole_files) == len(killed_files) == 6
+    assert [path.read_bytes() for path in whole_files] == [path.read_bytes() for path in killed_files]
 
 
 def test_a_run_killed_by_the_clock_ends_like_one_never_killed(
