@@ -78,7 +78,7 @@ def end_to_end_step(
         coders = [_begun(state, block.index, n_steps, config) for state in group]
         own = batches[parallel.rank() :: parallel.size()]
         loss = sum(_backward(model, text, batch, coders, n_predictions, config) for batch in own)
-        loss = float(parallel.summed(torch.tensor(loss, device=model.device)))
+        loss = float(parallel.summed(torch.tensor(float(loss), device=model.device)))
         for coder in coders:
             n_tokens = int(parallel.summed(torch.tensor(float(coder.n_tokens), device=model.device)))
             update(coder.state, coder.fired, n_tokens, block.index, n_steps, config)
@@ -124,7 +124,7 @@ def _backward(
     loss = _loss(model, tokens, wanted, changed, config) / n_predictions
     share = int(wanted.sum()) / n_predictions
     (loss + share * sum(coder.side_loss(config) for coder in coders)).backward()
-    return float(loss)
+    return float(loss.detach())
 
 
 def _loss(

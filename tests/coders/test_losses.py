@@ -119,5 +119,5 @@ def test_jumprelu_learns_its_thresholds_by_the_straight_through_gradient() -> No
     (output,) = coder.run(x)
     by_output = output.output.sum() + output.codes.penalty  # type: ignore[union-attr]
     (got,) = torch.autograd.grad(by_output, [layer.selection.log_threshold])
-    through = -(threshold / 0.2) * float(layer.decoder.sum()) - 1 / 0.2
+    through = -(threshold / 0.2) * layer.decoder.sum().item() - 1 / 0.2
     assert got.item() == pytest.approx(through * threshold)
