@@ -36,7 +36,8 @@ class Course:
         """Eligible tokens that have been read before a step."""
         if self._config.loss == "fvu":
             return self._stream.tokens_before(step)
-        return int(self._text.eligible[: self._text.context_start[self._batches[step].contexts.start]].sum())
+        first = self._batches[step].contexts.start if step < self.n_steps else self._text.n_contexts
+        return int(self._text.eligible[: self._text.context_start[first]].sum())
 
     def steps(self, first: int, states: Sequence[CoderState], advance: Advance) -> Iterator[tuple[int, list[float]]]:
         """Do the steps from `first` on; gives each one's number and the coders' losses."""

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,3 +73,16 @@ def test_a_penalty_makes_relu_sparser_end_to_end(model: LanguageModel, corpora: 
         trained = train_coders(model, corpora["train"], corpora["held_out"], {KEYS[0]: relu}, config)
         l0.append(trained[0].reconstruction.l0)
     assert l0[1] < l0[0]
+
+
+def test_a_training_that_stopped_after_its_last_step_goes_on_to_its_end(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    config = TrainConfig(loss="kl", optimizer="adam", **SETTINGS)
+    whole, again = (
+        train_coders(
+            model, corpora["train"], corpora["held_out"], {KEYS[0]: CODER}, config, checkpoint_directory=tmp_path
+        )
+        for _ in range(2)
+    )
+    assert whole[0].reconstruction == again[0].reconstruction
