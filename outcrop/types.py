@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Literal
 from urllib.parse import quote, unquote
 
+import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from numpy import ndarray
 from torch import Tensor
@@ -85,6 +86,13 @@ class LatentId:
     index: int
 
 
+def within_norm(x: Float[Tensor, "*b d"], max_norm: float | None) -> Bool[Tensor, "*b"]:
+    """Which vectors are no attention sinks."""
+    if max_norm is None:
+        return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+    return x.float().norm(dim=-1) <= max_norm
+
+
 @dataclass(frozen=True)
 class ActivationBatch:
     """Activations of eligible tokens at a coder's source and target, with their positions."""
@@ -97,7 +105,7 @@ class ActivationBatch:
         """Without the tokens whose norm at the source makes them attention sinks."""
         if max_norm is None:
             return self
-        keep = self.source.float().norm(dim=1) <= max_norm
+        keep = within_norm(self.source, max_norm)
         source = self.source[keep]
         target = source if self.target is self.source else self.target[keep]
         return ActivationBatch(source, target, self.position[keep.to(self.position.device)])

@@ -18,7 +18,7 @@ from outcrop.coders.stack import SparseStack
 from outcrop.errors import CoderError
 from outcrop.model.hooks import replaced
 from outcrop.model.load import LanguageModel
-from outcrop.types import CoderKey, SparseLatents
+from outcrop.types import CoderKey, SparseLatents, within_norm
 
 Change = Callable[[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]], Float[Tensor, "n d_out"]]
 
@@ -64,13 +64,6 @@ class PlacedCoder:
             yield
 
 
-def eligible_norms(x: Float[Tensor, "*b d"], max_norm: float | None) -> Bool[Tensor, "*b"]:
-    """Which vectors are no attention sinks."""
-    if max_norm is None:
-        return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-    return x.float().norm(dim=-1) <= max_norm
-
-
 @contextmanager
 def spliced(
     model: LanguageModel, placed: PlacedCoder, change: Change, where: Bool[Tensor, "b t"] | None = None
@@ -84,7 +77,7 @@ def spliced(
 
     def put(y: Float[Tensor, "b t d_out"]) -> Float[Tensor, "b t d_out"]:
         x = source[0] if placed.coder.transcodes else y
-        chosen = eligible_norms(x, placed.max_norm)
+        chosen = within_norm(x, placed.max_norm)
         if where is not None:
             chosen = chosen & where
         y = y.clone()

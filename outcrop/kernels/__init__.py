@@ -4,7 +4,7 @@
 between them, and `functions` puts gradients on top.
 """
 
-from outcrop.kernels.functions import encode, sparse_decode, topk_encode
+from outcrop.kernels.functions import encode, sparse_decode
 from outcrop.kernels.memory import in_large_pages
 from outcrop.kernels.primitives import (
     above,
@@ -30,7 +30,6 @@ __all__ = [
     "row_products",
     "sparse_decode",
     "topk",
-    "topk_encode",
     "transposed_product",
     "unit_rows_",
     "weighted_rows",

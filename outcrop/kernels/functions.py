@@ -11,14 +11,13 @@ A selected zero is no firing: it gets no gradient, from neither function.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from outcrop.kernels.primitives import decode_gradients, row_products, topk, transposed_product, weighted_rows
+from outcrop.kernels.primitives import decode_gradients, row_products, transposed_product, weighted_rows
 from outcrop.kernels.reference import Codes
 
 Select = Callable[[Tensor, Tensor, Tensor], Codes]
@@ -28,11 +27,6 @@ def encode(x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Te
     """The codes that `select` takes from the pre-activations, such as `partial(topk, k=32)`."""
     values, indices = _Encode.apply(x, weight, bias, select)  # type: ignore[no-untyped-call]
     return values, indices
-
-
-def topk_encode(x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"], k: int) -> Codes:
-    """The k largest ReLU pre-activations of each token."""
-    return encode(x, weight, bias, partial(topk, k=k))
 
 
 def sparse_decode(

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.sparse import coo_array
 
-from outcrop.coders.placed import PlacedCoder, eligible_norms
+from outcrop.coders.placed import PlacedCoder
 from outcrop.config import CacheConfig
 from outcrop.errors import CoderError, CorruptError
 from outcrop.model.activations import activations
@@ -38,7 +38,7 @@ from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.progress import Advance, Progress, silent
 from outcrop.run import write_atomically
-from outcrop.types import CoderKey, SparseLatents
+from outcrop.types import CoderKey, SparseLatents, within_norm
 
 _SMALLEST = np.float16(2**-24)  # the smallest positive float16
 
@@ -248,7 +248,7 @@ class _Collector:
                 "it was trained on another hookpoint or model"
             )
         if self.placed.max_norm is not None:
-            keep = eligible_norms(x, self.placed.max_norm).cpu()
+            keep = within_norm(x, self.placed.max_norm).cpu()
             self._excluded.append(position[~keep.numpy()])
             x, position = x[keep.to(x.device)], position[keep.numpy()]
         codes: SparseLatents = self.placed.coder.encode(x)

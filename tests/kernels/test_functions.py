@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from outcrop import kernels
-from outcrop.kernels import Codes, encode, sparse_decode, topk_encode
+from outcrop.kernels import Codes, encode, sparse_decode
 
 SELECTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Codes]] = {
     "topk": partial(kernels.topk, k=3),
@@ -16,6 +16,10 @@ SELECTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Codes]] = {
     "above": partial(kernels.above, threshold=0.5),
 }
 by_selection = pytest.mark.parametrize("select", SELECTIONS.values(), ids=SELECTIONS.keys())
+
+
+def topk_encode(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Codes:
+    return encode(x, weight, bias, partial(kernels.topk, k=k))
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor, decoder: Tensor, codes: Codes) -> Tensor:
