@@ -8,6 +8,7 @@ import outcrop as oc
 
 
 def main(model_name: str, text_file: str, hookpoint: str, judge_address: str) -> None:
+    judge = oc.connect(judge_address, None, oc.JudgeConfig())
     model, text = oc.load_model(oc.ModelConfig(model_name)), oc.TextConfig(text_file)
     parts = oc.deal(
         oc.read_documents(text), model.tokenizer, text, {"held_out": 5_000, "cache": 50_000, "train": 100_000}
@@ -18,7 +19,7 @@ def main(model_name: str, text_file: str, hookpoint: str, judge_address: str) ->
     [cache] = oc.cache_latents(
         model, parts["cache"], [one.placed for one in trained], Path(tempfile.mkdtemp()), oc.CacheConfig()
     )
-    words, judge = oc.vocabulary(model.tokenizer), oc.connect(judge_address, None, oc.JudgeConfig())
+    words = oc.vocabulary(model.tokenizer)
     survey = oc.survey(cache, words, oc.SelectConfig(n_latents=6), oc.ExamplesConfig())
     examples = list(oc.build_examples(survey, oc.ExamplesConfig()))
     explanations = list(oc.explain(examples, judge, words, oc.ExplainConfig()))

@@ -98,6 +98,18 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     run.until(last, retry_failed=command.retry_failed)
     if last == "report":
         _show(run)
+    elif last == "train":
+        _show_training(run)
+
+
+def _show_training(run: Run) -> None:
+    """How well the coders reconstruct, and where they are."""
+    from outcrop.console import say, show
+    from outcrop.report.console import console_reconstruction
+    from outcrop.report.reconstruction import reconstruction_table
+
+    show(console_reconstruction(reconstruction_table(run.contents.reconstructions())))
+    say(f"The coders: {run.directory.coders.resolve()}")
 
 
 def _show(run: Run) -> None:
@@ -150,15 +162,15 @@ def _hookpoints(arguments: Sequence[str]) -> None:
         ModelConfig,
         args=_named(arguments, "--model"),
         prog="outcrop hookpoints",
-        description="List the hookpoints of a model with their widths.",
+        description="List the hookpoints of a model with their widths; * stands for the number of a layer.",
     )
     from outcrop.console import quiet
-    from outcrop.model.hooks import hookpoint_widths
+    from outcrop.model.hooks import hookpoint_widths, wildcards
     from outcrop.model.load import load_model
 
     quiet()
-    for hookpoint, width in hookpoint_widths(load_model(model)).items():
-        print(f"{hookpoint}\t{width}")  # noqa: T201
+    for (pattern, width), n in wildcards(hookpoint_widths(load_model(model))).items():
+        print(f"{pattern}\t{width}" + (f"\t× {n}" if n > 1 else ""))  # noqa: T201
 
 
 @dataclass(frozen=True)
@@ -182,14 +194,17 @@ def _convert(arguments: Sequence[str]) -> None:
     from outcrop.coders.formats.saelens import write_saelens
     from outcrop.coders.weights import from_hub, load_coder, write_sparsify
 
-    path = Path(command.coder)
+    path, out = Path(command.coder), command.out
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out} is not empty; name a new or empty directory with --out")
     coder, _ = load_coder(path if path.exists() else from_hub(command.coder))
     match command.to:
         case "sparsify":
-            write_sparsify(coder, command.out)
+            write_sparsify(coder, out)
         case "saelens":
             names = {"model_name": command.model, "hook_name": command.hookpoint}
-            write_saelens(coder, command.out, {name: value for name, value in names.items() if value})
+            write_saelens(coder, out, {name: value for name, value in names.items() if value})
+    print(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")  # noqa: T201
 
 
 def _named(arguments: Sequence[str], flag: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from outcrop.progress import Advance
@@ -29,11 +29,10 @@ def bars(description: str, total: int, unit: str, done: int = 0) -> Iterator[Adv
     """An `outcrop.progress.Progress` that draws one bar, with its rate and the remaining time."""
     columns = (
         TextColumn("  {task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         _Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(description, total=total, completed=done, unit=unit, first=done)

@@ -17,6 +17,8 @@ Each message says what was seen, what was expected and what to do. A single LLM 
 failed is not an error but a value, `outcrop.types.Failure`, which is stored and counted.
 """
 
+import textwrap
+
 
 class OutcropError(Exception):
     """Any error whose message is meant for the user; the command line prints it without a traceback."""
@@ -64,3 +66,8 @@ class JudgeError(OutcropError):
 
 class AssetError(OutcropError):
     """A pinned download is gone or altered."""
+
+
+def shortened(message: str, length: int) -> str:
+    """Another library's message on one line, cut between words where it is longer."""
+    return textwrap.shorten(message, length, placeholder=" …")

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from outcrop.config import JudgeConfig
 from outcrop.errors import ConfigError
-from outcrop.interp.client import Client
+from outcrop.interp.client import Client, is_address
 from outcrop.run import StageMark
 
 Connect = Callable[[str, str | None, JudgeConfig], Client]
@@ -33,6 +33,11 @@ class Judges:
                 "transformers model; it explains and scores."
             )
         return address
+
+    def require(self, stage: str) -> None:
+        """ConfigError where a stage's model is not named, JudgeError where it is served and does not answer."""
+        if is_address(self.address(stage)):
+            self.client(stage)
 
     def changed(self, stage: str, mark: StageMark) -> str | None:
         """The identity of the model that would do a stage now; None where the one that did it is still

@@ -9,6 +9,7 @@ file and as complete after its last, so that a killed run goes on inside the sta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -20,6 +21,7 @@ import numpy as np
 from outcrop import config as configs
 from outcrop import stages
 from outcrop.coders.placed import PlacedCoder
+from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import find_coder, load_coder
 from outcrop.config import CoderConfig, RunConfig
 from outcrop.contents import Contents
@@ -33,7 +35,7 @@ from outcrop.judges import Connect, Judges
 from outcrop.latents.cache import cache_latents
 from outcrop.latents.examples import token_evidence
 from outcrop.latents.survey import Survey, coder_row, latent_rows
-from outcrop.model.hooks import find_places
+from outcrop.model.hooks import find_places, place_widths
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents, shuffled
 from outcrop.model.tokens import deal, vocabulary
@@ -43,6 +45,7 @@ from outcrop.report.summary import summarise
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
 from outcrop.trackers import Track, trackers
+from outcrop.trackers import require as require_trackers
 from outcrop.train.loop import evaluate_coders, train_coders
 from outcrop.types import CoderKey, Explanation, Judgement, LatentExamples
 
@@ -75,30 +78,35 @@ class Run:
         """
         self.directory.create()
         with self.directory.locked():
+            require_trackers(self.config.train.track)
             self._drop_stale(last, self._unanswered(last) if retry_failed else [])
-            self._write_config()
-            for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
-                mark = self.directory.marks().get(stage)
-                if mark and mark.complete:
-                    self._say(f"{stage}: complete")
-                else:
-                    self.directory.unmark(*stages.ORDER[stages.ORDER.index(stage) + 1 :])
-                    self._do(stage, begun=mark is not None)
+            with self._config_written():
+                for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
+                    mark = self.directory.marks().get(stage)
+                    if mark and mark.complete:
+                        self._say(f"{stage}: complete")
+                    else:
+                        self.directory.unmark(*stages.ORDER[stages.ORDER.index(stage) + 1 :])
+                        self._do(stage, begun=mark is not None)
 
     # -- the stages ---------------------------------------------------------------------------------------
 
     def _tokens(self) -> None:
         config = self.config
+        texts = read_documents(config.text)  # a file that is missing is told before the model is loaded
         wanted = {"held_out": config.train.held_out_tokens, "cache": config.cache.tokens}
-        if not self._given_coders or config.train.finetune:  # and what is wrong with coders is told before any work
+        self._require_possible()
+        if config.coder.path is None or config.train.finetune:
             wanted["train"] = config.train.tokens
         generator = np.random.default_rng(config.seed)
-        documents = shuffled(read_documents(config.text), config.text.shuffle_documents, generator)
+        documents = shuffled(texts, config.text.shuffle_documents, generator)
         corpora = deal(documents, self._model.tokenizer, config.text, wanted)
         self.contents.save_corpora(corpora, vocabulary(self._model.tokenizer))
 
     def _train(self) -> None:
-        config, given = self.config, self._given_coders
+        config = self.config
+        self._require_possible()
+        given = self._given_coders
         with trackers(config.train.track, self.directory.path, configs.to_dict(config)) as track:
             if given and not config.train.finetune:
                 trained = evaluate_coders(
@@ -177,10 +185,11 @@ class Run:
     def _log(self, record: dict[str, Any], track: Track) -> None:
         self.contents.log(record)
         track(record)
-        dead = ", ".join("?" if share is None else f"{share:.1%}" for share in record["dead_share"])
+        shares = [f"{share:.1%}" for share in record["dead_share"] if share is not None]
+        dead = f"dead by layer {', '.join(shares)}" if shares else "too early to know what is dead"
         self._say(
             f"  step {record['step']} of {record['steps']}, {record['coder']}: held-out FVU {record['fvu']:.3f}, "
-            f"L0 {record['l0']:.1f}, dead by layer {dead}"
+            f"L0 {record['l0']:.1f}, {dead}"
         )
 
     # -- begun, complete, stale ---------------------------------------------------------------------------
@@ -199,10 +208,19 @@ class Run:
             raise
         self.directory.mark(stage, replace(mark, complete=True))
 
-    def _write_config(self) -> None:
+    @contextmanager
+    def _config_written(self) -> Iterator[None]:
+        """The settings stand in the directory before anything is made with them; refused ones leave it again."""
         path, data = self.directory.config, configs.dump(self.config).encode()
-        if not path.exists() or path.read_bytes() != data:
+        before, marks = path.read_bytes() if path.exists() else None, self.directory.marks()
+        if before != data:
             write_atomically(path, data)
+        try:
+            yield
+        except OutcropError:
+            if self.directory.marks() == marks:
+                path.unlink() if before is None else write_atomically(path, before)
+            raise
 
     def _drop_stale(self, last: str, unanswered: list[str]) -> None:
         """Raises before anything is changed."""
@@ -228,12 +246,12 @@ class Run:
             return [stage for stage, requests in failed.items() if any(replies.get(one) is None for one in requests)]
 
     def _require_judge(self, last: str, stale: list[str]) -> None:
-        """That none is given is told before any work, if one will be needed."""
+        """That none is given, or that it does not answer, is told before any work, if one will be needed."""
         marks = self.directory.marks()
         for stage in JUDGED:
             done = stage in marks and marks[stage].complete and stage not in stale
             if not done and stages.ORDER.index(stage) <= stages.ORDER.index(last):
-                self._judges.address(stage)
+                self._judges.require(stage)
 
     def _who(self, stage: str) -> dict[str, str]:
         """The language model that does a stage, for its mark."""
@@ -269,10 +287,21 @@ class Run:
         if path is None:
             return []
         alone = len(keys) == 1
-        found = {
-            key: load_coder(find_coder(path, key, alone=alone), transcodes=key.source != key.target) for key in keys
-        }
+        found = {key: load_coder(find_coder(path, key, alone=alone), transcodes=key.transcodes) for key in keys}
         return [PlacedCoder(key, *coder) for key, coder in found.items()]
+
+    def _require_possible(self) -> None:
+        """That a coder cannot be at its place is told before any work."""
+        widths = place_widths(self._model, [key.place for key in self._coders])
+        for placed in self._given_coders:
+            placed.require_widths(*widths[placed.key.place])
+            unlike = self._coders[placed.key].unlike(placed.coder.architecture)
+            if unlike:
+                self._say(f"  {placed.key} is as it was trained; {', '.join(unlike)} of the settings say otherwise")
+        if not self._given_coders:
+            for key, setting in self._coders.items():
+                d_in, d_out = widths[key.place]
+                SparseStack.require_possible(setting, d_in, d_out if key.transcodes else None)
 
 
 _DO: dict[str, Callable[[Run], None]] = {

@@ -150,7 +150,13 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [f"{name} was {_shown(before.get(name))}, is {_shown(now.get(name))}" for name in names]
+    return [f"{_flag(name)} was {_shown(before.get(name))}, is {_shown(now.get(name))}" for name in names]
+
+
+def _flag(name: str) -> str:
+    """As the command line calls a setting."""
+    bare = {"model.name": "model", "text.path": "text", "coder.path": "coder"}
+    return bare.get(name, name.replace("_", "-"))
 
 
 def _shown(value: Any) -> str:

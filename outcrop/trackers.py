@@ -26,6 +26,12 @@ def trackers(names: Sequence[str], directory: Path, config: Mapping[str, Any]) -
         yield track
 
 
+def require(names: Sequence[str]) -> None:
+    """ConfigError where a tracker's package is missing."""
+    for name in names:
+        _module(name)
+
+
 @contextmanager
 def _wandb(directory: Path, config: Mapping[str, Any]) -> Iterator[Track]:
     run = _module("wandb").init(project="outcrop", name=directory.name, dir=directory, config=dict(config))
@@ -37,7 +43,7 @@ def _wandb(directory: Path, config: Mapping[str, Any]) -> Iterator[Track]:
 
 @contextmanager
 def _tensorboard(directory: Path, config: Mapping[str, Any]) -> Iterator[Track]:
-    writer = _module("tensorboardX").SummaryWriter(str(directory / "tensorboard"))
+    writer = _module("tensorboard").SummaryWriter(str(directory / "tensorboard"))
 
     def track(record: Mapping[str, Any]) -> None:
         for name, value in scalars(record).items():
@@ -49,6 +55,7 @@ def _tensorboard(directory: Path, config: Mapping[str, Any]) -> Iterator[Track]:
         writer.close()
 
 
+_PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboardX"}
 _OPEN = {"wandb": _wandb, "tensorboard": _tensorboard}
 
 
@@ -61,8 +68,9 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _module(name: str) -> Any:
+def _module(tracker: str) -> Any:
+    package = _PACKAGES[tracker]
     try:
-        return import_module(name)
+        return import_module(package)
     except ImportError as error:
-        raise ConfigError(f"--train.track needs {name}, which is not installed: pip install {name}") from error
+        raise ConfigError(f"--train.track needs {package}, which is not installed: pip install {package}") from error

@@ -67,6 +67,11 @@ class CoderKey:
     def place(self) -> Place:
         return self.source, self.target
 
+    @property
+    def transcodes(self) -> bool:
+        """Whether the coder predicts another place than it reads."""
+        return self.source != self.target
+
     def __str__(self) -> str:
         """The file-safe form, `setting,source,target,seed`, each part percent-quoted."""
         parts = (self.setting, str(self.source), str(self.target), str(self.seed))

@@ -90,7 +90,10 @@ def test_a_config_file_with_an_unknown_key_is_refused_by_that_key(
     file = tmp_path / "config.yaml"
     file.write_text((finished / "config.yaml").read_text() + "colour: red\n")
     line = refused("run", "--config", str(file), "--out", str(tmp_path / "new"))
-    assert "colour" in line and "'red'" in line and str(file) in line
+    assert "there is no setting colour" in line and str(file) in line
+    file.write_text((finished / "config.yaml").read_text().replace("n_latents: 64", "n_latent: 64"))
+    line = refused("run", "--config", str(file), "--out", str(tmp_path / "new"))
+    assert "there is no setting coder.n_latent (the nearest is coder.n_latents)" in line
 
 
 @pytest.mark.parametrize("content", [None, "model: [", "- 1", ""], ids=["absent", "no YAML", "a list", "empty"])
@@ -109,17 +112,71 @@ def test_an_unknown_hookpoint_is_refused_with_the_nearest_before_any_work(
     assert not list((tmp_path / "new").glob("tokens/*"))
 
 
+@pytest.mark.parametrize("hookpoint", ["model", "model.rotary_emb"])
+def test_a_hookpoint_without_a_vector_for_each_token_is_refused_before_any_work(
+    hookpoint: str, tmp_path: Path, inputs: Inputs, server: LLMServer, refused: Refused
+) -> None:
+    line = refused(*new(tmp_path, arguments(*inputs, server.address), "--hookpoints", hookpoint))
+    assert f"{hookpoint} does not carry one vector per token" in line
+    assert not list((tmp_path / "new").glob("tokens/*"))
+
+
+@pytest.mark.parametrize(
+    ("hookpoint", "given"),
+    [("model.layers.1", "--coder.skip"), ("model.layers.0->model.layers.1", "--coder.reads=residual")],
+    ids=["an autoencoder with a skip", "a transcoder that reads what is left"],
+)
+def test_a_coder_that_cannot_be_at_its_place_is_refused_before_any_work(
+    hookpoint: str, given: str, tmp_path: Path, inputs: Inputs, server: LLMServer, refused: Refused
+) -> None:
+    refused(*new(tmp_path, arguments(*inputs, server.address), "--hookpoints", hookpoint, given))
+    assert not list((tmp_path / "new").glob("tokens/*"))
+
+
+def test_settings_that_turn_out_to_be_impossible_do_not_stay_in_the_directory(
+    run: Path, tmp_path: Path, inputs: Inputs, server: LLMServer, refused: Refused
+) -> None:
+    refused(*new(tmp_path, arguments(*inputs, server.address), "--coder.skip"))
+    assert not (tmp_path / "new" / "config.yaml").exists()
+    before = (run / "config.yaml").read_bytes()
+    refused("run", str(run), "--hookpoints", "model.layer.1", "--fresh")
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_a_k_to_start_from_that_exceeds_the_latents_is_refused(
+    tmp_path: Path, inputs: Inputs, refused: Refused
+) -> None:
+    assert "train.k-start is 65" in refused(*new(tmp_path, arguments(*inputs, None, train__k_start=65)))
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_any_work(
+    tmp_path: Path, inputs: Inputs, server: LLMServer, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    line = refused(*new(tmp_path, arguments(*inputs, server.address, train__track="wandb")))
+    assert "pip install wandb" in line
+    assert not list((tmp_path / "new").glob("tokens/*"))
+
+
 def test_a_run_without_a_judge_is_refused_before_any_work(tmp_path: Path, inputs: Inputs, refused: Refused) -> None:
     assert "--judge" in refused(*new(tmp_path, arguments(*inputs, None)))
     assert not (tmp_path / "new" / "tokens").exists()
 
 
-def test_a_judge_that_does_not_answer_is_refused_by_its_address(run: Path, tmp_path: Path, refused: Refused) -> None:
+def test_a_judge_that_does_not_answer_is_refused_by_its_address(
+    run: Path, tmp_path: Path, inputs: Inputs, refused: Refused
+) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
     RunDirectory(run).unmark("explain", "score", "report")
     assert address in refused("run", "--out", str(run), "--judge", address, "--judge.attempts", "1")
+    assert address in refused(*new(tmp_path, arguments(*inputs, address, judge__attempts=1)))
+    assert not (tmp_path / "new" / "tokens").exists(), "it is told before any work"
+
+
+def test_an_address_without_its_scheme_is_refused(tmp_path: Path, inputs: Inputs, refused: Refused) -> None:
+    assert "write http://localhost:8101/v1" in refused(*new(tmp_path, arguments(*inputs, "localhost:8101/v1")))
 
 
 def test_a_model_that_the_judge_does_not_serve_is_refused_with_those_that_it_serves(
@@ -240,7 +297,7 @@ def test_the_run_directory_of_another_model_is_refused_by_both_names(
 ) -> None:
     other = write_model(tmp_path / "another", seed=1)
     line = refused("run", "--out", str(run), *arguments(other, inputs[1], server.address))
-    assert f"model.name was {inputs[0]}, is {other}" in line
+    assert f"model was {inputs[0]}, is {other}" in line
 
 
 def test_a_run_directory_in_which_another_process_works_is_refused(run: Path, refused: Refused) -> None:

@@ -19,6 +19,7 @@ def test_a_converted_coder_gives_the_same_reconstructions(tmp_path: Path, librar
     save_coder(coder, own, max_norm=None)
     assert cli.main(["convert", str(own), "--to", library, "--out", str(out), "--model", "gpt2"]) == 0
     assert "outcrop" not in (out / "cfg.json").read_text()
+    assert cli.main(["convert", str(own), "--to", library, "--out", str(out)]) == 2, "nothing is overwritten"
     torch.testing.assert_close(load_coder(out)[0](tokens()), coder(tokens()))
 
 

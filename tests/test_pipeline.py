@@ -319,18 +319,18 @@ def test_retrying_is_refused_before_anything_is_changed_where_settings_are_other
 # -- what is stale -------------------------------------------------------------------------------------------
 
 CHANGES = [
-    (["--text.context-tokens", "40"], "tokens", "text.context_tokens was 48, is 40"),
+    (["--text.context-tokens", "40"], "tokens", "text.context-tokens was 48, is 40"),
     (["--seed", "3"], "tokens", "seed was 0, is 3"),
     (["--train.tokens", "3500"], "tokens", "train.tokens was 4000, is 3500"),
     (["--cache.tokens", "5000"], "tokens", "cache.tokens was 6000, is 5000"),
     (["--coder.k", "5"], "train", "coder.k was 4, is 5"),
     (["--train.lr", "0.01"], "train", "train.lr was None, is 0.01"),
     (["--hookpoints", "model.layers.0"], "train", "hookpoints was model.layers.0 model.layers.1, is model.layers.0"),
-    (["--cache.shard-tokens", "2000"], "cache", "cache.shard_tokens was 1000, is 2000"),
-    (["--cache.window-tokens", "6"], "examples", "cache.window_tokens was 8, is 6"),
-    (["--select.n-latents", "6"], "examples", "select.n_latents was 4, is 6"),
-    (["--examples.score-random", "5"], "examples", "examples.score_random was 6, is 5"),
-    (["--explain.max-tokens", "20"], "explain", "explain.max_tokens was 32, is 20"),
+    (["--cache.shard-tokens", "2000"], "cache", "cache.shard-tokens was 1000, is 2000"),
+    (["--cache.window-tokens", "6"], "examples", "cache.window-tokens was 8, is 6"),
+    (["--select.n-latents", "6"], "examples", "select.n-latents was 4, is 6"),
+    (["--examples.score-random", "5"], "examples", "examples.score-random was 6, is 5"),
+    (["--explain.max-tokens", "20"], "explain", "explain.max-tokens was 32, is 20"),
     (["--score.no-control"], "score", "score.control was True, is False"),
     (["--report.confidence", "0.9"], "report", "report.confidence was 0.95, is 0.9"),
 ]
@@ -390,7 +390,7 @@ def test_another_model_is_refused_by_its_name(
 ) -> None:
     other, before = write_model(tmp_path / "another", seed=1), snapshot(run)
     assert cli.main(["run", "--out", str(run), *arguments(other, inputs[1], server.address)]) == 2
-    assert f"model.name was {inputs[0]}, is {other}" in capfd.readouterr().err
+    assert f"model was {inputs[0]}, is {other}" in capfd.readouterr().err
     assert snapshot(run) == before
 
 

@@ -31,6 +31,25 @@ class PlacedCoder:
     coder: SparseStack
     max_norm: float | None = None  # tokens of a larger norm at the source are attention sinks
 
+    def require_widths(self, source: int, target: int) -> None:
+        """CoderError unless the coder reads and predicts activations of these widths."""
+        key, coder = self.key, self.coder
+        if coder.transcodes != key.transcodes:
+            kind = "a transcoder" if coder.transcodes else "an autoencoder"
+            raise CoderError(
+                f"the coder is {kind}, but it shall read {key.source} and predict {key.target}; "
+                "name its hookpoint, for a transcoder as SOURCE->TARGET"
+            )
+        for what, own, hookpoint, width in (
+            ("reads", coder.d_in, key.source, source),
+            ("predicts", coder.d_out, key.target, target),
+        ):
+            if own != width:
+                raise CoderError(
+                    f"the coder {what} activations {own} wide, but {hookpoint} is {width} wide; "
+                    "name the hookpoint and the model that it was trained on"
+                )
+
     @contextmanager
     def attach(
         self,
@@ -46,7 +65,8 @@ class PlacedCoder:
         Without edits, the reconstruction takes the target's place. `ablate` silences latents and `steer` sets
         latents to an activation on every token; both leave the rest as it is, the coder's error included, unless
         `keep_error` is False. `where` bounds all of it to some positions; attention sinks are always left alone.
-        Raises CoderError for a latent that the coder does not have.
+        Raises CoderError for a latent that the coder does not have and where `where` is not of the tokens' shape;
+        a generation, whose passes differ in shape, takes none.
         """
         edits = {**dict.fromkeys(ablate, 0.0), **(steer or {})}
         unknown = [latent for latent in edits if not 0 <= latent < self.coder.n_latents]
@@ -79,7 +99,12 @@ def spliced(
         x = source[0] if placed.coder.transcodes else y
         chosen = within_norm(x, placed.max_norm)
         if where is not None:
-            chosen = chosen & where
+            if where.shape != chosen.shape or where.dtype != torch.bool:
+                raise CoderError(
+                    f"`where` is {where.dtype} {[*where.shape]}; the model runs on tokens of shape {[*chosen.shape]}, "
+                    "and a bool for each is expected"
+                )
+            chosen = chosen & where.to(chosen.device)
         y = y.clone()
         y[chosen] = change(x[chosen].float(), y[chosen].float()).to(y.dtype)
         return y

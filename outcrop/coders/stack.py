@@ -21,7 +21,7 @@ from outcrop.coders.coder import SparseCoder
 from outcrop.coders.codes import Codes
 from outcrop.coders.layer import SparseLayer
 from outcrop.config import Architecture, Read
-from outcrop.errors import ConfigError
+from outcrop.errors import CoderError, ConfigError
 from outcrop.types import SparseLatents
 
 
@@ -67,6 +67,12 @@ class SparseStack(SparseCoder):
         self.decoder_bias = nn.Parameter(torch.zeros(self.d_out))
         self.skip = nn.Parameter(torch.zeros(self.d_out, self.d_in)) if architecture.skip else None
 
+    @staticmethod
+    def require_possible(architecture: Architecture, d_in: int, d_out: int | None = None) -> None:
+        """ConfigError where there can be no such coder; takes no memory."""
+        with torch.device("meta"):
+            SparseStack(architecture, d_in, d_out)
+
     def run(self, x: Float[Tensor, "n d_in"], k: int | None = None) -> Iterator[LayerOutput]:
         """What each layer does, one after the other; `k` in place of the architecture's."""
         reconstruction = self._base(x)
@@ -102,6 +108,12 @@ class SparseStack(SparseCoder):
 
     def decoder_rows(self) -> Float[Tensor, "latents d_out"]:
         return torch.cat([layer.rows() for layer in self.layers])
+
+    def encoder_rows(self) -> Float[Tensor, "latents d_in"]:
+        """One direction in the source's space per latent; CoderError where dense layers lie before the latents."""
+        if self.architecture.encoder_widths:
+            raise CoderError("behind dense layers each sparse layer has a space of its own; compare decoder rows")
+        return torch.cat([layer.encoder for layer in self.layers])
 
     def normalise_decoders(self) -> None:
         for layer in self.layers:

@@ -24,7 +24,7 @@ from outcrop.coders.formats import FILES, READERS, sparsify
 from outcrop.coders.formats.files import read_config, read_tensors
 from outcrop.coders.stack import SparseStack
 from outcrop.config import Architecture
-from outcrop.errors import CoderError, ConfigError
+from outcrop.errors import CoderError, ConfigError, shortened
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
@@ -69,9 +69,11 @@ def load_coder(directory: Path, *, transcodes: bool = False) -> tuple[SparseStac
         else:
             coder = READERS[name](directory).placed(transcodes=transcodes).coder()
     except (RuntimeError, KeyError, TypeError, ValueError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = shortened(str(error), 300)
         raise CoderError(f"{directory / name} does not fit its configuration: {reason}") from error
     except CoderError as error:
+        if str(directory) in str(error):
+            raise
         raise CoderError(f"{directory}: {error}") from error
     except ConfigError as error:
         raise CoderError(f"{directory} tells of a coder that cannot be: {error}") from error
@@ -80,9 +82,10 @@ def load_coder(directory: Path, *, transcodes: bool = False) -> tuple[SparseStac
 
 def find_coder(path: str, key: CoderKey, *, alone: bool) -> Path:
     """The folder of a key's coder: `path` itself if it is the only one wanted, or the one there that is named for
-    the hookpoint or the key. A path that is no folder here is taken for a hub name."""
+    the hookpoint or the key, as in a run directory. A path that is no folder here is taken for a hub name."""
     names = [*([""] if alone else []), str(key.source), str(key.source).removeprefix("model."), str(key)]
     root = Path(path) if Path(path).exists() else from_hub(path, names)
+    names.append(f"coders/{key}")  # of a run directory
     for name in names:
         if holds_coder(root / name):
             return root / name
@@ -97,13 +100,15 @@ def holds_coder(directory: Path) -> bool:
 def from_hub(name: str, folders: Sequence[str] = ("",)) -> Path:
     """A folder of a repository of the hub, `owner/repository/folder/within`, with what is read of coders there and
     in the `folders` below it; CoderError if there is no such repository."""
+    if name.startswith((".", "/", "~")):
+        raise CoderError(f"there is no directory {name} to read a coder from")
     owner, repository, *within = name.split("/") if name.count("/") else (name, "")
     base = Path(*within)
     wanted = [(base / folder / file).as_posix() for folder in folders for file in FILES]
     try:
         return Path(snapshot_download(f"{owner}/{repository}".rstrip("/"), allow_patterns=wanted)) / base
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shortened(str(error), 200)
         raise CoderError(f"{name} is neither a directory nor a repository on the hub ({reason})") from error
 
 

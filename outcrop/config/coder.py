@@ -67,6 +67,11 @@ class Architecture(Strict):
             "widths must be at least 1",
         )
 
+    def unlike(self, other: Architecture) -> list[str]:
+        """The settings that were made and that another architecture does not have."""
+        own = ((field.name, getattr(self, field.name), field.default) for field in fields(Architecture))
+        return [name for name, value, default in own if value not in (default, getattr(other, name))]
+
     def alone(self) -> Architecture:
         """The architecture without what else a `CoderConfig` says."""
         return Architecture(**{field.name: getattr(self, field.name) for field in fields(Architecture)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -31,6 +32,11 @@ class JudgeConfig(Strict):
     """How often a request is tried where trying again can help."""
 
     def __post_init__(self) -> None:
+        for name in (self.name, self.explainer):
+            require(
+                name is None or not re.match(r"[\w.-]+:\d+(/|$)", name),
+                f"{name} names a server without saying how it is reached; write http://{name}",
+            )
         require(self.concurrency >= 1, f"judge.concurrency is {self.concurrency}; it must be at least 1")
         require(self.timeout_seconds > 0, f"judge.timeout-seconds is {self.timeout_seconds}; it must be positive")
         require(self.attempts >= 1, f"judge.attempts is {self.attempts}; it must be at least 1")

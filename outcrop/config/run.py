@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 from tyro.conf import Suppress
 
 from outcrop.config.coder import CoderConfig, TrainConfig
@@ -50,6 +53,12 @@ class RunConfig(Strict):
             f"cache.window-tokens is {self.cache.window_tokens}, more than text.max-document-tokens, "
             f"{self.text.max_document_tokens}: no document would hold a window",
         )
+        k_start = self.train.k_start
+        for coder in (self.coder, *self.more_coders):
+            require(
+                k_start is None or coder.path is not None or k_start <= coder.latents_per_layer,
+                f"train.k-start is {k_start}, more than the {coder.latents_per_layer} latents of a layer",
+            )
         require(
             not self.train.finetune or self.coder.path is not None,
             "train.finetune is set, but --coder names no coder to go on with",
@@ -69,10 +78,27 @@ def from_dict(data: Any, origin: str) -> RunConfig:
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
-        lines = (
-            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']} (saw {e['input']!r})" for e in error.errors()
-        )
-        raise ConfigError(f"{origin} is not a config of outcrop. " + "; ".join(lines)) from error
+        lines = (_told(".".join(map(str, one["loc"])), one) for one in error.errors())
+        raise ConfigError(f"{origin} is not a config of outcrop: " + "; ".join(lines)) from error
+
+
+def _told(name: str, error: ErrorDetails) -> str:
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            near = difflib.get_close_matches(name, _setting_names(), n=1)
+            return f"there is no setting {name}" + (f" (the nearest is {near[0]})" if near else "")
+        case "missing":
+            return f"{name} is missing"
+        case _:
+            return f"{name or 'the file'}: {error['msg']} (saw {error['input']!r})"
+
+
+def _setting_names() -> Iterator[str]:
+    """Sections and settings, dotted."""
+    for name, value in to_dict(RunConfig(ModelConfig(""), TextConfig(""), ("",))).items():
+        yield name
+        if isinstance(value, dict):
+            yield from (f"{name}.{inner}" for inner in value)
 
 
 def dump(config: RunConfig) -> str:

@@ -30,7 +30,7 @@ class Client(Protocol):
 
 def connect(name: str, model: str | None, config: JudgeConfig) -> Client:
     """The LLM at an address (http://…, https://…), or loaded from a directory, hub name or .gguf file."""
-    if name.startswith(("http://", "https://")):
+    if is_address(name):
         from outcrop.interp.openai import OpenAIClient  # a local judge needs no HTTP client
 
         return OpenAIClient(name, model, config)
@@ -43,6 +43,10 @@ def connect(name: str, model: str | None, config: JudgeConfig) -> Client:
         raise JudgeError(
             f"The judge {name!r} is no address (http://… or https://…) and cannot be loaded as a model: {error}"
         ) from error
+
+
+def is_address(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
 
 
 class RememberingClient:

@@ -6,7 +6,9 @@ A forward pass for capturing ends as soon as the last hookpoint has been seen.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -70,9 +72,9 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def hookpoint_widths(model: LanguageModel) -> dict[Hookpoint, int]:
-    """Width of every hookpoint whose value is one tensor per token, seen on a forward pass of two tokens."""
+    """Width of every hookpoint whose value is one tensor per token, seen on a tiny forward pass."""
     widths: dict[Hookpoint, int] = {}
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    tokens = torch.zeros(2, 3, dtype=torch.long, device=model.device)
 
     def noting(hookpoint: Hookpoint) -> Callable[[Any], None]:
         def note(value: Any) -> None:
@@ -90,15 +92,27 @@ def hookpoint_widths(model: LanguageModel) -> dict[Hookpoint, int]:
     return widths
 
 
+def wildcards(widths: Mapping[Hookpoint, int]) -> Counter[tuple[str, int]]:
+    """Hookpoints of one width that differ in numbers only are one pattern; with how many each names."""
+    return Counter((re.sub(r"\.\d+(?=[.:]|$)", ".*", str(hookpoint)), width) for hookpoint, width in widths.items())
+
+
+def place_widths(model: LanguageModel, places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
+    """Widths of source and target; HookpointError for one that does not carry one vector per token."""
+    widths = hookpoint_widths(model)
+    for hookpoint in (hookpoint for place in places for hookpoint in place):
+        if hookpoint not in widths:
+            raise _no_vectors(hookpoint)
+    return {(source, target): (widths[source], widths[target]) for source, target in places}
+
+
 def capture(model: LanguageModel, tokens: Int[Tensor, "b t"], hookpoints: Sequence[Hookpoint]) -> Activations:
     """What passes the hookpoints. Right-padded tokens are safe: a causal model's real positions never see them."""
     seen: Activations = {}
 
     def keep(hookpoint: Hookpoint, tensor: Any) -> None:
         if not isinstance(tensor, Tensor) or tensor.ndim != 3 or tensor.shape[:2] != tokens.shape:
-            raise HookpointError(
-                f"{hookpoint} does not carry one vector per token; `outcrop hookpoints MODEL` lists those that do"
-            )
+            raise _no_vectors(hookpoint)
         seen[hookpoint] = tensor
         if len(seen) == len(hookpoints):
             raise _AllSeen
@@ -112,6 +126,12 @@ def capture(model: LanguageModel, tokens: Int[Tensor, "b t"], hookpoints: Sequen
             return seen
     missing = [str(hookpoint) for hookpoint in hookpoints if hookpoint not in seen]
     raise HookpointError(f"the forward pass never reached {', '.join(missing)}; choose a module that the model runs")
+
+
+def _no_vectors(hookpoint: Hookpoint) -> HookpointError:
+    return HookpointError(
+        f"{hookpoint} does not carry one vector per token; `outcrop hookpoints MODEL` lists those that do"
+    )
 
 
 @contextmanager

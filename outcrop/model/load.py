@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from outcrop.config import ModelConfig
-from outcrop.errors import ModelError
+from outcrop.errors import ModelError, shortened
 
 _SAMPLE = 65_536  # elements of each weight that go into its hash
 
@@ -33,13 +33,15 @@ class LanguageModel:
 def load_model(config: ModelConfig) -> LanguageModel:
     """Load weights and tokenizer; `ModelError` says what was tried."""
     where = _where(config)
+    if config.name.startswith((".", "/", "~")) and not Path(config.name).exists():
+        raise ModelError(f"there is no directory {config.name} to load a language model from")
     try:
         device = choose_device(config.device)
         tokenizer = AutoTokenizer.from_pretrained(**where)
         module = AutoModelForCausalLM.from_pretrained(**where, dtype=choose_dtype(config.dtype, device))
         module = module.to(device).eval().requires_grad_(False)
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = shortened(str(error), 300)
         raise ModelError(
             f"cannot load the language model {config.name!r}: {reason} "
             "Expected a directory with config.json and safetensors, a hub name, or a .gguf file."
@@ -48,6 +50,10 @@ def load_model(config: ModelConfig) -> LanguageModel:
 
 
 def choose_device(name: str) -> torch.device:
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(
+            f"--model.device is {name}, but torch {torch.__version__} finds no GPU here; auto takes the CPU"
+        )
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from outcrop.config import TextConfig
-from outcrop.errors import TextError
+from outcrop.errors import TextError, shortened
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold one alone, which no UTF-8 text can
 
@@ -28,11 +28,11 @@ def read_documents(config: TextConfig) -> Iterator[str]:
     texts: Iterator[str | None]
     match "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix:
         case ".txt":
-            texts = _read_txt(path)
+            texts = _read_txt(_existing(path))
         case ".jsonl" | ".jsonl.gz":
-            texts = _read_jsonl(path, config.column)
+            texts = _read_jsonl(_existing(path), config.column)
         case ".parquet":
-            texts = _read_parquet(path, config.column)
+            texts = _read_parquet(_existing(path), config.column)
         case _ if path.exists():
             raise TextError(f"{path} is none of .txt, .jsonl, .jsonl.gz, .parquet; convert it to one of them")
         case _:
@@ -77,8 +77,6 @@ def _read_jsonl(path: Path, column: str) -> Iterator[str | None]:
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[str | None]:
-    if not path.is_file():
-        raise TextError(f"there is no file at {path}")
     with _damage_told(path), pq.ParquetFile(path) as file:
         if column not in file.schema_arrow.names:
             raise TextError(_no_column(str(path), column, file.schema_arrow.names))
@@ -94,15 +92,19 @@ def _read_hub(config: TextConfig) -> Iterator[str | None]:
         for row in rows:
             yield _field(row, config.column, config.path)
     except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = shortened(str(error), 300)
         raise TextError(
             f"{config.path!r} is neither a file here nor a data set that the hub gives: {reason}"
         ) from error
 
 
-def _open(path: Path) -> Any:
+def _existing(path: Path) -> Path:
     if not path.is_file():
         raise TextError(f"there is no file at {path}")
+    return path
+
+
+def _open(path: Path) -> Any:
     opener = gzip.open if path.suffix == ".gz" else Path.open
     return opener(path, "rt", encoding="utf-8")
 
@@ -122,7 +124,7 @@ def _damage_told(path: Path) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:  # the disk's word, not the format's
             raise
-        reason = " ".join(str(error).split())[:300]
+        reason = shortened(str(error), 300)
         raise TextError(
             f"{path} is truncated, damaged or no parquet file ({reason}); fetch or write it again"
         ) from error

@@ -25,13 +25,13 @@ _SHOWN = {
 
 def console_summary(summary: dict[str, Any]) -> RenderableType:
     """Everything foreign is shown as plain text, never read as rich's markup."""
-    return Group(_ledger(summary), _reconstruction(summary["reconstruction"]), _scores(summary))
+    return Group(_ledger(summary), console_reconstruction(summary["reconstruction"]), _scores(summary))
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", header_style="dim")
+        table.add_column(column, justify="right" if i else "left", header_style="dim", overflow="fold")
     return table
 
 
@@ -41,21 +41,27 @@ def _name(text: str) -> Text:
 
 def _ledger(summary: dict[str, Any]) -> Table:
     ledger = summary["ledger"]
-    table = _table("\nLedger", "latents", *ledger["counts"], "together")
+    shown = [status for status, n in ledger["counts"].items() if n]
+    table = _table("\nLedger", "latents", *shown, "together")
     for coder in ledger["coders"]:
-        table.add_row(_name(coder["label"]), *map(count, coder["counts"].values()), count(coder["n_latents"]))
+        counts = (count(coder["counts"][status]) for status in shown)
+        table.add_row(_name(coder["label"]), *counts, count(coder["n_latents"]))
     if len(ledger["coders"]) != 1:
-        table.add_row("together", *map(count, ledger["counts"].values()), count(ledger["n_latents"]))
+        counts = (count(ledger["counts"][status]) for status in shown)
+        table.add_row("together", *counts, count(ledger["n_latents"]))
     n_tokens = [coder["n_tokens"] for coder in summary["corpus"]]
     notes = [f"unfired: on none of {_range(n_tokens)} tokens"] if n_tokens else []
     failed = ledger["failed_judgements"]
     if failed["n_failed"]:
         notes.append(f"{count(failed['n_failed'])} of {count(failed['n_judgements'])} judgements failed")
+    if ledger["counts"]["failed"] or failed["n_failed"]:
+        notes.append("--retry-failed asks again where there was no answer")
     table.caption = "; ".join(notes) or None
     return table
 
 
-def _reconstruction(reconstructions: list[dict[str, Any]]) -> Table:
+def console_reconstruction(reconstructions: list[dict[str, Any]]) -> Table:
+    """Of `reconstruction_table`."""
     table = _table("\nReconstruction", "held out", "FVU", "L0", "dead", "unfired", "CE recovered", "ΔCE", "KL")
     for r in reconstructions:
         ce = r["cross_entropy"]

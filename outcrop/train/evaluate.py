@@ -96,6 +96,11 @@ class HeldOutText:
         batch = self.activations[placed.key.place].below(placed.max_norm)
         return measure(placed.coder, batch.source, batch.target)
 
+    @property
+    def n_ce_tokens(self) -> int:
+        """All tokens of the contexts on which coders are spliced into the model, special ones included."""
+        return int(self.corpus.context_start[len(_first_contexts(self.corpus, self.ce_tokens))])
+
     def cross_entropy(self, placed: PlacedCoder, advance: Advance) -> CrossEntropy:
         target = self.activations[placed.key.place].below(placed.max_norm).target
         mean = target.mean(dim=0, dtype=torch.float32)

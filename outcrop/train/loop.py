@@ -65,6 +65,8 @@ def train_coders(
     another text, model or settings. `log` gets one record per held-out measurement and coder, `say` a line where
     a user should know something.
     """
+    trained = {placed.key: placed for placed in given}
+    coders = {key: trained[key].coder.architecture if key in trained else own for key, own in coders.items()}
     places = _places(coders)
     watched = _held_out(model, held_out, places, config, batch_tokens, progress)
     store = _store(model, text, config, batch_tokens, say)
@@ -78,11 +80,19 @@ def train_coders(
         if saved:
             states = [restored_state(key, coder, config, saved.coders[str(key)]) for key, coder in coders.items()]
         else:
-            states = _new_states(coders, config, stream.block(0, advance), given)
+            shown = advance if config.loss == "fvu" else lambda n: None  # an end-to-end step reads the text again
+            states = _new_states(coders, config, stream.block(0, shown), trained)
         for step, losses in course.steps(first, states, advance):
             watch.after(step + 1, states, losses)
-    with progress("cross-entropy", len(states) * config.ce_tokens, "tokens") as advance:
-        return [_finished(state, watched, config, advance) for state in states]
+    with progress("cross-entropy", len(states) * watched.n_ce_tokens, "tokens") as advance:
+        finished = [_finished(state, watched, config, advance) for state in states]
+    for one in finished:
+        if one.reconstruction.fvu > 1:
+            say(
+                f"  {one.placed.key} reconstructs worse than the mean does (FVU {one.reconstruction.fvu:.2f}); train "
+                "on more tokens, or with another learning rate or sparsity weight"
+            )
+    return finished
 
 
 def evaluate_coders(
@@ -96,7 +106,7 @@ def evaluate_coders(
 ) -> list[Trained]:
     """Measure coders that someone else trained. Raises CoderError where one was plainly made for another place."""
     watched = _held_out(model, held_out, _places(placed.key for placed in coders), config, batch_tokens, progress)
-    with progress("cross-entropy", len(coders) * config.ce_tokens, "tokens") as advance:
+    with progress("cross-entropy", len(coders) * watched.n_ce_tokens, "tokens") as advance:
         return [_measured(placed, watched, advance) for placed in coders]
 
 
@@ -214,14 +224,16 @@ def _checkpoint(directory: Path | None, model: LanguageModel, made_with: str) ->
 
 
 def _new_states(
-    coders: Mapping[CoderKey, Architecture], config: TrainConfig, first_block: Activations, given: Sequence[PlacedCoder]
+    coders: Mapping[CoderKey, Architecture],
+    config: TrainConfig,
+    first_block: Activations,
+    given: Mapping[CoderKey, PlacedCoder],
 ) -> list[CoderState]:
     """Coders at their start, centred and scaled by the first block."""
     normalisers = {place: estimate(block, config.sink_norm_multiple) for place, block in first_block.items()}
-    trained = {placed.key: placed for placed in given}
     return [
-        continued_state(trained[key], config, normalisers[key.place])
-        if key in trained
+        continued_state(given[key], config, normalisers[key.place])
+        if key in given
         else new_state(key, coder, config, normalisers[key.place])
         for key, coder in coders.items()
     ]
@@ -237,22 +249,7 @@ def _finished(state: CoderState, held_out: HeldOutText, config: TrainConfig, adv
 def _measured(placed: PlacedCoder, held_out: HeldOutText, advance: Advance) -> Trained:
     """A given coder, if it fits its place."""
     batch = held_out.activations[placed.key.place]
-    if placed.coder.transcodes != (placed.key.source != placed.key.target):
-        kind = "a transcoder" if placed.coder.transcodes else "an autoencoder"
-        raise CoderError(
-            f"the coder is {kind}, but it shall read {placed.key.source} and predict {placed.key.target}; "
-            "name its hookpoint, for a transcoder as SOURCE->TARGET"
-        )
-    for what, width, activations in (
-        ("reads", placed.coder.d_in, batch.source),
-        ("predicts", placed.coder.d_out, batch.target),
-    ):
-        if activations.shape[1] != width:
-            hookpoint = placed.key.source if what == "reads" else placed.key.target
-            raise CoderError(
-                f"the coder {what} activations {width} wide, but {hookpoint} is {activations.shape[1]} wide; "
-                "name the hookpoint and the model that it was trained on"
-            )
+    placed.require_widths(batch.source.shape[1], batch.target.shape[1])
     held = held_out.measure(placed)
     if held.fvu[-1] > 1:
         raise CoderError(

@@ -76,7 +76,7 @@ class CoderState:
 def new_state(key: CoderKey, architecture: Architecture, train: TrainConfig, normaliser: Normaliser) -> CoderState:
     """Freshly initialised from the key's seed."""
     generator = torch.Generator().manual_seed(key.seed)
-    d_out = len(normaliser.target.mean) if key.source != key.target else None
+    d_out = len(normaliser.target.mean) if key.transcodes else None
     return _state(key, SparseStack(architecture, len(normaliser.source.mean), d_out, generator), train, normaliser)
 
 

@@ -132,5 +132,5 @@ def test_a_coder_is_found_alone_or_by_the_name_of_its_hookpoint(tmp_path: Path) 
     assert find_coder(str(named), key, alone=True) == named
     with pytest.raises(CoderError, match=r"no coder for model\.layers\.3\.mlp"):
         find_coder(str(named), key, alone=False)
-    with pytest.raises(CoderError, match="neither a directory nor a repository"):
+    with pytest.raises(CoderError, match="there is no directory"):
         find_coder(str(tmp_path / "nothing"), key, alone=True)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from outcrop.errors import CoderError
+from outcrop.errors import CoderError, shortened
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -56,5 +56,5 @@ def all_taken(tensors: dict[str, Tensor], kind: str) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> CoderError:
-    reason = " ".join(str(error).split())[:200]
+    reason = shortened(str(error), 200)
     return CoderError(f"{path.parent} cannot be read as a coder: {path.name}: {reason}")
