@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import arg
 
 from outcrop import config as configs
-from outcrop.config import ModelConfig, RunConfig
+from outcrop.config import ModelConfig, NeighbourMeasure, RunConfig
 from outcrop.errors import ConfigError, OutcropError
 
 if TYPE_CHECKING:
@@ -30,10 +30,13 @@ _STAGES = {
     "report": "Write the summary and the page.",
 }
 
+Command = TypeVar("Command", bound="RunCommand")
+
 _HELP = """usage: outcrop VERB [DIRECTORY] [SETTINGS]
 
   run         the whole road, from text to report
 {stages}
+  stats       the statistics of every latent, as a table and as Parquet
   hookpoints  list the hookpoints of a model, where coders can sit
   convert     write a coder as sparsify or SAELens reads it
   demo        the whole road on a small model and text that come as pinned downloads
@@ -54,6 +57,28 @@ class RunCommand:
     """Make anew what was made with other settings, instead of refusing."""
     retry_failed: bool = False
     """Ask the explainer and the judge again where they gave no answer."""
+
+
+@dataclass(frozen=True)
+class CacheCommand(RunCommand):
+    """A run: its directory and its settings."""
+
+    verify: bool = False
+    """Cache nothing, but read all that was cached and tell whether it is as it was written."""
+
+
+@dataclass(frozen=True)
+class StatsCommand(RunCommand):
+    """A run: its directory and its settings."""
+
+    sort: str = "firing_rate"
+    """Column by which the shown rows are sorted, the largest first."""
+    ascending: bool = False
+    """The smallest first."""
+    top: int = 20
+    """Rows to show; the file holds them all."""
+    neighbours: tuple[NeighbourMeasure, ...] = ()
+    """Measures by which each latent's nearest latents are found."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,14 +105,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verb(name: str) -> Callable[[Sequence[str]], None]:
     if name == "run" or name in _STAGES:
         return lambda rest: _run(name, rest)
-    others: dict[str, Callable[[Sequence[str]], None]] = {"hookpoints": _hookpoints, "convert": _convert, "demo": _demo}
+    others: dict[str, Callable[[Sequence[str]], None]] = {
+        "stats": _stats,
+        "hookpoints": _hookpoints,
+        "convert": _convert,
+        "demo": _demo,
+    }
     if name not in others:
         raise ConfigError(f"there is no verb {name!r}; the verbs are run, {', '.join((*_STAGES, *others))}")
     return others[name]
 
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
-    command = parse_run(f"outcrop {verb}", arguments)
+    command = parse_run(f"outcrop {verb}", arguments, CacheCommand if verb == "cache" else RunCommand)
     # torch and transformers take seconds to import; bad settings are told before.
     from outcrop.console import bars, quiet, say
     from outcrop.pipeline import Run
@@ -95,11 +125,27 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     quiet()
     last = "report" if verb == "run" else verb
     run = Run(command.config, command.out, fresh=command.fresh, progress=bars, say=say)
+    if isinstance(command, CacheCommand) and command.verify:
+        say(f"{run.verify()} shards are as they were written")
+        return
     run.until(last, retry_failed=command.retry_failed)
     if last == "report":
         _show(run)
     elif last == "train":
         _show_training(run)
+
+
+def _stats(arguments: Sequence[str]) -> None:
+    command = parse_run("outcrop stats", arguments, StatsCommand)
+    from outcrop.console import bars, quiet, say, show
+    from outcrop.pipeline import Run
+    from outcrop.report.console import console_statistics
+
+    quiet()
+    run = Run(command.config, command.out, fresh=command.fresh, progress=bars, say=say)
+    table = run.statistics(command.neighbours)
+    show(console_statistics(table, command.sort, ascending=command.ascending, top=command.top))
+    say(f"All {len(table):,} latents: {run.directory.statistics.resolve()}")
 
 
 def _show_training(run: Run) -> None:
@@ -121,7 +167,7 @@ def _show(run: Run) -> None:
     say(f"The report: {run.directory.page.resolve()}")
 
 
-def parse_run(program: str, arguments: Sequence[str]) -> RunCommand:
+def parse_run(program: str, arguments: Sequence[str], kind: type[Command]) -> Command:
     """The settings: the flags, over those of --config or of the run directory, over the defaults."""
     rest = list(arguments)
     if rest and not rest[0].startswith("-"):
@@ -133,8 +179,8 @@ def parse_run(program: str, arguments: Sequence[str]) -> RunCommand:
         raise ConfigError(f"{out} is no run directory, and no --model is given to start one there with")
     if base and not out and not {"-h", "--help"} & {*rest}:
         raise ConfigError("no run directory is given; --out names it")
-    default = RunCommand(base, Path(out or ".")) if base else tyro.MISSING_NONPROP
-    return tyro.cli(RunCommand, args=rest, prog=program, default=default, description=_CONFIG_HELP)
+    default = kind(base, Path(out or ".")) if base else tyro.MISSING_NONPROP
+    return tyro.cli(kind, args=rest, prog=program, default=default, description=_CONFIG_HELP)
 
 
 _CONFIG_HELP = "Settings come from the flags; the others from --config FILE.yaml or else from the run directory itself."

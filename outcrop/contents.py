@@ -12,16 +12,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from outcrop.coders.placed import PlacedCoder
 from outcrop.coders.weights import load_coder, save_coder
 from outcrop.config import RunConfig
 from outcrop.errors import CorruptError
-from outcrop.latents.cache import LatentCache, open_cache
+from outcrop.latents.cache import LatentCache
 from outcrop.latents.examples import build_examples
+from outcrop.latents.semantic import WindowIndex, build_index
 from outcrop.latents.survey import Survey, survey
+from outcrop.latents.windows import Grid
 from outcrop.model.corpus import Corpus, load_corpus, load_vocabulary, save_corpus, save_vocabulary
+from outcrop.model.embed import Embedder, load_embedder
+from outcrop.model.load import choose_device
 from outcrop.progress import Progress
 from outcrop.replies import Replies
 from outcrop.results import Results
@@ -74,30 +80,55 @@ class Contents:
         kept = [line for line in lines if not _repeats(json.loads(line), record)]
         write_atomically(path, ("\n".join([*kept, json.dumps(record)]) + "\n").encode())
 
+    def caches(self) -> list[LatentCache]:
+        corpus = self.corpus("cache")
+        return [self._open_cache(placed, corpus) for placed in self.coders]
+
     @cached_property
     def surveys(self) -> list[Survey]:
         """Every coder's cache, seen as a whole."""
-        corpus, config = self.corpus("cache"), self._config
+        config = self._config
         return [
             survey(
-                self._open_cache(placed, corpus),
+                cache,
                 self.vocabulary,
                 config.select,
                 config.examples,
                 window_tokens=config.cache.window_tokens,
                 seed=config.seed,
+                progress=self._progress,
             )
-            for placed in self.coders
+            for cache in self.caches()
         ]
 
     @cached_property
     def examples(self) -> list[LatentExamples]:
         """The windows of every selected latent."""
+        config = self._config
         return [
             examples
             for one in self.surveys
-            for examples in build_examples(one, self._config.examples, seed=self._config.seed, progress=self._progress)
+            for examples in build_examples(
+                one, config.examples, index=self._index(one.grid), seed=config.seed, progress=self._progress
+            )
         ]
+
+    def _index(self, grid: Grid) -> WindowIndex | None:
+        """By which windows alike in meaning are found; made when it is first needed."""
+        if not self._config.examples.wants("semantic"):
+            return None
+        return build_index(grid, self.vocabulary, self._embedder, self.directory.semantic, self._progress)
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        name = self._config.examples.embedder
+        assert name is not None, "without an embedder no semantic windows are wanted"
+        return load_embedder(name, choose_device(self._config.model.device))
+
+    def save_statistics(self, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        write_atomically(self.directory.statistics, sink.getvalue().to_pybytes())
 
     def results(self) -> Results:
         return Results(self.directory.results)
@@ -115,7 +146,7 @@ class Contents:
 
     def _open_cache(self, placed: PlacedCoder, corpus: Corpus) -> LatentCache:
         try:
-            return open_cache(self.directory.cache, placed, corpus)
+            return LatentCache(self.directory.cache, placed, corpus)
         except CorruptError:
             # Once the damaged shard is removed, the next run caches it again.
             self.directory.mark("cache", replace(self.directory.marks()["cache"], complete=False))

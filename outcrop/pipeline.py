@@ -8,7 +8,7 @@ file and as complete after its last, so that a killed run goes on inside the sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from outcrop import config as configs
 from outcrop import stages
 from outcrop.coders.placed import PlacedCoder
 from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import find_coder, load_coder
-from outcrop.config import CoderConfig, RunConfig
+from outcrop.config import CoderConfig, NeighbourMeasure, RunConfig
 from outcrop.contents import Contents
 from outcrop.errors import OutcropError
 from outcrop.interp.client import RememberingClient, connect
@@ -34,7 +35,10 @@ from outcrop.judges import STAGES as JUDGED
 from outcrop.judges import Connect, Judges
 from outcrop.latents.cache import cache_latents
 from outcrop.latents.examples import token_evidence
+from outcrop.latents.neighbours import find_neighbours
+from outcrop.latents.outputs import outputs
 from outcrop.latents.survey import Survey, coder_row, latent_rows
+from outcrop.latents.table import statistics_table
 from outcrop.model.hooks import find_places, place_widths
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents, shuffled
@@ -89,15 +93,40 @@ class Run:
                         self.directory.unmark(*stages.ORDER[stages.ORDER.index(stage) + 1 :])
                         self._do(stage, begun=mark is not None)
 
+    def statistics(self, measures: Sequence[NeighbourMeasure]) -> pa.Table:
+        """Of every latent of every coder, with its neighbours by some measures; kept as `statistics.parquet`."""
+        self.until("cache")
+        here = self.contents
+        tables = [
+            statistics_table(
+                one,
+                here.vocabulary,
+                {m: find_neighbours(one.cache, np.arange(one.cache.n_latents), m) for m in measures},
+                outputs(self._model, one.cache.placed),
+            )
+            for one in here.surveys
+        ]
+        table = pa.concat_tables(tables, promote_options="default")
+        here.save_statistics(table)
+        return table
+
+    def verify(self) -> int:
+        """Read the whole cache; CorruptError names the first damaged shard. Gives the number of shards."""
+        caches = self.contents.caches()
+        for cache in caches:
+            cache.verify(self._progress)
+        return sum(len(cache.shards) for cache in caches)
+
     # -- the stages ---------------------------------------------------------------------------------------
 
     def _tokens(self) -> None:
         config = self.config
         texts = read_documents(config.text)  # a file that is missing is told before the model is loaded
-        wanted = {"held_out": config.train.held_out_tokens, "cache": config.cache.tokens}
         self._require_possible()
+        wanted = {"held_out": config.train.held_out_tokens}
         if config.coder.path is None or config.train.finetune:
             wanted["train"] = config.train.tokens
+        wanted["cache"] = config.cache.tokens  # the last, so that it can grow
         generator = np.random.default_rng(config.seed)
         documents = shuffled(texts, config.text.shuffle_documents, generator)
         corpora = deal(documents, self._model.tokenizer, config.text, wanted)
@@ -234,6 +263,15 @@ class Run:
         for stage in unanswered:
             self._say(f"{stage}: requests without an answer are asked again")
         self.directory.unmark(*anew)
+        if stages.cache_grows(self.config, self.directory.marks()):
+            self._grow()
+
+    def _grow(self) -> None:
+        """Put more text behind that of the cache; everything else of the text is dealt as before."""
+        self._say("tokens: more text for the cache")
+        self._tokens()
+        self.directory.mark("cache", replace(self.directory.marks()["cache"], complete=False))
+        self.directory.mark("tokens", StageMark(stages.settings_of("tokens", self.config), complete=True))
 
     def _unanswered(self, last: str) -> list[str]:
         """The complete stages up to `last` of which some request has no answer among the replies."""

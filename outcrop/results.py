@@ -26,7 +26,7 @@ import numpy as np
 from outcrop.errors import CorruptError
 from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId, StratumShare
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 STATUSES = ("unfired", "rare", "not selected", "failed", "scored", "explained only")
 
@@ -49,6 +49,7 @@ CREATE TABLE latents (
   firing_rate REAL NOT NULL, context_rate REAL NOT NULL,
   mean_activation REAL, max_activation REAL,  -- over the tokens on which it fires
   context_dependence REAL, context_dependence_coverage REAL,
+  dense INTEGER NOT NULL, positional INTEGER NOT NULL, pure_token INTEGER NOT NULL,
   rare INTEGER NOT NULL,
   selection_probability REAL,  -- NULL: not selected
   PRIMARY KEY (coder, latent)
@@ -153,6 +154,9 @@ class LatentRow:
     max_activation: float | None
     context_dependence: float | None
     context_dependence_coverage: float | None
+    dense: bool
+    positional: bool
+    pure_token: bool
     rare: bool
     selection_probability: float | None
 

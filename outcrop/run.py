@@ -5,7 +5,9 @@
     tokens/          the corpus of each part
     train/           checkpoints while training
     coders/KEY/      cfg.json, sae.safetensors, reconstruction.json
-    cache/KEY/       shards
+    cache/KEY/       shards, and what was counted in each
+    semantic/        sentence embeddings of the windows, where they were asked for
+    statistics.parquet  every latent's statistics, where they were asked for
     results.sqlite   what was found
     replies.sqlite   what was asked of language models, and answered
     metrics.jsonl    held-out measures, as training went
@@ -67,6 +69,8 @@ class RunDirectory:
         self.checkpoints = path / "train"
         self.coders = path / "coders"
         self.cache = path / "cache"
+        self.semantic = path / "semantic"
+        self.statistics = path / "statistics.parquet"
         self.results = path / "results.sqlite"
         self.replies = path / "replies.sqlite"
         self.metrics = path / "metrics.jsonl"

@@ -85,9 +85,10 @@ def stale_stages(
     None where the one that did it is still meant.
     """
     stale: list[Staleness] = []
+    grows = cache_grows(config, marks)
     for stage in ORDER:
         mark = marks.get(stage)
-        if mark is None:
+        if mark is None or (stage == "tokens" and grows):
             continue
         upstream = [s.stage for s in stale if s.stage in _NEEDS[stage]]
         changes = _differences(mark.settings, settings_of(stage, config))
@@ -96,9 +97,21 @@ def stale_stages(
             changes.append(f"its language model was {mark.model}, is {model}")
         if changes:
             stale.append(Staleness(stage, "; ".join(changes)))
+        elif stage == "examples" and grows:
+            stale.append(Staleness(stage, "because the cache grows"))
         elif upstream:
             stale.append(Staleness(stage, f"because of {', '.join(upstream)}"))
     return stale
+
+
+def cache_grows(config: RunConfig, marks: Mapping[str, StageMark]) -> bool:
+    """Whether all that is new of the text is that more of it shall be cached: what was cached then stays."""
+    tokens, cache = marks.get("tokens"), marks.get("cache")
+    if not (tokens and tokens.complete and cache):
+        return False
+    now = settings_of("tokens", config)
+    changed = [name for name in now if now[name] != tokens.settings.get(name)]
+    return changed == ["cache.tokens"] and now["cache.tokens"] > tokens.settings["cache.tokens"]
 
 
 def refuse(stale: list[Staleness], directory: RunDirectory) -> None:
@@ -131,7 +144,7 @@ def _files(stage: str, directory: RunDirectory) -> tuple[Path, ...]:
         case "train":
             return (directory.checkpoints, directory.coders, directory.metrics)
         case "cache":
-            return (directory.cache,)
+            return (directory.cache, directory.semantic)
         case "report":
             return (directory.report,)
         case _:

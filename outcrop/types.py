@@ -24,7 +24,7 @@ from outcrop.errors import ConfigError
 
 Side = Literal["input", "output"]
 Split = Literal["explain", "score"]
-Stratum = Literal["same_token", "random"]
+Stratum = Literal["same_token", "neighbour", "semantic", "random"]
 
 
 @dataclass(frozen=True, order=True)
@@ -149,7 +149,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Window:
-    """One row of the grid: w consecutive eligible tokens of one document."""
+    """Consecutive eligible tokens of one document: a row of the grid, or what lies around a peak."""
 
     tokens: Int[ndarray, "w"]
     activations: Float32[ndarray, "w"]  # of the latent that the window is an example of
@@ -173,12 +173,17 @@ class Example:
     window: Window
     quantile: int | None = None
     stratum: Stratum | None = None
-    source: int | None = None  # what made it a member of the stratum: the trigger token
-    distance: float | None = None
+    source: int | None = None  # what made it a member of the stratum: trigger token, neighbour, or activating row
+    distance: float | None = None  # of a neighbour or an activating row: 1 − similarity
 
     @property
     def activating(self) -> bool:
         return self.quantile is not None
+
+    @property
+    def trigger(self) -> int | None:
+        """The trigger token of a same_token window."""
+        return self.source if self.stratum == "same_token" else None
 
 
 @dataclass(frozen=True)

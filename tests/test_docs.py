@@ -23,7 +23,9 @@ from outcrop.config import ModelConfig, RunConfig, TextConfig, dump
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON_PAGE = ROOT / "docs" / "python.md"
-OF_THE_COMMAND_LINE = {"--out", "--fresh", "--retry-failed", "--config", "--help", "--port"}
+OF_STATS = {"--sort", "--ascending", "--top", "--neighbours"}
+OF_THE_COMMAND_LINE = {"--verify", "--out", "--fresh", "--retry-failed", "--config", "--help", "--port", *OF_STATS}
+
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 
@@ -90,10 +92,13 @@ def parse(verb: str, given: list[str]) -> None:
     elif verb == "demo":
         tyro.cli(import_module("outcrop.demo.demo").DemoCommand, args=wanted)
     else:
-        parse_run(wanted)
+        parse_run(verb, wanted)
 
 
-def parse_run(given: list[str]) -> None:
+KINDS = {"cache": cli.CacheCommand, "stats": cli.StatsCommand}
+
+
+def parse_run(verb: str, given: list[str]) -> None:
     """A command that names no model goes on with a directory or a file, which is written for it."""
     placed = given if "--out" in given or (given and not given[0].startswith("-")) else ["some/run", *given]
     out = Path(placed[placed.index("--out") + 1] if "--out" in placed else placed[0])
@@ -101,7 +106,7 @@ def parse_run(given: list[str]) -> None:
         write_config(Path(placed[placed.index("--config") + 1]))
     elif "--model" not in placed:
         write_config(out / "config.yaml")
-    assert cli.parse_run("outcrop", placed).out == out
+    assert cli.parse_run("outcrop", placed, KINDS.get(verb, cli.RunCommand)).out == out
 
 
 def write_config(path: Path) -> None:

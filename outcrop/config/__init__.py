@@ -6,7 +6,7 @@ run directory as `config.yaml` is a `RunConfig`, and repeats the run.
 
 from outcrop.config.coder import Architecture, CoderConfig, Loss, Optimizer, Read, Selection, TrainConfig
 from outcrop.config.judging import ExplainConfig, JudgeConfig, ReportConfig, ScoreConfig
-from outcrop.config.latents import CacheConfig, ExamplesConfig, SelectConfig
+from outcrop.config.latents import CacheConfig, ExamplesConfig, Flag, NeighbourMeasure, Sampler, SelectConfig
 from outcrop.config.run import RunConfig, dump, from_dict, load, to_dict
 from outcrop.config.source import ModelConfig, TextConfig
 
@@ -16,13 +16,16 @@ __all__ = [
     "CoderConfig",
     "ExamplesConfig",
     "ExplainConfig",
+    "Flag",
     "JudgeConfig",
     "Loss",
     "ModelConfig",
+    "NeighbourMeasure",
     "Optimizer",
     "Read",
     "ReportConfig",
     "RunConfig",
+    "Sampler",
     "ScoreConfig",
     "SelectConfig",
     "Selection",

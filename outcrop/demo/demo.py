@@ -52,7 +52,7 @@ def demo_config(command: DemoCommand, assets: Assets) -> RunConfig:
         train=TrainConfig(tokens=400_000, held_out_tokens=16_384, ce_tokens=2_048, dead_after_tokens=100_000),
         cache=CacheConfig(tokens=205_000, shard_tokens=40_000),
         select=SelectConfig(n_latents=24),
-        examples=ExamplesConfig(explain_random=2, explain_same_token=2),
+        examples=ExamplesConfig(explain_random=1, explain_neighbour=1, score_neighbour=5),
         judge=JudgeConfig(
             name=str(assets.judge(command.judge)) if embedded else command.judge,
             explainer=f"http://127.0.0.1:{command.port}/v1" if embedded else None,

@@ -1,16 +1,9 @@
 """The latent cache: which latent fired where, and how strongly.
 
-A shard covers a range of contexts of the cache's corpus for one coder and is one safetensors
-file, sorted by latent, then position:
+    directory/CODER KEY/shard_00000.safetensors …      (see `shards`)
 
-    indptr    int64   [L·M + 1]   latent i owns the entries indptr[i] : indptr[i + 1]
-    position  uint32  [nnz]       relative to the shard's first token
-    value     float16 [nnz]       relative to `scale`, in (0, 1]
-    scale     float32 [L·M]       the latent's largest activation in the shard
-    excluded  uint32  [n]         eligible by their place in the text, but sinks by their norm
-
-Metadata name the text and the coder by hash, so that a foreign shard is never taken for ours.
-A shard is written under a temporary name and renamed: caching resumes at the first missing one.
+Caching keeps the shards that are there, so that it goes on where it was, and so that more text may be put behind the
+old: only the last shard, which was shorter, is then made anew.
 """
 
 from __future__ import annotations
@@ -19,38 +12,23 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 from numpy import ndarray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
-from scipy.sparse import coo_array
 
 from outcrop.coders.placed import PlacedCoder
 from outcrop.config import CacheConfig
 from outcrop.errors import CoderError, CorruptError
+from outcrop.latents.shards import Made, Shard, ShardRange, shard_ranges, sorted_by_latent, text_hash, write_shard
 from outcrop.model.activations import activations
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.progress import Advance, Progress, silent
-from outcrop.run import write_atomically
 from outcrop.types import CoderKey, SparseLatents, within_norm
-
-_SMALLEST = np.float16(2**-24)  # the smallest positive float16
-
-
-@dataclass(frozen=True)
-class ShardRange:
-    """One shard's place in the corpus."""
-
-    index: int
-    contexts: range
-    start: int  # first position
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -64,59 +42,73 @@ class Firings:
 class LatentCache:
     """A latent-sorted view over the shards of one coder. `cache[latent]` reads that latent's bytes only."""
 
-    def __init__(self, directory: Path, key: CoderKey, corpus: Corpus, n_layers: int, latents_per_layer: int) -> None:
-        self.key, self.corpus = key, corpus
-        self.n_layers, self.latents_per_layer = n_layers, latents_per_layer
-        self._shards = [_Shard(path) for path in sorted(directory.glob("shard_*.safetensors"))]
-        self._check(directory)
+    def __init__(self, directory: Path, placed: PlacedCoder, corpus: Corpus) -> None:
+        """CorruptError where a shard is missing, damaged, or of another coder or text."""
+        self.placed, self.corpus = placed, corpus
+        self.directory = directory / str(placed.key)
+        self.shards = [Shard(path) for path in sorted(self.directory.glob("shard_*.safetensors"))]
+        self._check()
+
+    @property
+    def key(self) -> CoderKey:
+        return self.placed.key
+
+    @property
+    def n_layers(self) -> int:
+        return self.placed.coder.n_layers
+
+    @property
+    def latents_per_layer(self) -> int:
+        return self.placed.coder.latents_per_layer
 
     @property
     def n_latents(self) -> int:
-        return self.n_layers * self.latents_per_layer
+        return self.placed.coder.n_latents
 
     def __getitem__(self, latent: int) -> Firings:
-        return self.read(latent, latent + 1)[1]
-
-    def read(self, first: int, stop: int) -> tuple[Int64[ndarray, "nnz"], Firings]:
-        """The firings of the latents from `first` to before `stop`, and the latent of each; sorted by
-        latent, then position."""
-        latents, positions, values = zip(*(shard.read(first, stop) for shard in self._shards), strict=True)
-        latent, position, value = (np.concatenate(parts) for parts in (latents, positions, values))
-        order = np.argsort(latent, kind="stable")  # within a latent, the shards are in order already
-        return latent[order], Firings(position[order], value[order])
+        parts = [shard.read(latent, latent + 1) for shard in self.shards]
+        return Firings(np.concatenate([p for _, p, _ in parts]), np.concatenate([v for _, _, v in parts]))
 
     @cached_property
     def n_fired(self) -> Int64[ndarray, "latents"]:
         """Tokens on which each latent fired."""
-        return np.sum([np.diff(shard.indptr) for shard in self._shards], axis=0)
+        return np.sum([shard.n_fired for shard in self.shards], axis=0)
 
     @cached_property
     def eligible(self) -> Bool[ndarray, "n"]:
         """The corpus' eligible tokens, without the sinks of this hookpoint."""
         eligible = self.corpus.eligible.copy()
-        for shard in self._shards:
+        for shard in self.shards:
             eligible[shard.excluded] = False
         return eligible
 
-    def require_coder(self, wanted: str) -> None:
-        """Raises CorruptError where a shard is of another coder than that with this hash."""
-        for shard in self._shards:
-            if shard.coder != wanted:
-                raise CorruptError(f"{shard.path} was cached with another coder; remove it and cache again")
+    def verify(self, progress: Progress = silent) -> None:
+        """Read every byte; CorruptError names the first shard that is not as it was written."""
+        with progress(f"verifying {self.key}", len(self.shards), "shards") as advance:
+            for shard in self.shards:
+                shard.verify()
+                advance(1)
 
-    def _check(self, directory: Path) -> None:
-        for shard in self._shards:
-            if shard.text != self.corpus.hash:
+    def _check(self) -> None:
+        coder, expected = coder_hash(self.placed), 0
+        starts = dict(zip(self.corpus.context_start.tolist(), range(self.corpus.n_contexts + 1), strict=True))
+        for shard in self.shards:
+            if shard.made.coder != coder:
+                raise CorruptError(f"{shard.path} was cached with another coder; remove it and cache again")
+            if shard.start != expected:
+                raise CorruptError(
+                    f"{shard.path} begins at token {shard.start:,}, but the one before it ends at {expected:,}: one is "
+                    "missing or altered; remove it and cache again"
+                )
+            if not {shard.start, shard.stop} <= starts.keys() or shard.made.text != text_hash(
+                self.corpus, range(starts[shard.start], starts[shard.stop])
+            ):
                 raise CorruptError(f"{shard.path} was cached over another text; remove it and cache again")
-        covered = [(shard.start, shard.stop) for shard in self._shards]
-        expected = 0
-        for start, stop in covered:
-            if start != expected:
-                raise CorruptError(f"{directory} lacks the shard that begins at token {expected}; cache again")
-            expected = stop
+            expected = shard.stop
         if expected != len(self.corpus.tokens):
             raise CorruptError(
-                f"{directory} covers {expected:,} of {len(self.corpus.tokens):,} tokens; finish it with `outcrop cache`"
+                f"{self.directory} covers {expected:,} of {len(self.corpus.tokens):,} tokens; "
+                "finish it with `outcrop cache`"
             )
 
 
@@ -130,48 +122,24 @@ def cache_latents(
     batch_tokens: int = 4_096,
     progress: Progress = silent,
 ) -> list[LatentCache]:
-    """Encode the corpus with every coder, from one forward pass per context, into `directory/<coder key>/`.
+    """Encode the corpus with every coder, from one forward pass per context, into `directory/CODER KEY/`.
 
     Shards that are there already are kept, so that a killed call goes on where it was.
     """
     coders = [replace(placed, coder=placed.coder.to(model.device)) for placed in coders]
-    hashes = {str(placed.key): coder_hash(placed) for placed in coders}
+    hashes = [coder_hash(placed) for placed in coders]
     ranges = shard_ranges(corpus, config.shard_tokens)
-    missing = [
-        r
-        for r in ranges
-        if not all(_is_done(_path(directory, p.key, r), corpus, hashes[str(p.key)], r) for p in coders)
-    ]
+    missing = [r for r in ranges if not all(map(partial(_is_done, directory, corpus, r), coders, hashes))]
     done = corpus.n_eligible - sum(int(corpus.eligible[r.start : r.stop].sum()) for r in missing)
     with progress("caching latents", corpus.n_eligible, "tokens", done=done) as advance:
         for shard_range in missing:
-            written = _encode_range(model, corpus, coders, shard_range, batch_tokens, advance)
-            for placed, shard in zip(coders, written, strict=True):
-                path = _path(directory, placed.key, shard_range)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                metadata = _metadata(corpus, placed.key, hashes[str(placed.key)], shard_range)
-                write_atomically(path, save(shard, metadata))
-    return [open_cache(directory, placed, corpus) for placed in coders]
-
-
-def open_cache(directory: Path, placed: PlacedCoder, corpus: Corpus) -> LatentCache:
-    """The finished cache of one coder."""
-    coder = placed.coder
-    cache = LatentCache(directory / str(placed.key), placed.key, corpus, coder.n_layers, coder.latents_per_layer)
-    cache.require_coder(coder_hash(placed))
-    return cache
-
-
-def shard_ranges(corpus: Corpus, shard_tokens: int) -> list[ShardRange]:
-    """Whole contexts, `shard_tokens` tokens or just above, the last shard shorter."""
-    ranges: list[ShardRange] = []
-    first, start = 0, 0
-    for context in range(corpus.n_contexts):
-        stop = int(corpus.context_start[context + 1])
-        if stop - start >= shard_tokens or context == corpus.n_contexts - 1:
-            ranges.append(ShardRange(len(ranges), range(first, context + 1), start, stop))
-            first, start = context + 1, stop
-    return ranges
+            collectors = [Collector(placed, shard_range) for placed in coders]
+            _encode_range(model, corpus, collectors, shard_range, batch_tokens, advance)
+            for coder in hashes:
+                collector = collectors.pop(0)  # and what it has gathered goes with it
+                made = Made(text_hash(corpus, shard_range.contexts), coder, shard_range.start, shard_range.stop)
+                write_shard(directory / str(collector.placed.key) / shard_range.name, collector.tensors(), made)
+    return [LatentCache(directory, placed, corpus) for placed in coders]
 
 
 def coder_hash(placed: PlacedCoder) -> str:
@@ -184,121 +152,64 @@ def coder_hash(placed: PlacedCoder) -> str:
     return digest.hexdigest()[:16]
 
 
-class _Shard:
-    """One file, read slice by slice."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = safe_open(path, framework="numpy")
-            metadata = json.loads(self._file.metadata()["outcrop"])
-            self.text, self.coder = metadata["text"], metadata["coder"]
-            self.start, self.stop = metadata["start"], metadata["stop"]
-            self.indptr: Int64[ndarray, "latents_plus_1"] = self._file.get_tensor("indptr")
-            self.excluded = self._file.get_tensor("excluded").astype(np.int64) + self.start
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            raise CorruptError(f"{path} is truncated or altered ({error}); remove it and cache again") from error
-
-    def read(self, first: int, stop: int) -> tuple[Int64[ndarray, "x"], Int64[ndarray, "x"], Float32[ndarray, "x"]]:
-        """Latent, position in the corpus and activation of the entries of some latents."""
-        begin, end = int(self.indptr[first]), int(self.indptr[stop])
-        latent = np.repeat(np.arange(first, stop), np.diff(self.indptr[first : stop + 1]))
-        if begin == end:
-            return latent, np.empty(0, np.int64), np.empty(0, np.float32)
-        position = self._file.get_slice("position")[begin:end].astype(np.int64) + self.start
-        scale = self._file.get_slice("scale")[first:stop]
-        value = self._file.get_slice("value")[begin:end].astype(np.float32) * scale[latent - first]
-        return latent, position, value
-
-
 def _encode_range(
     model: LanguageModel,
     corpus: Corpus,
-    coders: Sequence[PlacedCoder],
+    collectors: Sequence[Collector],
     shard_range: ShardRange,
     batch_tokens: int,
     advance: Advance,
-) -> list[dict[str, ndarray]]:
-    """The tensors of one shard for each coder."""
-    collectors = [_Collector(placed, shard_range) for placed in coders]
-    hookpoints = list(dict.fromkeys(placed.key.source for placed in coders))
+) -> None:
+    hookpoints = list(dict.fromkeys(collector.placed.key.source for collector in collectors))
     for captured in activations(model, corpus, shard_range.contexts, hookpoints, batch_tokens):
         for collector in collectors:
             collector.add(captured.at[collector.placed.key.source], captured.position)
         advance(len(captured.position))
-    return [collector.shard() for collector in collectors]
 
 
-class _Collector:
+class Collector:
     """Gathers one coder's codes over a shard and sorts them by latent at the end."""
 
     def __init__(self, placed: PlacedCoder, shard_range: ShardRange) -> None:
         self.placed, self._range = placed, shard_range
-        self._position: list[Int64[ndarray, "nnz"]] = []
-        self._latent: list[Int64[ndarray, "nnz"]] = []
+        self._position: list[Int32[ndarray, "nnz"]] = []
+        self._latent: list[Int32[ndarray, "nnz"]] = []
         self._value: list[Float32[ndarray, "nnz"]] = []
-        self._excluded: list[Int64[ndarray, "n"]] = []
+        self._excluded: list[Int64[ndarray, "n"]] = [np.empty(0, np.int64)]
 
     @torch.no_grad()
-    def add(self, x: torch.Tensor, position: Int64[ndarray, "n"]) -> None:
-        x = x.float()
+    def add(self, x: Float[torch.Tensor, "n d_in"], position: Int64[ndarray, "n"]) -> None:
+        """Activations at the source, and where in the corpus they are."""
+        x, position = x.float(), position - self._range.start
         if x.shape[1] != self.placed.coder.d_in:
             raise CoderError(
                 f"{self.placed.key.source} is {x.shape[1]} wide, but the coder reads {self.placed.coder.d_in}; "
                 "it was trained on another hookpoint or model"
             )
         if self.placed.max_norm is not None:
-            keep = within_norm(x, self.placed.max_norm).cpu()
-            self._excluded.append(position[~keep.numpy()])
-            x, position = x[keep.to(x.device)], position[keep.numpy()]
+            keep = within_norm(x, self.placed.max_norm)
+            self._excluded.append(position[~keep.cpu().numpy()])
+            x, position = x[keep], position[keep.cpu().numpy()]
         codes: SparseLatents = self.placed.coder.encode(x)
-        self._position.append(np.repeat(position, codes.indptr.diff().cpu().numpy()) - self._range.start)
-        self._latent.append(codes.indices.cpu().numpy())
+        self._position.append(np.repeat(position.astype(np.int32), codes.indptr.diff().cpu().numpy()))
+        self._latent.append(codes.indices.int().cpu().numpy())
         self._value.append(codes.values.cpu().numpy())
 
-    def shard(self) -> dict[str, ndarray]:
-        latent, value = np.concatenate(self._latent), np.concatenate(self._value)
-        position = np.concatenate(self._position)
-        shape = (self._range.stop - self._range.start, self.placed.coder.n_latents)
-        # From token-sorted to latent-sorted in time linear in the number of entries.
-        by_latent = coo_array((value, (position, latent)), shape=shape).tocsc()
-        by_latent.sort_indices()
-        excluded = np.sort(np.concatenate(self._excluded)) - self._range.start if self._excluded else np.empty(0)
-        return _tensors(by_latent.indptr, by_latent.indices, by_latent.data, excluded)
+    def tensors(self) -> dict[str, ndarray]:
+        """Those of the shard, once; what was gathered is given up."""
+        position, latent, value = map(_taken, (self._position, self._latent, self._value))
+        shape = self._range.stop - self._range.start, self.placed.coder.n_latents
+        return sorted_by_latent(position, latent, value, shape, np.sort(np.concatenate(self._excluded)))
 
 
-def _tensors(indptr: ndarray, position: ndarray, value: ndarray, excluded: ndarray) -> dict[str, ndarray]:
-    """Values as float16 shares of their latent's maximum, never rounded to zero."""
-    n_entries = np.diff(indptr)
-    scale = np.zeros(len(n_entries), dtype=np.float32)
-    fired = n_entries > 0
-    if fired.any():
-        scale[fired] = np.maximum.reduceat(value, indptr[:-1][fired])
-    share = np.maximum((value / np.repeat(scale, n_entries)).astype(np.float16), _SMALLEST)
-    assert np.isfinite(share).all() and (share > 0).all(), "a stored activation is finite and never zero"
-    return {
-        "indptr": indptr.astype(np.int64),
-        "position": position.astype(np.uint32),
-        "value": share,
-        "scale": scale,
-        "excluded": excluded.astype(np.uint32),
-    }
+def _taken(parts: list[ndarray]) -> ndarray:
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
-def _path(directory: Path, key: CoderKey, shard_range: ShardRange) -> Path:
-    return directory / str(key) / f"shard_{shard_range.index:05d}.safetensors"
-
-
-def _metadata(corpus: Corpus, key: CoderKey, coder: str, shard_range: ShardRange) -> dict[str, str]:
-    """One entry, because safetensors writes several in no fixed order."""
-    start, stop = shard_range.start, shard_range.stop
-    return {"outcrop": json.dumps({"key": str(key), "text": corpus.hash, "coder": coder, "start": start, "stop": stop})}
-
-
-def _is_done(path: Path, corpus: Corpus, coder: str, shard_range: ShardRange) -> bool:
+def _is_done(directory: Path, corpus: Corpus, shard_range: ShardRange, placed: PlacedCoder, coder: str) -> bool:
     """Whether this shard is there: of this text, this coder and this range."""
-    if not path.exists():
-        return False
-    shard = _Shard(path)
-    expected = (corpus.hash, coder, shard_range.start, shard_range.stop)
-    return (shard.text, shard.coder, shard.start, shard.stop) == expected
+    path = directory / str(placed.key) / shard_range.name
+    wanted = Made(text_hash(corpus, shard_range.contexts), coder, shard_range.start, shard_range.stop)
+    return path.exists() and Shard(path).made == wanted

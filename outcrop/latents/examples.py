@@ -1,37 +1,50 @@
 """From the cache to the windows that explainers and judges see of each latent.
 
-Explainers see windows of one half of the documents, judges of the other. Activating windows
-are drawn from Q quantiles of their peak, equally many from each; non-activating ones uniformly
-from each stratum. Nothing is drawn twice.
+Explainers see windows of one half of the documents, judges of the other. Activating windows are drawn from Q
+quantiles of their peak, equally many from each (explainers may be shown others, see `sampling`); non-activating ones
+from each stratum, for judges uniformly, for explainers in turn from all that made windows members of it (triggers,
+neighbours, activating windows). Nothing is drawn twice. What a stratum cannot supply is noted, and no other stands in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from numpy import ndarray
 
 from outcrop.config import ExamplesConfig
-from outcrop.latents.cache import Firings
-from outcrop.latents.negatives import StratumRows, strata, trigger_tokens
+from outcrop.latents.negatives import StratumRows, neighbour_rows, partition, same_token_rows
+from outcrop.latents.neighbours import Neighbours, find_neighbours
+from outcrop.latents.sampling import in_turn, quantiles, sample
+from outcrop.latents.semantic import WindowIndex, semantic_rows
 from outcrop.latents.split import in_split
-from outcrop.latents.statistics import token_counts
 from outcrop.latents.survey import Survey
 from outcrop.progress import Progress, silent
-from outcrop.types import Example, LatentExamples, LatentId, Split, Stratum, StratumShare, TokenEvidence
+from outcrop.types import Example, LatentExamples, LatentId, Split, Stratum, StratumShare, TokenEvidence, Window
+
+_ANCHORS = 32  # activating windows whose nearest are semantic
 
 
 def build_examples(
-    one: Survey, config: ExamplesConfig, *, seed: int = 0, progress: Progress = silent
+    one: Survey,
+    config: ExamplesConfig,
+    *,
+    index: WindowIndex | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> Iterator[LatentExamples]:
-    """The examples of the latents that a survey selected."""
-    occurrences = token_counts(one.cache)
-    with progress("examples", len(one.selection.latents), "latents") as advance:
-        for latent in one.selection.latents.tolist():
-            yield _examples_of(one, latent, occurrences, config, seed)
+    """The examples of the latents that a survey selected; with an index of its windows, semantic ones, too."""
+    latents = one.selection.latents
+    neighbours = None
+    if config.wants("neighbour"):
+        neighbours = find_neighbours(one.cache, latents, config.neighbour_measure, config.n_neighbours)
+    with progress("examples", len(latents), "latents") as advance:
+        for latent in latents.tolist():
+            yield _Drawer(one, latent, config, neighbours, index, seed).examples()
             advance(1)
 
 
@@ -46,48 +59,9 @@ def token_evidence(one: Survey) -> Iterator[TokenEvidence]:
         firings = one.cache[latent]
         position = firings.position[explains[firings.position]]
         fires = np.zeros(one.grid.n_windows, dtype=bool)
-        fires[one.grid.peaks(firings)[0]] = True
+        fires[one.grid.fired_rows(firings)] = True
         fired = np.bincount(corpus.tokens[position], minlength=len(occurrences))
         yield TokenEvidence(LatentId(one.cache.key, latent), fired, occurrences, windows, fires[rows])
-
-
-def _examples_of(
-    one: Survey, latent: int, occurrences: Int64[ndarray, "types"], config: ExamplesConfig, seed: int
-) -> LatentExamples:
-    grid, firings = one.grid, one.cache[latent]
-    rows, peaks = grid.peaks(firings)
-    fires = np.zeros(grid.n_windows, dtype=bool)
-    fires[rows] = True
-    # A stratum that is switched off falls through to the next.
-    triggers = trigger_tokens(firings, one.cache, occurrences) if config.score_same_token else np.empty(0, np.int64)
-    partition = strata(grid, fires, triggers)
-    drawer = _Drawer(one, firings, rows, peaks, partition, np.random.default_rng([seed, 2, latent]))
-    explain = drawer.draw(
-        "explain",
-        config.explain_activating,
-        config.n_quantiles,
-        {"same_token": config.explain_same_token, "random": config.explain_random},
-    )
-    score = drawer.draw(
-        "score",
-        config.score_activating,
-        config.n_quantiles,
-        {"same_token": config.score_same_token, "random": config.score_random},
-    )
-    return LatentExamples(
-        latent=LatentId(one.cache.key, latent),
-        firing_rate=len(firings.position) / grid.n_eligible,
-        context_rate=len(rows) / grid.n_windows,
-        explain=tuple(explain),
-        score=tuple(replace(example, index=len(explain) + i) for i, example in enumerate(score)),
-        strata=tuple(_share(s, grid.n_windows - len(rows), drawer.shortfalls) for s in partition),
-    )
-
-
-def _share(stratum: StratumRows, n_non_activating: int, shortfalls: Mapping[Stratum, str]) -> StratumShare:
-    n = len(stratum.rows)
-    share = n / n_non_activating if n_non_activating else 0.0
-    return StratumShare(stratum.stratum, share, n, shortfalls.get(stratum.stratum))
 
 
 class _Drawer:
@@ -96,48 +70,123 @@ class _Drawer:
     def __init__(
         self,
         one: Survey,
-        firings: Firings,
-        rows: Int64[ndarray, "fired"],
-        peaks: ndarray,
-        partition: Sequence[StratumRows],
-        generator: np.random.Generator,
+        latent: int,
+        config: ExamplesConfig,
+        neighbours: Neighbours | None,
+        index: WindowIndex | None,
+        seed: int,
     ) -> None:
-        self._grid, self._firings, self._generator = one.grid, firings, generator
-        self._is_score = one.is_score[one.grid.document]
-        self._rows, self._peaks, self._partition = rows, peaks, partition
-        self.shortfalls: dict[Stratum, str] = {}
+        self._one, self._grid, self._latent, self._config = one, one.grid, latent, config
+        self._neighbours, self._index = neighbours, index
+        self._generator = np.random.default_rng([seed, 2, latent])
+        self._firings = one.cache[latent]
+        rows, peaks = self._grid.peaks(self._firings)
+        order = np.argsort(peaks, kind="stable")
+        self._rows, self._peaks = rows[order], peaks[order]  # the weakest first
+        self._is_score = one.is_score[self._grid.document]
+        self._missing: dict[Stratum, list[str]] = {}
+        self._strata = partition(self._fires(), list(self._candidates()))
 
-    def draw(self, split: Split, n_activating: int, n_quantiles: int, wanted: dict[Stratum, int]) -> list[Example]:
-        activating = self._activating(split, n_activating, n_quantiles)
-        return activating + self._non_activating(split, wanted, len(activating))
+    def examples(self) -> LatentExamples:
+        explain, score = self._draw("explain"), self._draw("score")
+        n_fired, n_windows = len(self._rows), self._grid.n_windows
+        return LatentExamples(
+            latent=LatentId(self._one.cache.key, self._latent),
+            firing_rate=len(self._firings.position) / self._grid.n_eligible,
+            context_rate=n_fired / n_windows,
+            explain=tuple(explain),
+            score=tuple(replace(example, index=len(explain) + i) for i, example in enumerate(score)),
+            strata=tuple(self._shares(n_windows - n_fired)),
+        )
 
-    def _activating(self, split: Split, n: int, n_quantiles: int) -> list[Example]:
-        here = in_split(self._is_score[self._rows], split)
-        by_peak = self._rows[here][np.argsort(self._peaks[here], kind="stable")]
-        drawn = [
-            (int(row), quantile)
-            for quantile, part in enumerate(np.array_split(by_peak, n_quantiles), start=1)
-            for row in self._generator.choice(part, size=n // n_quantiles, replace=False)
-        ]
-        return [
-            Example(index, row, split, self._grid.window(row, self._firings), quantile=quantile)
-            for index, (row, quantile) in enumerate(drawn)
-        ]
+    def _fires(self) -> Bool[ndarray, "windows"]:
+        fires = np.zeros(self._grid.n_windows, dtype=bool)
+        fires[self._rows] = True
+        return fires
 
-    def _non_activating(self, split: Split, wanted: dict[Stratum, int], index: int) -> list[Example]:
-        examples: list[Example] = []
-        for stratum in self._partition:
-            here = np.flatnonzero(in_split(self._is_score[stratum.rows], split))
-            n = min(wanted[stratum.stratum], len(here))
-            if n < wanted[stratum.stratum]:
-                note = f"{split}: {wanted[stratum.stratum]} wanted, {len(here)} windows there"
-                earlier = self.shortfalls.get(stratum.stratum)
-                self.shortfalls[stratum.stratum] = f"{earlier}; {note}" if earlier else note
-            for chosen in self._generator.choice(here, size=n, replace=False):
-                row = int(stratum.rows[chosen])
-                trigger = None if stratum.source is None else int(stratum.source[chosen])
-                window = self._grid.window(row, self._firings)
-                examples.append(
-                    Example(index + len(examples), row, split, window, stratum=stratum.stratum, source=trigger)
+    def _shares(self, n_silent: int) -> Iterator[StratumShare]:
+        """Of every stratum that is there or was to be."""
+        n_rows = {stratum.stratum: len(stratum.rows) for stratum in self._strata}
+        for stratum in get_args(Stratum):
+            missing = self._missing.get(stratum)
+            n = n_rows.get(stratum, 0)
+            if n or missing:
+                yield StratumShare(
+                    stratum, n / n_silent if n_silent else 0.0, n, "; ".join(missing) if missing else None
                 )
+
+    def _candidates(self) -> Iterator[StratumRows]:
+        """The strata that are to be there, in order of precedence; why one cannot be is noted."""
+        triggers, latent = self._one.statistics.triggers, self._latent
+        if self._config.wants("same_token"):
+            if triggers.diffuse[latent]:
+                self._note("same_token", "diffuse: the tokens that set it off cover less than half of its firings")
+            elif triggers.pure[latent]:
+                self._note("same_token", "pure token latent: it fires on every occurrence of its tokens")
+            else:
+                yield same_token_rows(self._grid, triggers.token[triggers.of(latent)])
+        if self._neighbours is not None:
+            yield neighbour_rows(self._one.cache, self._grid, self._neighbours, latent)
+        if self._index is not None:
+            spread = np.linspace(0, len(self._rows) - 1, min(_ANCHORS, len(self._rows))).round().astype(int)
+            near = semantic_rows(self._index, self._rows[spread], self._fires())
+            yield StratumRows("semantic", near.rows, near.source, near.distance)
+
+    def _note(self, stratum: Stratum, reason: str) -> None:
+        self._missing.setdefault(stratum, []).append(reason)
+
+    def _draw(self, split: Split) -> list[Example]:
+        examples = self._activating(split)
+        for stratum, n in self._config.wanted(split).items():
+            if self._config.wants(stratum):
+                examples += self._non_activating(split, stratum, n, len(examples))
         return examples
+
+    def _activating(self, split: Split) -> list[Example]:
+        config = self._config
+        here = np.flatnonzero(in_split(self._is_score[self._rows], split))
+        n, sampler = (
+            (config.explain_activating, config.explain_sampler)
+            if split == "explain"
+            else (config.score_activating, "quantiles")
+        )
+        drawn = sample(sampler, self._peaks[here], n, config.n_quantiles, self._generator)
+        quantile = quantiles(len(here), config.n_quantiles)[drawn]
+        rows = self._rows[here[drawn]]
+        windows = self._around_peaks(rows) if self._centred(split) else self._grid.windows(rows, self._firings)
+        return [
+            Example(index, row, split, window, quantile=q)
+            for index, (row, window, q) in enumerate(zip(rows.tolist(), windows, quantile.tolist(), strict=True))
+        ]
+
+    def _centred(self, split: Split) -> bool:
+        return split == "explain" and self._config.explain_windows == "centred"
+
+    def _around_peaks(self, rows: Int64[ndarray, "n"]) -> list[Window]:
+        """Of each row the window around the token on which the latent fires most."""
+        windows = self._grid.windows(rows, self._firings)
+        peaks = self._grid.positions[rows, [int(window.activations.argmax()) for window in windows]]
+        return self._grid.centred(peaks, self._config.peak_offset, self._firings)
+
+    def _non_activating(self, split: Split, name: Stratum, wanted: int, first: int) -> list[Example]:
+        stratum = next((one for one in self._strata if one.stratum == name), None)
+        if stratum is None:
+            return []
+        here = np.flatnonzero(in_split(self._is_score[stratum.rows], split))
+        if len(here) < wanted:
+            self._note(name, f"{split}: {wanted} wanted, {len(here)} windows there")
+        if split == "explain" and stratum.source is not None:
+            drawn = here[in_turn(stratum.source[here], wanted, self._generator)]
+        else:
+            drawn = self._generator.choice(here, size=min(wanted, len(here)), replace=False)
+        rows = stratum.rows[drawn]
+        windows = self._grid.windows(rows, self._firings)
+        sources, distances = (
+            [None] * len(drawn) if part is None else part[drawn].tolist() for part in (stratum.source, stratum.distance)
+        )
+        return [
+            Example(first + i, row, split, window, stratum=name, source=source, distance=distance)
+            for i, (row, window, source, distance) in enumerate(
+                zip(rows.tolist(), windows, sources, distances, strict=True)
+            )
+        ]

@@ -1,58 +1,71 @@
-"""The strata of the windows in which a latent does not fire.
+"""The strata of the windows in which a latent does not fire, in order of precedence.
 
-`same_token` holds those that contain one of the latent's trigger tokens: token types with
-P(fire | t) ≥ 10 r, by falling share of the firings, at most 16. If they cover less than half
-of the firings the latent is *diffuse*; if P(fire | t) ≥ 0.99 for all of them it is a *pure
-token latent*; neither has the stratum. `random` holds all the rest.
+same_token   contains one of the latent's triggers; not for diffuse and for pure token latents
+neighbour    one of its nearest latents fires there
+semantic     among the nearest windows, by sentence embedding, of some windows in which it fires
+random       all the rest
+
+A stratum that is switched off or empty falls through to the next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Int64
 from numpy import ndarray
 
-from outcrop.latents.cache import Firings, LatentCache
+from outcrop.latents.cache import LatentCache
+from outcrop.latents.neighbours import Neighbours
 from outcrop.latents.windows import Grid
 from outcrop.types import Stratum
-
-_LIFT, _MOST, _COVER, _PURE = 10, 16, 0.5, 0.99
 
 
 @dataclass(frozen=True)
 class StratumRows:
-    """The grid rows of one stratum; for same_token, the trigger that each contains."""
+    """The grid rows of one stratum; for each, what made it a member, and how far that is from the latent."""
 
     stratum: Stratum
-    rows: Int64[ndarray, "rows"]
-    source: Int64[ndarray, "rows"] | None = None
+    rows: Int64[ndarray, "rows"]  # ascending
+    source: Int64[ndarray, "rows"] | None = None  # trigger token, neighbouring latent, or activating row
+    distance: Float32[ndarray, "rows"] | None = None  # 1 − similarity
+
+    def among(self, free: Bool[ndarray, "windows"]) -> StratumRows:
+        """Those rows that no stratum has taken yet."""
+        kept = free[self.rows]
+        source, distance = (part if part is None else part[kept] for part in (self.source, self.distance))
+        return StratumRows(self.stratum, self.rows[kept], source, distance)
 
 
-def trigger_tokens(
-    firings: Firings, cache: LatentCache, occurrences: Int64[ndarray, "types"]
-) -> Int64[ndarray, "triggers"]:
-    """The triggers of a latent; none if it is diffuse or a pure token latent."""
-    fired = np.bincount(cache.corpus.tokens[firings.position], minlength=len(occurrences))
-    probability: Float64[ndarray, "types"] = fired / np.maximum(occurrences, 1)
-    rate = len(firings.position) / occurrences.sum()
-    candidates = np.flatnonzero((fired > 0) & (probability >= _LIFT * rate))
-    triggers = candidates[np.argsort(-fired[candidates], kind="stable")][:_MOST]
-    diffuse = fired[triggers].sum() < _COVER * fired.sum()
-    pure = bool((probability[triggers] >= _PURE).all())
-    return np.empty(0, np.int64) if diffuse or pure else triggers
+def partition(fires: Bool[ndarray, "windows"], candidates: Sequence[StratumRows]) -> list[StratumRows]:
+    """The windows in which the latent does not fire, each in the first of `candidates` that has it, or in `random`."""
+    free = ~fires
+    strata = []
+    for candidate in candidates:
+        stratum = candidate.among(free)
+        free[stratum.rows] = False
+        if len(stratum.rows):
+            strata.append(stratum)
+    return [*strata, StratumRows("random", np.flatnonzero(free))]
 
 
-def strata(grid: Grid, fires: Bool[ndarray, "windows"], triggers: Int64[ndarray, "triggers"]) -> list[StratumRows]:
-    """The partition of the windows in which the latent does not fire, in order of precedence."""
-    rows = np.flatnonzero(~fires)
-    if len(triggers) == 0:
-        return [StratumRows("random", rows)]
-    contains = np.isin(grid.tokens[rows], triggers)
-    same = contains.any(axis=1)
-    first_trigger = grid.tokens[rows][np.arange(len(rows)), contains.argmax(axis=1)]
-    return [
-        StratumRows("same_token", rows[same], first_trigger[same].astype(np.int64)),
-        StratumRows("random", rows[~same]),
-    ]
+def same_token_rows(grid: Grid, triggers: Int64[ndarray, "triggers"]) -> StratumRows:
+    """Rows with a trigger, each with the first one that it contains."""
+    contains = np.isin(grid.tokens, triggers)
+    rows = np.flatnonzero(contains.any(axis=1))
+    first = grid.tokens[rows, contains[rows].argmax(axis=1)]
+    return StratumRows("same_token", rows, first.astype(np.int64))
+
+
+def neighbour_rows(cache: LatentCache, grid: Grid, neighbours: Neighbours, latent: int) -> StratumRows:
+    """Rows in which a neighbour fires, each with the nearest one that does."""
+    near = np.full(grid.n_windows, -1)
+    similarity = np.full(grid.n_windows, np.nan, dtype=np.float32)
+    for other, like in zip(*neighbours.of_latent(latent), strict=True):
+        rows = grid.peaks(cache[int(other)])[0]
+        rows = rows[near[rows] < 0]
+        near[rows], similarity[rows] = other, like
+    rows = np.flatnonzero(near >= 0)
+    return StratumRows("neighbour", rows, near[rows], 1 - similarity[rows])

@@ -1,14 +1,17 @@
-"""Which latents are explained: a spread over the layers and over the log firing rate, by seed."""
+"""Which latents are explained: given ones, any, or a spread over layers, prefixes and log firing rate; by seed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 
-from outcrop.config import ExamplesConfig, SelectConfig
+from outcrop.config import ExamplesConfig, Flag, SelectConfig
+from outcrop.config.strict import require
+from outcrop.latents.sampling import share_out
 from outcrop.latents.statistics import LatentStatistics
 
 
@@ -40,36 +43,60 @@ def is_everywhere(
     return few_to_explain | (n_score - statistics.n_score_windows < config.score_random)
 
 
+def flagged(statistics: LatentStatistics, flags: Sequence[Flag]) -> Bool[ndarray, "latents"]:
+    """Which latents have one of the flags."""
+    of = {"dense": statistics.dense, "positional": statistics.positional, "pure_token": statistics.triggers.pure}
+    return np.any([of[flag] for flag in flags], axis=0) if flags else np.zeros(len(statistics.n_fired), dtype=bool)
+
+
 def select_latents(
-    statistics: LatentStatistics, left_out: Bool[ndarray, "latents"], n_layers: int, config: SelectConfig, seed: int
+    statistics: LatentStatistics,
+    left_out: Bool[ndarray, "latents"],
+    group: Int64[ndarray, "latents"],
+    config: SelectConfig,
+    seed: int,
 ) -> Selection:
-    """`n_latents` of those that fired and are not left out; fewer where there are not so many.
+    """Those that are wanted, of the latents that fired and are not left out; fewer where there are not so many.
 
-    The layers share them equally; within a layer, the bins of log firing rate do.
+    `group` is each latent's layer and matryoshka prefix: the groups share `n_latents` equally, and within a group the
+    bins of log firing rate do. ConfigError for a latent that does not exist.
     """
+    candidates = (statistics.n_fired > 0) & ~left_out & ~flagged(statistics, config.without)
+    if config.only:
+        candidates &= flagged(statistics, config.only)
+    if config.latents:
+        given = np.unique(config.latents)
+        require(
+            int(given[-1]) < len(candidates),
+            f"select.latents names {given[-1]}; the coder has {len(candidates):,} latents",
+        )
+        chosen = given[candidates[given]]
+        return Selection(chosen, np.ones(len(chosen)))
     generator = np.random.default_rng([seed, 1])
-    candidates = np.flatnonzero((statistics.n_fired > 0) & ~left_out)
-    layer = candidates // (len(statistics.n_fired) // n_layers)
-    groups = [candidates[layer == i] for i in range(n_layers)]
-    bins = [
-        part
-        for group, quota in zip(groups, _share_out(config.n_latents, [len(g) for g in groups]), strict=True)
-        for part in _draw(group, statistics.firing_rate, quota, config.n_rate_bins, generator)
-    ]
-    latents = np.concatenate([chosen for chosen, _ in bins]) if bins else np.empty(0, np.int64)
-    probability = np.concatenate([np.full(len(c), p) for c, p in bins]) if bins else np.empty(0)
-    order = np.argsort(latents)
-    return Selection(latents[order].astype(np.int64), probability[order])
+    if config.how == "random":
+        return _sorted([_drawn(np.flatnonzero(candidates), config.n_latents, generator)])
+    groups = [np.flatnonzero(candidates & (group == i)) for i in range(int(group.max()) + 1)]
+    quotas = share_out(config.n_latents, [len(members) for members in groups])
+    return _sorted(
+        [
+            part
+            for members, quota in zip(groups, quotas, strict=True)
+            for part in _spread(members, statistics.firing_rate, quota, config.n_rate_bins, generator)
+        ]
+    )
 
 
-def _draw(
+_Drawn = tuple[Int64[ndarray, "chosen"], float]  # the chosen latents, and the chance that each had
+
+
+def _spread(
     group: Int64[ndarray, "n"],
     firing_rate: Float64[ndarray, "latents"],
     quota: int,
     n_bins: int,
     generator: np.random.Generator,
-) -> list[tuple[Int64[ndarray, "chosen"], float]]:
-    """From each bin of log firing rate: the chosen latents, and the chance that each had."""
+) -> list[_Drawn]:
+    """From each bin of log firing rate."""
     if len(group) == 0 or quota == 0:
         return []
     n_bins = min(n_bins, quota)  # so that the rare bins do not take what the frequent ones are due
@@ -77,20 +104,17 @@ def _draw(
     edges = np.linspace(log_rate.min(), log_rate.max(), n_bins + 1)
     bin_of = np.clip(np.searchsorted(edges, log_rate, side="right") - 1, 0, n_bins - 1)
     parts = [group[bin_of == i] for i in range(n_bins)]
-    quotas = _share_out(quota, [len(part) for part in parts])
-    return [
-        (generator.choice(part, size=n, replace=False), n / len(part))
-        for part, n in zip(parts, quotas, strict=True)
-        if n
-    ]
+    quotas = share_out(quota, [len(part) for part in parts])
+    return [_drawn(part, n, generator) for part, n in zip(parts, quotas, strict=True) if n]
 
 
-def _share_out(total: int, available: list[int]) -> list[int]:
-    """Deal `total` one by one to the groups in turn, to none more than it has."""
-    dealt = [0] * len(available)
-    while total and any(have > got for have, got in zip(available, dealt, strict=True)):
-        for i, have in enumerate(available):
-            if total and dealt[i] < have:
-                dealt[i] += 1
-                total -= 1
-    return dealt
+def _drawn(latents: Int64[ndarray, "n"], wanted: int, generator: np.random.Generator) -> _Drawn:
+    n = min(wanted, len(latents))
+    return generator.choice(latents, size=n, replace=False), n / max(1, len(latents))
+
+
+def _sorted(drawn: Sequence[tuple[ndarray, float]]) -> Selection:
+    latents = np.concatenate([np.empty(0, np.int64), *(chosen for chosen, _ in drawn)])
+    probability = np.concatenate([np.empty(0), *(np.full(len(chosen), p) for chosen, p in drawn)])
+    order = np.argsort(latents)
+    return Selection(latents[order], probability[order])

@@ -10,11 +10,12 @@ from outcrop.types import Split
 
 
 def score_documents(n_documents: int, seed: int) -> Bool[ndarray, "documents"]:
-    """True for the half of the documents that is for scoring; the other half is for explaining."""
-    chosen = np.zeros(n_documents, dtype=bool)
-    order = np.random.default_rng([seed, n_documents]).permutation(n_documents)
-    chosen[order[: n_documents // 2]] = True
-    return chosen
+    """True for the half of the documents that is for scoring; the other half is for explaining.
+
+    Of each two documents one is drawn, so that documents put behind them move none from half to half.
+    """
+    first = np.random.default_rng([seed]).random((n_documents + 1) // 2) < 0.5
+    return np.stack([first, ~first], axis=1).ravel()[:n_documents]
 
 
 def in_split(is_score: Bool[ndarray, "..."], split: Split) -> Bool[ndarray, "..."]:

@@ -5,21 +5,27 @@ context rate π    grid windows in which it fires / all grid windows
 context dependence  1 − Σ_t f_t (f_t − 1)/(n_t − 1) / Σ_t f_t over token types with n_t ≥ 2,
                   f_t the firings on type t and n_t its eligible occurrences: 0 where the
                   token alone decides (the unbiased form of 1 − Σ f_t P(fire | t) / Σ f_t)
+dense             r > 0.1
+positional        at least half of the firings are at places in the context where it fires 4 r or more often
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
+from scipy.sparse import csr_array
 
-from outcrop.latents.cache import Firings, LatentCache
+from outcrop.latents.cache import LatentCache
+from outcrop.latents.counts import N_PLACES, count, place
+from outcrop.latents.triggers import Triggers, find_triggers
 from outcrop.latents.windows import Grid
+from outcrop.progress import Progress, silent
 
-_ENTRIES = 8_000_000  # activations read at once
+DENSE_RATE = 0.1
+_PLACE_LIFT, _PLACE_COVER = 4, 0.5
 
 
 @dataclass(frozen=True)
@@ -38,111 +44,74 @@ class LatentStatistics:
     n_score_windows: Int64[ndarray, "latents"]
     n_explain_documents: Int64[ndarray, "latents"]  # that hold these windows
     n_score_documents: Int64[ndarray, "latents"]
+    histogram: Int64[ndarray, "latents 32"]  # firings by activation, in bins of a factor of 2 (see `counts`)
+    place_rate: Float64[ndarray, "latents 16"]  # P(fire | place in the context); NaN where no token is
+    positional: Bool[ndarray, "latents"]
+    triggers: Triggers
+
+    @property
+    def dense(self) -> Bool[ndarray, "latents"]:
+        return self.firing_rate > DENSE_RATE
 
 
-def latent_statistics(cache: LatentCache, grid: Grid, is_score: Bool[ndarray, "documents"]) -> LatentStatistics:
-    """Of all latents, a chunk of them at a time."""
+def latent_statistics(
+    cache: LatentCache, grid: Grid, is_score: Bool[ndarray, "documents"], progress: Progress = silent
+) -> LatentStatistics:
+    """Of all latents, from counts that are kept beside the shards."""
+    counts = count(cache, grid, is_score, progress)
     occurrences = token_counts(cache)
-    parts = [_chunk(cache, grid, first, stop, occurrences, is_score) for first, stop in _chunks(cache)]
+    dependence, coverage = context_dependence(counts.tokens, occurrences)
+    place_rate, positional = _places(counts.places, cache)
+    n_windows = counts.n_windows.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        mean = counts.total / counts.n_fired
     return LatentStatistics(
-        **{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(LatentStatistics)}
+        n_fired=counts.n_fired,
+        firing_rate=counts.n_fired / grid.n_eligible,
+        n_windows=n_windows,
+        context_rate=n_windows / grid.n_windows,
+        mean_activation=mean,
+        max_activation=np.where(counts.n_fired > 0, counts.maximum.astype(np.float64), np.nan),
+        context_dependence=dependence,
+        context_dependence_coverage=coverage,
+        n_explain_windows=counts.n_windows[:, 0],
+        n_score_windows=counts.n_windows[:, 1],
+        n_explain_documents=counts.n_documents[:, 0],
+        n_score_documents=counts.n_documents[:, 1],
+        histogram=counts.histogram,
+        place_rate=place_rate,
+        positional=positional,
+        triggers=find_triggers(counts.tokens, occurrences),
     )
 
 
 def token_counts(cache: LatentCache) -> Int64[ndarray, "types"]:
-    """n_t: eligible occurrences of every token type, up to the largest id seen."""
-    return np.bincount(cache.corpus.tokens[cache.eligible])
+    """n_t: eligible occurrences of every token type of the corpus."""
+    return np.bincount(cache.corpus.tokens[cache.eligible], minlength=int(cache.corpus.tokens.max()) + 1)
 
 
-def _chunks(cache: LatentCache) -> Iterator[tuple[int, int]]:
-    """Ranges of latents with about `_ENTRIES` activations, at least one latent each."""
-    ends = np.cumsum(cache.n_fired)
-    first = 0
-    while first < cache.n_latents:
-        before = ends[first - 1] if first else 0
-        stop = max(first + 1, int(np.searchsorted(ends, before + _ENTRIES, side="right")))
-        yield first, stop
-        first = stop
-
-
-def _chunk(
-    cache: LatentCache,
-    grid: Grid,
-    first: int,
-    stop: int,
-    occurrences: Int64[ndarray, "types"],
-    is_score: Bool[ndarray, "documents"],
-) -> LatentStatistics:
-    n = stop - first
-    latent, firings = cache.read(first, stop)
-    latent = latent - first
-    n_fired = np.bincount(latent, minlength=n)
-    window_latent, window_row = _windows(latent, firings, grid)
-    n_windows = np.bincount(window_latent, minlength=n)
-    window_document = grid.document[window_row]
-    n_explain, n_score = _by_split(window_latent, is_score[window_document], n)
-    document_latent, document = _pairs(window_latent, window_document, len(is_score))
-    n_explain_documents, n_score_documents = _by_split(document_latent, is_score[document], n)
-    dependence, coverage = _context_dependence(latent, cache.corpus.tokens[firings.position], n, occurrences)
-    with np.errstate(invalid="ignore"):
-        mean = np.bincount(latent, weights=firings.value, minlength=n) / n_fired
-    return LatentStatistics(
-        n_fired=n_fired,
-        firing_rate=n_fired / grid.n_eligible,
-        n_windows=n_windows,
-        context_rate=n_windows / grid.n_windows,
-        mean_activation=mean,
-        max_activation=_maximum(latent, firings, n),
-        context_dependence=dependence,
-        context_dependence_coverage=coverage,
-        n_explain_windows=n_explain,
-        n_score_windows=n_score,
-        n_explain_documents=n_explain_documents,
-        n_score_documents=n_score_documents,
-    )
-
-
-def _windows(
-    latent: Int64[ndarray, "nnz"], firings: Firings, grid: Grid
-) -> tuple[Int64[ndarray, "pairs"], Int64[ndarray, "pairs"]]:
-    """Every pair of a latent and a grid row in which it fires, once."""
-    row = grid.row_of[firings.position]
-    on_grid = row >= 0
-    return _pairs(latent[on_grid], row[on_grid], grid.n_windows)
-
-
-def _pairs(
-    latent: Int64[ndarray, "n"], other: Int[ndarray, "n"], n_others: int
-) -> tuple[Int64[ndarray, "pairs"], Int64[ndarray, "pairs"]]:
-    """Each different pair once, of a latent and of something else in [0, n_others)."""
-    pairs = np.unique(latent * n_others + other)
-    return pairs // n_others, pairs % n_others
-
-
-def _by_split(
-    latent: Int64[ndarray, "n"], scored: Bool[ndarray, "n"], n_latents: int
-) -> tuple[Int64[ndarray, "latents"], Int64[ndarray, "latents"]]:
-    """How many of each latent lie in explain and in score documents."""
-    explain, score = (np.bincount(latent[part], minlength=n_latents) for part in (~scored, scored))
-    return explain, score
-
-
-def _maximum(latent: Int64[ndarray, "nnz"], firings: Firings, n: int) -> Float64[ndarray, "latents"]:
-    maximum = np.full(n, np.nan)
-    if len(latent):
-        starts = np.flatnonzero(np.diff(latent, prepend=-1))
-        maximum[latent[starts]] = np.maximum.reduceat(firings.value, starts)
-    return maximum
-
-
-def _context_dependence(
-    latent: Int64[ndarray, "nnz"], token: ndarray, n: int, occurrences: Int64[ndarray, "types"]
+def context_dependence(
+    tokens: csr_array, occurrences: Int64[ndarray, "types"]
 ) -> tuple[Float64[ndarray, "latents"], Float64[ndarray, "latents"]]:
-    pairs, f = np.unique(latent * len(occurrences) + token, return_counts=True)
-    of_latent, n_t = pairs // len(occurrences), occurrences[pairs % len(occurrences)]
+    """Of firings [latents types], with the share of them on types that occur more than once."""
+    n = tokens.shape[0]
+    latent = np.repeat(np.arange(n), np.diff(tokens.indptr))
+    n_t = occurrences[tokens.indices]
     known = n_t >= 2
-    of_latent, f_known, n_t = of_latent[known], f[known], n_t[known]
-    explained = np.bincount(of_latent, weights=f_known * (f_known - 1) / (n_t - 1), minlength=n)
-    counted = np.bincount(of_latent, weights=f_known, minlength=n)
+    latent, f, n_t = latent[known], tokens.data[known], n_t[known]
+    explained = np.bincount(latent, weights=f * (f - 1) / (n_t - 1), minlength=n)
+    counted = np.bincount(latent, weights=f, minlength=n)
     with np.errstate(invalid="ignore"):
-        return 1 - explained / counted, counted / np.bincount(latent, minlength=n)
+        return 1 - explained / counted, counted / tokens.sum(axis=1)
+
+
+def _places(
+    places: Int64[ndarray, "latents 16"], cache: LatentCache
+) -> tuple[Float64[ndarray, "latents 16"], Bool[ndarray, "latents"]]:
+    """P(fire | place), and who is positional."""
+    n_tokens = np.bincount(place(cache.corpus.offset_of[cache.eligible]), minlength=N_PLACES)
+    n_fired = places.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        rate = places / n_tokens
+    often = rate >= _PLACE_LIFT * (n_fired / n_tokens.sum())[:, None]
+    return rate, (n_fired > 0) & ((places * often).sum(axis=1) >= _PLACE_COVER * n_fired)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from numpy import ndarray
 
 from outcrop.config import ExamplesConfig, SelectConfig
@@ -19,6 +19,7 @@ from outcrop.latents.select import Selection, is_everywhere, is_rare, select_lat
 from outcrop.latents.split import score_documents
 from outcrop.latents.statistics import LatentStatistics, latent_statistics
 from outcrop.latents.windows import Grid, build_grid
+from outcrop.progress import Progress, silent
 from outcrop.results import CoderRow, LatentRow
 from outcrop.types import LatentId, Vocabulary
 
@@ -43,18 +44,26 @@ def survey(
     *,
     window_tokens: int = 32,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> Survey:
     """Lay the grid, split the documents, count every latent, and choose."""
     grid = build_grid(cache.corpus, cache.eligible, window_tokens, vocabulary)
     if not grid.n_windows:
         raise TextError(_no_window(cache, window_tokens))
     is_score = score_documents(cache.corpus.n_documents, seed)
-    statistics = latent_statistics(cache, grid, is_score)
+    statistics = latent_statistics(cache, grid, is_score, progress)
     rare = is_rare(statistics, examples)
     n_score = int(is_score[grid.document].sum())
     everywhere = is_everywhere(statistics, grid.n_windows - n_score, n_score, examples)
-    selection = select_latents(statistics, rare | everywhere, cache.n_layers, select, seed)
+    selection = select_latents(statistics, rare | everywhere, prefix_groups(cache), select, seed)
     return Survey(cache, grid, is_score, statistics, rare, selection)
+
+
+def prefix_groups(cache: LatentCache) -> Int64[ndarray, "latents"]:
+    """Each latent's layer and, within it, its matryoshka prefix."""
+    prefixes = cache.placed.coder.architecture.matryoshka
+    layer, within = np.divmod(np.arange(cache.n_latents), cache.latents_per_layer)
+    return layer * (len(prefixes) + 1) + np.searchsorted(prefixes, within, side="right")
 
 
 def _no_window(cache: LatentCache, window_tokens: int) -> str:
@@ -97,6 +106,9 @@ def latent_rows(one: Survey) -> Iterator[LatentRow]:
             max_activation=_number(statistics.max_activation[index]),
             context_dependence=_number(statistics.context_dependence[index]),
             context_dependence_coverage=_number(statistics.context_dependence_coverage[index]),
+            dense=bool(statistics.dense[index]),
+            positional=bool(statistics.positional[index]),
+            pure_token=bool(statistics.triggers.pure[index]),
             rare=bool(one.rare[index]),
             selection_probability=probability.get(index),
         )

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 from numpy import ndarray
+from scipy.sparse import coo_array
 
 from outcrop.latents.cache import Firings
 from outcrop.model.corpus import Corpus
@@ -26,7 +27,11 @@ class Grid:
 
     corpus: Corpus
     positions: Int64[ndarray, "windows w"]
-    n_eligible: int  # tokens of the corpus, on the grid or off it
+    eligible_positions: Int64[ndarray, "eligible"]  # of the corpus, on the grid or off it
+
+    @property
+    def n_eligible(self) -> int:
+        return len(self.eligible_positions)
 
     @property
     def n_windows(self) -> int:
@@ -51,33 +56,62 @@ class Grid:
         rows[self.positions] = np.arange(self.n_windows, dtype=np.int32)[:, None]
         return rows
 
+    def rows_with(self, token: int) -> Int32[ndarray, "rows"]:
+        """The rows that contain a token type, ascending."""
+        starts, rows = self._inverted
+        return rows[starts[token] : starts[token + 1]] if token + 1 < len(starts) else rows[:0]
+
+    @cached_property
+    def _inverted(self) -> tuple[Int64[ndarray, "types_plus_1"], Int32[ndarray, "pairs"]]:
+        """The rows of every token type, behind one another, and where each type's begin."""
+        rows = np.repeat(np.arange(self.n_windows, dtype=np.int32), self.positions.shape[1])
+        ones = np.ones(len(rows), dtype=bool)
+        by_type = coo_array((ones, (self.tokens.ravel(), rows))).tocsr()
+        by_type.sort_indices()
+        return by_type.indptr, by_type.indices
+
+    def fired_rows(self, firings: Firings) -> Int32[ndarray, "firings"]:
+        """The rows in which a latent fires, ascending, as often as it fires there."""
+        rows = self.row_of[firings.position]
+        return rows[rows >= 0]
+
     def peaks(self, firings: Firings) -> tuple[Int64[ndarray, "fired"], Float32[ndarray, "fired"]]:
         """The rows in which a latent fires, ascending, and its largest activation in each."""
         rows = self.row_of[firings.position]
         on_grid = rows >= 0
-        unique, inverse = np.unique(rows[on_grid], return_inverse=True)
-        peak = np.zeros(len(unique), dtype=np.float32)
-        np.maximum.at(peak, inverse, firings.value[on_grid])
-        return unique.astype(np.int64), peak
+        rows, value = rows[on_grid].astype(np.int64), firings.value[on_grid]
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))
+        return rows[starts], np.maximum.reduceat(value, starts) if len(starts) else value
 
-    def window(self, row: int, firings: Firings) -> Window:
-        """One row with the activations of one latent."""
-        positions = self.positions[row]
-        activations = np.zeros(len(positions), dtype=np.float32)
-        found = np.searchsorted(firings.position, positions)
-        inside = found < len(firings.position)
-        hit = inside.copy()
-        hit[inside] = firings.position[found[inside]] == positions[inside]
+    def windows(self, rows: Int64[ndarray, "n"], firings: Firings) -> list[Window]:
+        """Rows with the activations of one latent."""
+        return windows_at(self.corpus, self.positions[rows], firings)
+
+    def centred(self, peaks: Int64[ndarray, "n"], offset: int, firings: Firings) -> list[Window]:
+        """Windows of eligible tokens around positions of the corpus, each at `offset` in its own where the document
+        allows; one that meets the document's edge is shorter, not shifted."""
+        rank = np.searchsorted(self.eligible_positions, peaks)
+        found = []
+        for peak, at in zip(peaks.tolist(), rank.tolist(), strict=True):
+            near = self.eligible_positions[max(0, at - offset) : at - offset + self.positions.shape[1]]
+            same = self.corpus.document_of[near] == self.corpus.document_of[peak]
+            found += windows_at(self.corpus, near[same][None], firings)
+        return found
+
+
+def windows_at(corpus: Corpus, positions: Int64[ndarray, "n w"], firings: Firings) -> list[Window]:
+    """The tokens at some positions, each with the activation of one latent there."""
+    found = np.minimum(np.searchsorted(firings.position, positions), max(0, len(firings.position) - 1))
+    activations = np.zeros(positions.shape, dtype=np.float32)
+    if len(firings.position):
+        hit = firings.position[found] == positions
         activations[hit] = firings.value[found[hit]]
-        first = int(positions[0])
-        context = int(self.corpus.context_of[first])
-        return Window(
-            tokens=self.corpus.tokens[positions],
-            activations=activations,
-            context=context,
-            offset=first - int(self.corpus.context_start[context]),
-            document=int(self.document[row]),
-        )
+    tokens, first = corpus.tokens[positions], positions[:, 0]
+    places = corpus.context_of[first], corpus.offset_of[first], corpus.document_of[first]
+    return [
+        Window(tokens[i], activations[i], context, offset, document)
+        for i, (context, offset, document) in enumerate(zip(*(part.tolist() for part in places), strict=True))
+    ]
 
 
 def build_grid(corpus: Corpus, eligible: Bool[ndarray, "n"], window_tokens: int, vocabulary: Vocabulary) -> Grid:
@@ -89,7 +123,7 @@ def build_grid(corpus: Corpus, eligible: Bool[ndarray, "n"], window_tokens: int,
     length = np.repeat(np.diff(starts, append=len(positions)), np.diff(starts, append=len(positions)))
     on_grid = rank < length - length % window_tokens
     rows = positions[on_grid].reshape(-1, window_tokens)
-    return Grid(corpus, rows[_first_of_its_kind(corpus.tokens[rows], vocabulary)], len(positions))
+    return Grid(corpus, rows[_first_of_its_kind(corpus.tokens[rows], vocabulary)], positions)
 
 
 def _first_of_its_kind(tokens: Int32[ndarray, "windows w"], vocabulary: Vocabulary) -> Int64[ndarray, "kept"]:

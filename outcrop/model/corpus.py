@@ -51,6 +51,11 @@ class Corpus:
         return self.context_document[self.context_of]
 
     @cached_property
+    def offset_of(self) -> Int64[ndarray, "n"]:
+        """Every position counted from the start of its context."""
+        return np.arange(len(self.tokens)) - self.context_start[self.context_of]
+
+    @cached_property
     def hash(self) -> str:
         digest = hashlib.sha256()
         for array in (self.tokens, self.context_start, self.context_document, self.eligible):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from outcrop.errors import ConfigError
 from outcrop.report.figures import ARM_NAMES
+from outcrop.report.ledger import coder_label
 from outcrop.report.text import count, interval, number, percent, visible
 
 _SHOWN = {
@@ -113,3 +116,34 @@ def _cell(estimate: dict[str, Any] | None, n_scored: int) -> Text:
         return Text("—", style="dim")
     n = "" if estimate["n"] == n_scored else f" n {count(estimate['n'])}"
     return Text.assemble(number(estimate["value"]), (f" {interval(estimate)}{n}", "dim"))
+
+
+_STATISTICS = {
+    "firing_rate": "rate",
+    "context_rate": "windows",
+    "context_dependence": "context",
+    "max_activation": "maximum",
+}
+
+
+def console_statistics(table: pa.Table, sort: str, *, ascending: bool, top: int) -> RenderableType:
+    """The first rows of a statistics table by one of its columns; missing values come last."""
+    sortable = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
+    if sort not in sortable:
+        raise ConfigError(f"there is no column {sort!r} to sort by; there are {', '.join(sortable)}")
+    direction = "ascending" if ascending else "descending"
+    rows = table.sort_by([(sort, direction)]).slice(0, top).to_pylist()
+    own = {} if sort in (*_STATISTICS, "latent", "layer") else {sort: sort}
+    shown = _table(
+        "\nLatents", "coder", "latent", *_STATISTICS.values(), *own.values(), "flags", "set off by", "raises"
+    )
+    for row in rows:
+        flags = [name.replace("_", " ") for name in ("dense", "positional", "pure_token", "rare") if row[name]]
+        numbers = (number(row[name]) for name in (*_STATISTICS, *own))
+        words = (_words(row["triggers"]), _words(row.get("raises")))
+        shown.add_row(_name(coder_label(row["coder"])), str(row["latent"]), *numbers, ", ".join(flags), *words)
+    return shown
+
+
+def _words(tokens: list[str] | None) -> Text:
+    return Text(visible(" ".join(token.strip() or repr(token) for token in (tokens or [])[:5]), 40))

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from outcrop.report import figures, text
+from outcrop.report.judged import STRATA
 from outcrop.report.ledger import coder_label
 from outcrop.report.windows import N_SHADES, LatentPage, latent_pages
 
@@ -29,6 +30,8 @@ METRIC_NAMES = {
     "balanced_accuracy": "Balanced accuracy",
     "balanced_accuracy_random": "… against random windows",
     "balanced_accuracy_same_token": "… against same-token windows",
+    "balanced_accuracy_neighbour": "… against windows of neighbours",
+    "balanced_accuracy_semantic": "… against windows alike in meaning",
     "chance_corrected": "… corrected for the control",
     "informedness": "Informedness J",
     "beyond_tokens": "… beyond tokens",
@@ -37,6 +40,8 @@ METRIC_NAMES = {
     "fpr": "False positive rate",
     "fpr_random": "… on random windows",
     "fpr_same_token": "… on same-token windows",
+    "fpr_neighbour": "… on windows of neighbours",
+    "fpr_semantic": "… on windows alike in meaning",
     "token_illusion": "Token illusion",
     "true_accuracy": "True accuracy",
     "accuracy_skill": "Accuracy skill",
@@ -53,6 +58,8 @@ WEIGHTINGS = {
 UNSCORED = {"at_chance": "at chance", "left_out": "left out", "at_best": "at the best value"}
 STRATUM_NAMES = {
     "same_token": "Non-activating, although a trigger token is there",
+    "neighbour": "Non-activating, although a neighbouring latent fires",
+    "semantic": "Non-activating, although alike in meaning",
     "random": "Non-activating, random",
 }
 
@@ -96,7 +103,7 @@ def render_page(summary: dict[str, Any], latents: Sequence[LatentPage]) -> str:
         cards=cards,
         style=style,
         style_hash=digest,
-        metrics=METRIC_NAMES,
+        metrics=_judged(summary["scores"]["aggregates"][0]["macro"], METRIC_NAMES),
         weightings=WEIGHTINGS,
         unscored=UNSCORED,
         strata=STRATUM_NAMES,
@@ -151,13 +158,22 @@ def _cards(summary: dict[str, Any], latents: Sequence[LatentPage]) -> list[_Card
 
 
 def _rows(arms: dict[str, Any], metrics: dict[str, str]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    return [(name, {arm: arms[arm][metric] for arm in figures.ARM_NAMES}) for metric, name in metrics.items()]
+    there = _judged(arms, metrics)
+    return [(name, {arm: arms[arm][metric] for arm in figures.ARM_NAMES}) for metric, name in there.items()]
+
+
+def _judged(arms: dict[str, Any], metrics: dict[str, str]) -> dict[str, str]:
+    """Without those of strata in which nothing was judged."""
+    missing = tuple(f"_{stratum}" for stratum in STRATA if not arms["explanation"][f"fpr_{stratum}"]["n"])
+    return {metric: name for metric, name in metrics.items() if not metric.endswith(missing)}
 
 
 _AGAINST = {
     "balanced_accuracy": "all, natural mix",
     "balanced_accuracy_random": "random",
     "balanced_accuracy_same_token": "same token",
+    "balanced_accuracy_neighbour": "neighbour",
+    "balanced_accuracy_semantic": "semantic",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from outcrop.report.judged import ARM_JUDGEMENTS, STRATA
-from outcrop.report.text import visible_token
+from outcrop.report.text import number, visible_token
 from outcrop.results import Results
 from outcrop.types import Example, Explanation, LatentExamples, LatentId, Vocabulary
 
@@ -48,6 +48,7 @@ class WindowView:
     quantile: int | None
     stratum: str | None
     trigger: str | None
+    like: str | None  # what makes it like a window in which the latent fires
     verdicts: tuple[Verdict, ...]
 
     @property
@@ -143,7 +144,6 @@ def _view(
 ) -> WindowView:
     named = (explanation.explainer, explanation.source)
     mine = [row for row in judgements if row["explainer"] == "" or (row["explainer"], row["source"]) == named]
-    source = example.source
     return WindowView(
         pieces=_pieces(example, peak, vocabulary),
         row=example.row,
@@ -151,9 +151,21 @@ def _view(
         peak=float(example.window.activations.max()),
         quantile=example.quantile,
         stratum=example.stratum,
-        trigger=None if source is None else visible_token(vocabulary.text([source]).strip(" ") or " "),
+        trigger=_token(example.trigger, vocabulary),
+        like=_like(example),
         verdicts=tuple(_verdict(row, example.activating) for row in mine),
     )
+
+
+def _token(token: int | None, vocabulary: Vocabulary) -> str | None:
+    return None if token is None else visible_token(vocabulary.text([token]).strip(" ") or " ")
+
+
+def _like(example: Example) -> str | None:
+    if example.distance is None:
+        return None
+    alike = f"{number(1 - example.distance)} alike"
+    return f"latent {example.source} fires, {alike}" if example.stratum == "neighbour" else f"{alike} in meaning"
 
 
 def _verdict(row: dict[str, Any], activating: bool) -> Verdict:
@@ -169,7 +181,7 @@ def _pieces(example: Example, peak: float, vocabulary: Vocabulary) -> tuple[Piec
     for token, text, activation in zip(
         window.tokens, vocabulary.strings(window.tokens), window.activations, strict=True
     ):
-        trigger = not example.activating and example.source is not None and int(token) == example.source
+        trigger = example.trigger == int(token)
         shade = int(np.ceil(N_SHADES * float(activation) / peak)) if activation > 0 else 0
         piece = Piece(visible_token(text), float(activation), shade, trigger)
         if pieces and not (shade or trigger or pieces[-1].shade or pieces[-1].trigger):

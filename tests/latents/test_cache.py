@@ -6,14 +6,14 @@ from safetensors.numpy import load_file
 
 from outcrop.config import CacheConfig
 from outcrop.errors import CorruptError
-from outcrop.latents.cache import cache_latents, open_cache
+from outcrop.latents.cache import LatentCache, cache_latents
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from tests.latents.conftest import Cached
 
 
 def shards(cached: Cached) -> list[Path]:
-    return sorted((cached.directory / str(cached.placed.key)).glob("*.safetensors"))
+    return sorted((cached.directory / str(cached.placed.key)).glob("shard_*.safetensors"))
 
 
 def test_the_cache_equals_the_dense_computation_position_by_position(cached: Cached) -> None:
@@ -33,10 +33,64 @@ def test_excluded_tokens_are_those_of_the_text_and_the_sinks(cached: Cached) -> 
 def test_counts_and_ranges_of_latents_agree_with_single_reads(cached: Cached) -> None:
     cache = cached.cache
     assert np.array_equal(cache.n_fired, (cached.dense > 0).sum(axis=0))
-    latent, firings = cache.read(5, 131)
-    for one in range(5, 131):
-        assert np.array_equal(firings.position[latent == one], cache[one].position)
-        assert np.array_equal(firings.value[latent == one], cache[one].value)
+    for shard in cache.shards:
+        latent, position, value = shard.read(5, 131)
+        for one in range(5, 131):
+            alone = shard.read(one, one + 1)
+            assert np.array_equal(position[latent == one], alone[1])
+            assert np.array_equal(value[latent == one], alone[2])
+
+
+def test_a_shard_holds_whole_documents(cached: Cached) -> None:
+    corpus = cached.cache.corpus
+    ends = [shard.stop for shard in cached.cache.shards[:-1]]
+    assert all(corpus.document_of[end - 1] != corpus.document_of[end] for end in ends)
+
+
+def part_of(corpus: Corpus, n_documents: int) -> Corpus:
+    n_contexts = int((corpus.context_document < n_documents).sum())
+    n = int(corpus.context_start[n_contexts])
+    return Corpus(
+        corpus.tokens[:n],
+        corpus.context_start[: n_contexts + 1],
+        corpus.context_document[:n_contexts],
+        corpus.eligible[:n],
+    )
+
+
+def test_text_put_behind_leaves_all_shards_but_the_last_and_gives_the_cache_of_the_whole(
+    cached: Cached, model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    whole, config = corpora["cache"], CacheConfig(shard_tokens=700)
+    cache_latents(
+        model, part_of(whole, 2 * whole.n_documents // 3), [cached.placed], tmp_path, config, batch_tokens=200
+    )
+    folder = tmp_path / str(cached.placed.key)
+    before = {path: path.stat().st_mtime_ns for path in sorted(folder.iterdir())[:-1]}
+    cache_latents(model, whole, [cached.placed], tmp_path, config, batch_tokens=200)
+    assert len(before) >= 2 and all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert [path.read_bytes() for path in sorted(folder.iterdir())] == [path.read_bytes() for path in shards(cached)]
+
+
+def test_every_altered_byte_of_a_shard_is_found_and_the_shard_named(
+    cached: Cached, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    target = tmp_path / str(cached.placed.key)
+    target.mkdir()
+    for path in shards(cached):
+        (target / path.name).write_bytes(path.read_bytes())
+    LatentCache(tmp_path, cached.placed, corpora["cache"]).verify()
+    victim = sorted(target.iterdir())[-1]  # the shortest
+    whole = victim.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [*range(0, header, 3), *range(header, len(whole), 97)]
+    assert len(places) > 150
+    for place in places:
+        altered = bytearray(whole)
+        altered[place] ^= 1
+        victim.write_bytes(bytes(altered))
+        with pytest.raises(CorruptError, match=victim.name):
+            LatentCache(tmp_path, cached.placed, corpora["cache"]).verify()
 
 
 def test_a_shard_is_sorted_and_holds_no_zero(cached: Cached) -> None:
@@ -57,7 +111,7 @@ def test_caching_again_writes_only_what_is_missing(
         )
 
     cache()
-    paths = sorted((tmp_path / str(cached.placed.key)).glob("*.safetensors"))
+    paths = sorted((tmp_path / str(cached.placed.key)).iterdir())
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
     paths[1].unlink()
     cache()
@@ -76,14 +130,14 @@ def test_a_missing_truncated_or_foreign_shard_is_named(
     whole = victim.read_bytes()
     victim.write_bytes(whole[:-10])
     with pytest.raises(CorruptError, match=f"{victim.name} is truncated or altered"):
-        open_cache(tmp_path, cached.placed, corpora["cache"])
+        LatentCache(tmp_path, cached.placed, corpora["cache"])
     victim.unlink()
-    with pytest.raises(CorruptError, match="lacks the shard that begins at token"):
-        open_cache(tmp_path, cached.placed, corpora["cache"])
+    with pytest.raises(CorruptError, match=r"begins at token .* one is missing"):
+        LatentCache(tmp_path, cached.placed, corpora["cache"])
     victim.write_bytes(whole)
     with pytest.raises(CorruptError, match="over another text"):
-        open_cache(tmp_path, cached.placed, corpora["train"])
-    open_cache(tmp_path, cached.placed, corpora["cache"])
+        LatentCache(tmp_path, cached.placed, corpora["train"])
+    LatentCache(tmp_path, cached.placed, corpora["cache"])
 
 
 def test_a_stack_without_any_firing_is_cached(

@@ -59,8 +59,8 @@ def test_peaks_and_windows_equal_the_dense_computation(cached: Cached) -> None:
         expected = by_window[:, :, latent].max(axis=1)
         assert np.array_equal(rows, np.flatnonzero(expected))
         np.testing.assert_allclose(peaks, expected[rows], rtol=2e-3)
-        for row in range(0, cached.grid.n_windows, 17):
-            window = cached.grid.window(row, firings)
+        every = np.arange(0, cached.grid.n_windows, 17)
+        for row, window in zip(every.tolist(), cached.grid.windows(every, firings), strict=True):
             assert window.tokens.shape == window.activations.shape == (WINDOW,)
             np.testing.assert_allclose(window.activations, by_window[row, :, latent], rtol=2e-3)
             first = cached.grid.corpus.context_start[window.context] + window.offset
@@ -71,5 +71,5 @@ def test_a_latent_that_never_fires_has_an_empty_window() -> None:
     corpus = corpus_of([[0, 1, 2]])
     grid = build_grid(corpus, corpus.eligible, 2, LETTERS)
     never = Firings(np.empty(0, np.int64), np.empty(0, np.float32))
-    assert grid.window(0, never).activations.tolist() == [0, 0]
+    assert grid.windows(np.array([0]), never)[0].activations.tolist() == [0, 0]
     assert len(grid.peaks(never)[0]) == 0

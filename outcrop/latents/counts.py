@@ -1,0 +1,172 @@
+"""What is counted of every latent, shard by shard, so that more text only adds to it.
+
+    counts_00000.safetensors …    beside the shards, named for what they were counted on
+
+Everything here adds up (or is a maximum) over shards, since a shard holds whole documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int, Int64
+from numpy import ndarray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from scipy.sparse import csr_array, vstack
+
+from outcrop.latents.cache import LatentCache
+from outcrop.latents.shards import Shard
+from outcrop.latents.windows import Grid
+from outcrop.progress import Progress, silent
+from outcrop.run import write_atomically
+
+N_BINS = 32  # of activations: bin i holds those from 2^(i−16) to below 2^(i−15), the outer ones all beyond
+N_PLACES = 16  # of positions within a context: place i holds those from 2^i to below 2^(i+1)
+_ENTRIES = 8_000_000  # activations read at once
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One row per latent."""
+
+    n_fired: Int64[ndarray, "latents"]
+    total: Float64[ndarray, "latents"]  # of the activations
+    maximum: Float32[ndarray, "latents"]  # 0 where it never fired
+    histogram: Int64[ndarray, "latents 32"]  # firings by activation
+    places: Int64[ndarray, "latents 16"]  # firings by position within the context
+    n_windows: Int64[ndarray, "latents 2"]  # grid windows of explain and of score documents in which it fires
+    n_documents: Int64[ndarray, "latents 2"]  # that hold these windows
+    tokens: csr_array  # [latents types], firings by token type
+
+
+def count(cache: LatentCache, grid: Grid, is_score: Bool[ndarray, "documents"], progress: Progress = silent) -> Counts:
+    """Over the whole cache. What was counted before is read; what is new is counted and kept beside its shard."""
+    n_types = int(cache.corpus.tokens.max()) + 1
+    parts = []
+    with progress(f"counting {cache.key}", len(cache.shards), "shards") as advance:
+        for shard in cache.shards:
+            parts.append(_counted(shard, grid, is_score, n_types))
+            advance(1)
+    return _sum(parts)
+
+
+def activation_bin(value: Float32[ndarray, "n"]) -> Int[ndarray, "n"]:
+    """Which bin of the histogram holds an activation."""
+    return np.clip(np.frexp(value)[1] - 1 + N_BINS // 2, 0, N_BINS - 1)
+
+
+def place(offset: Int[ndarray, "n"]) -> Int[ndarray, "n"]:
+    """Which place a position within the context belongs to; position 0 stands with position 1."""
+    return np.clip(np.frexp(offset.astype(np.float32))[1] - 1, 0, N_PLACES - 1)
+
+
+def _counted(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"], n_types: int) -> Counts:
+    path = shard.path.with_name(shard.path.name.replace("shard", "counts"))
+    identity = _identity(shard, grid, is_score)
+    known = _load(path, identity, n_types)
+    if known is None:
+        known = _count_shard(shard, grid, is_score, n_types)
+        write_atomically(path, save(_tensors(known), {"counted_on": identity}))
+    return known
+
+
+def _identity(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"]) -> str:
+    """Of all that a shard's counts depend on."""
+    digest = hashlib.sha256(shard.content.encode())
+    tokens = slice(shard.start, shard.stop)
+    digest.update(np.ascontiguousarray(grid.row_of[tokens] >= 0).data)
+    digest.update(str(grid.positions.shape[1]).encode())
+    digest.update(np.ascontiguousarray(is_score[np.unique(grid.corpus.document_of[tokens])]).data)
+    return digest.hexdigest()
+
+
+def _count_shard(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"], n_types: int) -> Counts:
+    corpus = grid.corpus
+    parts = []
+    for first, stop in _chunks(shard.n_fired):
+        n = stop - first
+        latent, position, value = shard.read(first, stop)
+        latent -= first
+        row = grid.row_of[position]
+        windows = _changes(latent, row, row >= 0)
+        document = grid.document[row[windows]]
+        holding = windows[_changes(latent[windows], document, np.ones(len(windows), dtype=bool))]
+        parts.append(
+            Counts(
+                n_fired=shard.n_fired[first:stop],
+                total=np.bincount(latent, weights=value, minlength=n),
+                maximum=shard.scale[first:stop],
+                histogram=_table(latent, activation_bin(value), n, N_BINS),
+                places=_table(latent, place(corpus.offset_of[position]), n, N_PLACES),
+                n_windows=_table(latent[windows], is_score[document], n, 2),
+                n_documents=_table(latent[holding], is_score[grid.document[row[holding]]], n, 2),
+                tokens=_by_type(latent, corpus.tokens[position], n, n_types),
+            )
+        )
+    return Counts(**{f.name: _behind([getattr(part, f.name) for part in parts]) for f in fields(Counts)})
+
+
+def _chunks(n_fired: Int64[ndarray, "latents"]) -> Iterator[tuple[int, int]]:
+    """Ranges of latents with about `_ENTRIES` activations, at least one latent each."""
+    ends = np.cumsum(n_fired)
+    first = 0
+    while first < len(n_fired):
+        before = ends[first - 1] if first else 0
+        stop = max(first + 1, int(np.searchsorted(ends, before + _ENTRIES, side="right")))
+        yield first, stop
+        first = stop
+
+
+def _changes(latent: Int[ndarray, "n"], other: Int[ndarray, "n"], kept: Bool[ndarray, "n"]) -> Int64[ndarray, "pairs"]:
+    """Where each pair comes for the first time among those kept; within a latent, `other` never falls."""
+    at = np.flatnonzero(kept)
+    new = np.ones(len(at), dtype=bool)
+    new[1:] = (np.diff(latent[at]) != 0) | (np.diff(other[at]) != 0)
+    return at[new]
+
+
+def _table(
+    latent: Int[ndarray, "n"], column: Int[ndarray, "n"] | Bool[ndarray, "n"], n: int, n_columns: int
+) -> Int64[ndarray, "latents columns"]:
+    return np.bincount(latent * n_columns + column, minlength=n * n_columns).reshape(n, n_columns)
+
+
+def _by_type(latent: Int[ndarray, "n"], token: Int[ndarray, "n"], n: int, n_types: int) -> csr_array:
+    pairs, counts = np.unique(latent.astype(np.int64) * n_types + token, return_counts=True)
+    indptr = np.searchsorted(pairs, np.arange(n + 1) * n_types)
+    return csr_array((counts, pairs % n_types, indptr), shape=(n, n_types))
+
+
+def _behind(parts: Sequence[ndarray] | Sequence[csr_array]) -> ndarray | csr_array:
+    return vstack(parts, format="csr") if isinstance(parts[0], csr_array) else np.concatenate(parts)
+
+
+def _sum(parts: Sequence[Counts]) -> Counts:
+    summed = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(Counts) if f.name != "maximum"}
+    return Counts(**summed, maximum=np.max([part.maximum for part in parts], axis=0))
+
+
+def _tensors(counts: Counts) -> dict[str, ndarray]:
+    own = {f.name: getattr(counts, f.name) for f in fields(Counts) if f.name != "tokens"}
+    tokens = counts.tokens
+    return {**own, "indptr": tokens.indptr, "type": tokens.indices, "n": tokens.data}
+
+
+def _load(path: Path, identity: str, n_types: int) -> Counts | None:
+    """What was counted, if it was on the same shard, grid and split; a damaged file is counted anew."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            if file.metadata().get("counted_on") != identity:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return None
+    indptr, types, n = (tensors.pop(name) for name in ("indptr", "type", "n"))
+    return Counts(**tensors, tokens=csr_array((n, types, indptr), shape=(len(indptr) - 1, n_types)))

@@ -1,0 +1,77 @@
+"""Which windows are drawn of those that could be.
+
+quantiles    as many from each of Q parts of equal size, by peak
+top          the strongest
+random       any, with equal chances
+mix          half of them the strongest, the others from the quantiles
+importance   without replacement, with chances that grow with the peak
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from numpy import ndarray
+
+from outcrop.config import Sampler
+
+
+def quantiles(n: int, n_quantiles: int) -> Int64[ndarray, "n"]:
+    """The quantile, from 1, of each of n windows that are sorted by peak; their sizes differ by at most one."""
+    parts = np.array_split(np.arange(n), n_quantiles)
+    return np.repeat(np.arange(1, n_quantiles + 1), [len(part) for part in parts])
+
+
+def sample(
+    sampler: Sampler, peaks: Float32[ndarray, "windows"], n: int, n_quantiles: int, generator: np.random.Generator
+) -> Int64[ndarray, "n"]:
+    """n of the windows, whose peaks rise; the weakest first."""
+    n = min(n, len(peaks))
+    match sampler:
+        case "quantiles":
+            drawn = _from_each(np.arange(len(peaks)), n, n_quantiles, generator)
+        case "top":
+            drawn = np.arange(len(peaks) - n, len(peaks))
+        case "random":
+            drawn = generator.choice(len(peaks), size=n, replace=False)
+        case "mix":
+            n_top = n // 2
+            weaker = np.arange(len(peaks) - n_top)
+            drawn = np.concatenate(
+                [_from_each(weaker, n - n_top, n_quantiles, generator), np.arange(len(peaks) - n_top, len(peaks))]
+            )
+        case "importance":
+            drawn = generator.choice(len(peaks), size=n, replace=False, p=peaks / peaks.sum(dtype=np.float64))
+    return np.sort(drawn)
+
+
+def _from_each(
+    windows: Int64[ndarray, "windows"], n: int, n_quantiles: int, generator: np.random.Generator
+) -> Int64[ndarray, "n"]:
+    """The quantiles share n as equally as their sizes allow."""
+    parts = np.array_split(windows, n_quantiles)
+    quotas = share_out(n, [len(part) for part in parts])
+    drawn = [generator.choice(part, size=q, replace=False) for part, q in zip(parts, quotas, strict=True)]
+    return np.concatenate(drawn)
+
+
+def in_turn(source: Int64[ndarray, "windows"], n: int, generator: np.random.Generator) -> Int64[ndarray, "n"]:
+    """n windows, by turns one of each source as long as it has any; within a source at random."""
+    order = generator.permutation(len(source))
+    _, of = np.unique(source[order], return_inverse=True)
+    by_source = np.argsort(of, kind="stable")
+    starts = np.flatnonzero(np.diff(of[by_source], prepend=-1))
+    turn = np.empty(len(source), dtype=np.int64)
+    turn[by_source] = np.arange(len(source)) - np.repeat(starts, np.diff(starts, append=len(source)))
+    return order[np.argsort(turn, kind="stable")][:n]
+
+
+def share_out(total: int, available: list[int]) -> list[int]:
+    """Deal `total` one by one to the groups in turn, to none more than it has."""
+    dealt = [0] * len(available)
+    while total and any(have > got for have, got in zip(available, dealt, strict=True)):
+        for i, have in enumerate(available):
+            if total and dealt[i] < have:
+                dealt[i] += 1
+                total -= 1
+    return dealt

@@ -1,0 +1,60 @@
+"""The token types that set a latent off.
+
+Triggers are types with P(fire | t) ≥ 10 r, by falling share of the firings, at most 16. If they cover less than half
+of the firings the latent is *diffuse*; if P(fire | t) ≥ 0.99 for all of them it is a *pure token latent*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int, Int64
+from numpy import ndarray
+from scipy.sparse import csr_array
+
+_LIFT, _MOST, _COVER, _PURE = 10, 16, 0.5, 0.99
+
+
+@dataclass(frozen=True)
+class Triggers:
+    """Those of every latent, behind one another: latent i owns indptr[i] : indptr[i + 1]."""
+
+    indptr: Int64[ndarray, "latents_plus_1"]
+    token: Int64[ndarray, "triggers"]
+    share: Float64[ndarray, "triggers"]  # of the latent's firings
+    probability: Float64[ndarray, "triggers"]  # P(fire | token)
+    cover: Float64[ndarray, "latents"]  # share of the firings on triggers; NaN where it never fired
+
+    @property
+    def diffuse(self) -> Bool[ndarray, "latents"]:
+        return self.cover < _COVER
+
+    @property
+    def pure(self) -> Bool[ndarray, "latents"]:
+        below = np.bincount(self._latent, weights=self.probability < _PURE, minlength=len(self.cover))
+        return (self.cover >= _COVER) & (below == 0)
+
+    def of(self, latent: int) -> slice:
+        return slice(int(self.indptr[latent]), int(self.indptr[latent + 1]))
+
+    @property
+    def _latent(self) -> Int64[ndarray, "triggers"]:
+        return np.repeat(np.arange(len(self.cover)), np.diff(self.indptr))
+
+
+def find_triggers(tokens: csr_array, occurrences: Int[ndarray, "types"]) -> Triggers:
+    """From the firings [latents types] and the eligible occurrences of each type."""
+    n = tokens.shape[0]
+    n_fired = tokens.sum(axis=1)
+    latent = np.repeat(np.arange(n), np.diff(tokens.indptr))
+    probability = tokens.data / occurrences[tokens.indices]
+    often = np.flatnonzero(probability >= _LIFT * (n_fired / occurrences.sum())[latent])
+    order = often[np.lexsort((tokens.indices[often], -tokens.data[often], latent[often]))]
+    start = np.searchsorted(latent[order], np.arange(n + 1))
+    order = order[np.arange(len(order)) - start[latent[order]] < _MOST]
+    fired, latent = tokens.data[order], latent[order]
+    with np.errstate(invalid="ignore"):
+        cover = np.bincount(latent, weights=fired, minlength=n) / n_fired
+    indptr = np.searchsorted(latent, np.arange(n + 1))
+    return Triggers(indptr, tokens.indices[order].astype(np.int64), fired / n_fired[latent], probability[order], cover)
