@@ -210,7 +210,7 @@ def test_a_text_that_is_too_short_is_refused_with_what_it_holds(
 ) -> None:
     text = write_corpus(tmp_path / "short.jsonl", n_documents=20)
     line = refused(*new(tmp_path, arguments(inputs[0], text, server.address)))
-    assert "eligible tokens" in line and "10,500 are wanted (held_out 500, cache 6,000, train 4,000)" in line
+    assert "eligible tokens" in line and "10,500 are wanted (held_out 500, train 4,000, cache 6,000)" in line
 
 
 def test_a_missing_column_is_refused_with_those_that_there_are(
@@ -329,7 +329,8 @@ def from_another_coder(shard: Path, foreign: Path) -> None:
 
 def over_another_text(shard: Path, foreign: Path) -> None:
     with safe_open(shard, framework="numpy") as file:
-        metadata = {**json.loads(file.metadata()["outcrop"]), "text": "0" * 16}
+        metadata = json.loads(file.metadata()["outcrop"])
+    metadata["made"]["text"] = "0" * 16
     save_file(load_file(shard), shard, {"outcrop": json.dumps(metadata)})
 
 
