@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from outcrop import cli
@@ -431,3 +432,50 @@ def test_another_explainer_makes_explaining_stale_and_scoring_only_because_of_it
 def test_every_table_of_the_results_has_rows(finished: Path) -> None:
     found = tables(finished)
     assert all(found[name] for name in TABLES)
+
+
+# -- the cache: more of it, and what it says -----------------------------------------------------------------
+
+
+def test_a_larger_cache_keeps_coders_and_shards_and_equals_one_that_was_large_from_the_start(
+    run: Path, tmp_path: Path, inputs: Inputs, server: LLMServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grown = ["cache", str(run), "--cache.tokens", "9000"]
+    assert cli.main(grown) == 2, "what was made of the smaller cache would be lost"
+    message = capfd.readouterr().err
+    assert "examples (because the cache grows)" in message and "train (" not in message
+    shards = {path: path.stat().st_mtime_ns for path in sorted((run / "cache").rglob("shard_*"))}
+    assert cli.main([*grown, "--fresh"]) == 0
+    message = capfd.readouterr().err
+    assert redone(message) == [] and "train: complete" in message and "cache: going on" in message
+    last = max(path.name for path in shards)
+    assert all(path.stat().st_mtime_ns == then for path, then in shards.items() if path.name != last)
+    assert cli.main(["run", str(run)]) == 0
+    whole = tmp_path / "whole"
+    assert cli.main(["run", str(whole), *arguments(*inputs, server.address, cache__tokens=9_000)]) == 0
+    assert tables(run) == tables(whole)
+    assert files(run) == files(whole)
+
+
+def test_the_cache_is_verified_and_a_damaged_shard_is_named(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cache", str(run), "--verify"]) == 0
+    assert "shards are as they were written" in capfd.readouterr().err
+    shard = sorted((run / "cache").rglob("shard_*"))[-1]
+    data = bytearray(shard.read_bytes())
+    data[-20] ^= 1
+    shard.write_bytes(bytes(data))
+    assert cli.main(["cache", str(run), "--verify"]) == 2
+    assert str(shard) in capfd.readouterr().err
+
+
+def test_the_statistics_of_every_latent_are_shown_and_kept(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["stats", str(run), "--sort", "max_activation", "--top", "5", "--neighbours", "jaccard", "decoder"]
+    assert cli.main(command) == 0
+    assert "max" in capfd.readouterr().out
+    table = pq.read_table(run / "statistics.parquet")
+    assert len(table) == N_LATENTS and table["decoder_neighbours"].null_count == 0
+    by_latent = {(row[0], row[1]): row for row in tables(run)["latents"]}
+    for row in table.to_pylist():
+        assert by_latent[row["coder"], row["latent"]][3:5] == (row["n_fired"], row["n_windows"])
+    assert cli.main(["stats", str(run), "--sort", "colour"]) == 2
+    assert "'colour'" in capfd.readouterr().err

@@ -137,9 +137,10 @@ def _table(
 
 
 def _by_type(latent: Int[ndarray, "n"], token: Int[ndarray, "n"], n: int, n_types: int) -> csr_array:
-    pairs, counts = np.unique(latent.astype(np.int64) * n_types + token, return_counts=True)
-    indptr = np.searchsorted(pairs, np.arange(n + 1) * n_types)
-    return csr_array((counts, pairs % n_types, indptr), shape=(n, n_types))
+    indptr = np.searchsorted(latent, np.arange(n + 1)).astype(np.int32)
+    by_type = csr_array((np.ones(len(latent), np.int32), token.astype(np.int32), indptr), shape=(n, n_types))
+    by_type.sum_duplicates()
+    return by_type
 
 
 def _behind(parts: Sequence[ndarray] | Sequence[csr_array]) -> ndarray | csr_array:

@@ -63,9 +63,8 @@ def neighbour_rows(cache: LatentCache, grid: Grid, neighbours: Neighbours, laten
     """Rows in which a neighbour fires, each with the nearest one that does."""
     near = np.full(grid.n_windows, -1)
     similarity = np.full(grid.n_windows, np.nan, dtype=np.float32)
-    for other, like in zip(*neighbours.of_latent(latent), strict=True):
-        rows = grid.peaks(cache[int(other)])[0]
-        rows = rows[near[rows] < 0]
+    for other, like in reversed(list(zip(*neighbours.of_latent(latent), strict=True))):  # the nearest has the last word
+        rows = grid.fired_rows(cache[int(other)])
         near[rows], similarity[rows] = other, like
     rows = np.flatnonzero(near >= 0)
     return StratumRows("neighbour", rows, near[rows], 1 - similarity[rows])
