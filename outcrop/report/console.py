@@ -119,10 +119,10 @@ def _cell(estimate: dict[str, Any] | None, n_scored: int) -> Text:
 
 
 _STATISTICS = {
-    "firing_rate": "rate",
-    "context_rate": "windows",
+    "firing_rate": "r",
+    "context_rate": "π",
     "context_dependence": "context",
-    "max_activation": "maximum",
+    "max_activation": "max",
 }
 
 
@@ -133,17 +133,22 @@ def console_statistics(table: pa.Table, sort: str, *, ascending: bool, top: int)
         raise ConfigError(f"there is no column {sort!r} to sort by; there are {', '.join(sortable)}")
     direction = "ascending" if ascending else "descending"
     rows = table.sort_by([(sort, direction)]).slice(0, top).to_pylist()
-    own = {} if sort in (*_STATISTICS, "latent", "layer") else {sort: sort}
-    shown = _table(
-        "\nLatents", "coder", "latent", *_STATISTICS.values(), *own.values(), "flags", "set off by", "raises"
-    )
+    coders = {row["coder"] for row in rows}
+    numbered = {**_STATISTICS, **({} if sort in (*_STATISTICS, "latent", "layer") else {sort: sort})}
+    title = coder_label(coders.pop()) if len(coders) == 1 else "Latents"
+    shown = _table(f"\n{title}", *(["coder"] if coders else []), "latent", *numbered.values())
+    for column in ("flags", "set off by", "raises"):
+        shown.add_column(column, header_style="dim")
+    for column in shown.columns:
+        column.no_wrap, column.overflow = True, "ellipsis"
     for row in rows:
+        coder = [_name(coder_label(row["coder"]))] if coders else []
         flags = [name.replace("_", " ") for name in ("dense", "positional", "pure_token", "rare") if row[name]]
-        numbers = (number(row[name]) for name in (*_STATISTICS, *own))
         words = (_words(row["triggers"]), _words(row.get("raises")))
-        shown.add_row(_name(coder_label(row["coder"])), str(row["latent"]), *numbers, ", ".join(flags), *words)
+        numbers = (number(row[name]) for name in numbered)
+        shown.add_row(*coder, str(row["latent"]), *numbers, ", ".join(flags), *words)
     return shown
 
 
 def _words(tokens: list[str] | None) -> Text:
-    return Text(visible(" ".join(token.strip() or repr(token) for token in (tokens or [])[:5]), 40))
+    return Text(visible(" ".join(token.strip() or repr(token) for token in (tokens or [])[:4]), 80)[:17])
