@@ -147,8 +147,7 @@ class Contents:
     def _open_cache(self, placed: PlacedCoder, corpus: Corpus) -> LatentCache:
         try:
             return LatentCache(self.directory.cache, placed, corpus)
-        except CorruptError:
-            # Once the damaged shard is removed, the next run caches it again.
+        except CorruptError:  # once the damaged shard is removed, the next run caches it again
             self.directory.mark("cache", replace(self.directory.marks()["cache"], complete=False))
             raise
 

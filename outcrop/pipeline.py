@@ -26,7 +26,7 @@ from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import find_coder, load_coder
 from outcrop.config import CoderConfig, NeighbourMeasure, RunConfig
 from outcrop.contents import Contents
-from outcrop.errors import OutcropError
+from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.client import RememberingClient, connect
 from outcrop.interp.detection import detect
 from outcrop.interp.explain import explain
@@ -39,6 +39,7 @@ from outcrop.latents.neighbours import find_neighbours
 from outcrop.latents.outputs import outputs
 from outcrop.latents.survey import Survey, coder_row, latent_rows
 from outcrop.latents.table import statistics_table
+from outcrop.model.corpus import Corpus
 from outcrop.model.hooks import find_places, place_widths
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents, shuffled
@@ -83,8 +84,10 @@ class Run:
         self.directory.create()
         with self.directory.locked():
             require_trackers(self.config.train.track)
-            self._drop_stale(last, self._unanswered(last) if retry_failed else [])
+            more = self._drop_stale(last, self._unanswered(last) if retry_failed else [])
             with self._config_written():
+                if more:
+                    self._grow(more)
                 for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
                     mark = self.directory.marks().get(stage)
                     if mark and mark.complete:
@@ -112,14 +115,27 @@ class Run:
 
     def verify(self) -> int:
         """Read the whole cache; CorruptError names the first damaged shard. Gives the number of shards."""
-        caches = self.contents.caches()
-        for cache in caches:
-            cache.verify(self._progress)
+        mark = self.directory.marks().get("cache")
+        if mark is None:
+            raise RunError(f"nothing is cached in {self.directory.path}; `outcrop cache` does it")
+        with self.directory.locked():
+            try:
+                caches = self.contents.caches()
+                for cache in caches:
+                    cache.verify(self._progress)
+            except CorruptError:  # once the damaged shard is removed, the next run caches it again
+                self.directory.mark("cache", replace(mark, complete=False))
+                raise
         return sum(len(cache.shards) for cache in caches)
 
     # -- the stages ---------------------------------------------------------------------------------------
 
     def _tokens(self) -> None:
+        corpora = self._dealt()
+        self.contents.save_corpora(corpora, vocabulary(self._model.tokenizer))
+
+    def _dealt(self) -> dict[str, Corpus]:
+        """The text, in its parts."""
         config = self.config
         texts = read_documents(config.text)  # a file that is missing is told before the model is loaded
         self._require_possible()
@@ -129,8 +145,7 @@ class Run:
         wanted["cache"] = config.cache.tokens  # the last, so that it can grow
         generator = np.random.default_rng(config.seed)
         documents = shuffled(texts, config.text.shuffle_documents, generator)
-        corpora = deal(documents, self._model.tokenizer, config.text, wanted)
-        self.contents.save_corpora(corpora, vocabulary(self._model.tokenizer))
+        return deal(documents, self._model.tokenizer, config.text, wanted)
 
     def _train(self) -> None:
         config = self.config
@@ -251,8 +266,8 @@ class Run:
                 path.unlink() if before is None else write_atomically(path, before)
             raise
 
-    def _drop_stale(self, last: str, unanswered: list[str]) -> None:
-        """Raises before anything is changed."""
+    def _drop_stale(self, last: str, unanswered: list[str]) -> dict[str, Corpus] | None:
+        """Gives the text where more of it is to be cached. Raises before anything is changed."""
         stale = stages.stale_stages(self.config, self.directory.marks(), self._model_of)
         if not self._fresh:
             stages.refuse(stale, self.directory)
@@ -262,15 +277,29 @@ class Run:
             self._say(f"{staleness.stage}: to be made anew, {staleness.reason}")
         for stage in unanswered:
             self._say(f"{stage}: requests without an answer are asked again")
+        more = self._more_text() if stages.cache_grows(self.config, self.directory.marks()) else None
         self.directory.unmark(*anew)
-        if stages.cache_grows(self.config, self.directory.marks()):
-            self._grow()
+        return more
 
-    def _grow(self) -> None:
-        """Put more text behind that of the cache; everything else of the text is dealt as before."""
+    def _more_text(self) -> dict[str, Corpus]:
+        """The text, with more for the cache. StaleError where the rest would not be dealt as before."""
+        corpora = self._dealt()
+        for part, corpus in corpora.items():
+            before = self.contents.corpus(part)
+            if (part != "cache" and corpus.hash != before.hash) or not corpus.continues(before):
+                raise StaleError(
+                    f"{self.config.text.path} is not the text that {self.directory.path} was made with: its {part} "
+                    "part differs; another --out starts a new run"
+                )
+        return corpora
+
+    def _grow(self, corpora: dict[str, Corpus]) -> None:
+        """Put more text behind that of the cache."""
         self._say("tokens: more text for the cache")
-        self._tokens()
-        self.directory.mark("cache", replace(self.directory.marks()["cache"], complete=False))
+        marks = self.directory.marks()
+        if "cache" in marks:
+            self.directory.mark("cache", replace(marks["cache"], complete=False))
+        self.contents.save_corpora(corpora, self.contents.vocabulary)
         self.directory.mark("tokens", StageMark(stages.settings_of("tokens", self.config), complete=True))
 
     def _unanswered(self, last: str) -> list[str]:

@@ -106,8 +106,8 @@ def stale_stages(
 
 def cache_grows(config: RunConfig, marks: Mapping[str, StageMark]) -> bool:
     """Whether all that is new of the text is that more of it shall be cached: what was cached then stays."""
-    tokens, cache = marks.get("tokens"), marks.get("cache")
-    if not (tokens and tokens.complete and cache):
+    tokens = marks.get("tokens")
+    if not (tokens and tokens.complete):
         return False
     now = settings_of("tokens", config)
     changed = [name for name in now if now[name] != tokens.settings.get(name)]
@@ -144,7 +144,7 @@ def _files(stage: str, directory: RunDirectory) -> tuple[Path, ...]:
         case "train":
             return (directory.checkpoints, directory.coders, directory.metrics)
         case "cache":
-            return (directory.cache, directory.semantic)
+            return (directory.cache, directory.statistics)
         case "report":
             return (directory.report,)
         case _:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from rich.table import Table
 
 from outcrop import cli
 from outcrop import config as configs
+from outcrop.report.console import console_statistics
 from outcrop.results import STATUSES, TABLES, Results
 from outcrop.run import RunDirectory
 from outcrop.stages import ORDER
@@ -457,25 +459,76 @@ def test_a_larger_cache_keeps_coders_and_shards_and_equals_one_that_was_large_fr
     assert files(run) == files(whole)
 
 
-def test_the_cache_is_verified_and_a_damaged_shard_is_named(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_cache_grows_beside_another_change_and_before_it_is_there(
+    tmp_path: Path, inputs: Inputs, server: LLMServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    new, whole = tmp_path / "new", tmp_path / "whole"
+    assert cli.main(["train", str(new), *arguments(*inputs, server.address)]) == 0
+    assert cli.main(["train", str(new), "--cache.tokens", "8000"]) == 0, "nothing is stale"
+    assert "train: complete" in capfd.readouterr().err
+    assert cli.main(["run", str(new)]) == 0
+    assert cli.main(["run", str(new), "--cache.tokens", "9000", "--cache.shard-tokens", "2000", "--fresh"]) == 0
+    same = arguments(*inputs, server.address, cache__tokens=9_000, cache__shard_tokens=2_000)
+    assert cli.main(["run", str(whole), *same]) == 0
+    assert tables(new) == tables(whole)
+    assert files(new) == files(whole)
+
+
+def test_a_cache_does_not_grow_over_a_text_that_is_another_or_too_short(
+    run: Path, inputs: Inputs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(run)
+    assert cli.main(["cache", str(run), "--cache.tokens", "10000000", "--fresh"]) == 2
+    assert "10,004,500 are wanted" in capfd.readouterr().err
+    assert snapshot(run) == before
+    text = inputs[1].read_text()
+    try:
+        inputs[1].write_text("\n".join(reversed(text.splitlines())) + "\n")
+        assert cli.main(["cache", str(run), "--cache.tokens", "9000", "--fresh"]) == 2
+    finally:
+        inputs[1].write_text(text)
+    assert "is not the text that" in capfd.readouterr().err
+    assert snapshot(run) == before
+
+
+def test_the_cache_is_verified_and_a_damaged_shard_is_named_and_made_anew_when_it_is_removed(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(["cache", str(run), "--verify"]) == 0
     assert "shards are as they were written" in capfd.readouterr().err
     shard = sorted((run / "cache").rglob("shard_*"))[-1]
-    data = bytearray(shard.read_bytes())
-    data[-20] ^= 1
-    shard.write_bytes(bytes(data))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
     assert cli.main(["cache", str(run), "--verify"]) == 2
     assert str(shard) in capfd.readouterr().err
+    shard.unlink()
+    assert cli.main(["cache", str(run)]) == 0
+    assert shard.read_bytes() == whole
+    assert cli.main(["cache", str(run), "--verify"]) == 0
+
+
+def test_what_was_never_cached_cannot_be_verified(
+    tmp_path: Path, inputs: Inputs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    assert cli.main(["train", str(new), *arguments(*inputs, None)]) == 0
+    assert cli.main(["cache", str(new), "--verify"]) == 2
+    assert "nothing is cached" in capfd.readouterr().err
 
 
 def test_the_statistics_of_every_latent_are_shown_and_kept(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["stats", str(run), "--sort", "max_activation", "--top", "5", "--neighbours", "jaccard", "decoder"]
     assert cli.main(command) == 0
-    assert "max" in capfd.readouterr().out
+    assert "set off by" in capfd.readouterr().out
     table = pq.read_table(run / "statistics.parquet")
     assert len(table) == N_LATENTS and table["decoder_neighbours"].null_count == 0
     by_latent = {(row[0], row[1]): row for row in tables(run)["latents"]}
     for row in table.to_pylist():
         assert by_latent[row["coder"], row["latent"]][3:5] == (row["n_fired"], row["n_windows"])
+    fired = sorted((row for row in table.to_pylist() if row["n_fired"]), key=lambda row: row["max_activation"])
+    for ascending, expected in ((True, fired[:5]), (False, fired[:-6:-1])):
+        shown = console_statistics(table, "max_activation", ascending=ascending, top=5)
+        assert isinstance(shown, Table)
+        assert [*shown.columns[1].cells] == [str(row["latent"]) for row in expected]
     assert cli.main(["stats", str(run), "--sort", "colour"]) == 2
     assert "'colour'" in capfd.readouterr().err

@@ -53,6 +53,11 @@ class RunConfig(Strict):
             f"cache.window-tokens is {self.cache.window_tokens}, more than text.max-document-tokens, "
             f"{self.text.max_document_tokens}: no document would hold a window",
         )
+        require(
+            self.examples.explain_windows == "grid" or self.examples.peak_offset < self.cache.window_tokens,
+            f"examples.peak-offset is {self.examples.peak_offset}; the peak must stand within cache.window-tokens, "
+            f"{self.cache.window_tokens}",
+        )
         k_start = self.train.k_start
         for coder in (self.coder, *self.more_coders):
             require(

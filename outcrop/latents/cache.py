@@ -90,8 +90,7 @@ class LatentCache:
                 advance(1)
 
     def _check(self) -> None:
-        coder, expected = coder_hash(self.placed), 0
-        starts = dict(zip(self.corpus.context_start.tolist(), range(self.corpus.n_contexts + 1), strict=True))
+        coder, expected, starts = coder_hash(self.placed), 0, self.corpus.context_start
         for shard in self.shards:
             if shard.made.coder != coder:
                 raise CorruptError(f"{shard.path} was cached with another coder; remove it and cache again")
@@ -100,9 +99,9 @@ class LatentCache:
                     f"{shard.path} begins at token {shard.start:,}, but the one before it ends at {expected:,}: one is "
                     "missing or altered; remove it and cache again"
                 )
-            if not {shard.start, shard.stop} <= starts.keys() or shard.made.text != text_hash(
-                self.corpus, range(starts[shard.start], starts[shard.stop])
-            ):
+            first, stop = np.searchsorted(starts, [shard.start, shard.stop]).tolist()
+            ends_there = stop < len(starts) and starts[stop] == shard.stop
+            if not ends_there or shard.made.text != text_hash(self.corpus, range(first, stop)):
                 raise CorruptError(f"{shard.path} was cached over another text; remove it and cache again")
             expected = shard.stop
         if expected != len(self.corpus.tokens):

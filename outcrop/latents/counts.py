@@ -20,7 +20,7 @@ from safetensors.numpy import save
 from scipy.sparse import csr_array, vstack
 
 from outcrop.latents.cache import LatentCache
-from outcrop.latents.shards import Shard
+from outcrop.latents.shards import Shard, content_hash
 from outcrop.latents.windows import Grid
 from outcrop.progress import Progress, silent
 from outcrop.run import write_atomically
@@ -47,12 +47,14 @@ class Counts:
 def count(cache: LatentCache, grid: Grid, is_score: Bool[ndarray, "documents"], progress: Progress = silent) -> Counts:
     """Over the whole cache. What was counted before is read; what is new is counted and kept beside its shard."""
     n_types = int(cache.corpus.tokens.max()) + 1
-    parts = []
+    counted = None
     with progress(f"counting {cache.key}", len(cache.shards), "shards") as advance:
         for shard in cache.shards:
-            parts.append(_counted(shard, grid, is_score, n_types))
+            part = _counted(shard, grid, is_score, n_types)
+            counted = part if counted is None else _sum(counted, part)
             advance(1)
-    return _sum(parts)
+    assert counted is not None, "a cache has a shard"
+    return counted
 
 
 def activation_bin(value: Float32[ndarray, "n"]) -> Int[ndarray, "n"]:
@@ -71,13 +73,14 @@ def _counted(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"], n_t
     known = _load(path, identity, n_types)
     if known is None:
         known = _count_shard(shard, grid, is_score, n_types)
-        write_atomically(path, save(_tensors(known), {"counted_on": identity}))
+        tensors = _tensors(known)
+        write_atomically(path, save(tensors, {"counted": f"{identity} {content_hash(tensors)}"}))
     return known
 
 
 def _identity(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"]) -> str:
     """Of all that a shard's counts depend on."""
-    digest = hashlib.sha256(shard.content.encode())
+    digest = hashlib.sha256(f"{shard.content} {shard.made.text}".encode())
     tokens = slice(shard.start, shard.stop)
     digest.update(np.ascontiguousarray(grid.row_of[tokens] >= 0).data)
     digest.update(str(grid.positions.shape[1]).encode())
@@ -147,9 +150,9 @@ def _behind(parts: Sequence[ndarray] | Sequence[csr_array]) -> ndarray | csr_arr
     return vstack(parts, format="csr") if isinstance(parts[0], csr_array) else np.concatenate(parts)
 
 
-def _sum(parts: Sequence[Counts]) -> Counts:
-    summed = {f.name: sum(getattr(part, f.name) for part in parts) for f in fields(Counts) if f.name != "maximum"}
-    return Counts(**summed, maximum=np.max([part.maximum for part in parts], axis=0))
+def _sum(a: Counts, b: Counts) -> Counts:
+    summed = {f.name: getattr(a, f.name) + getattr(b, f.name) for f in fields(Counts) if f.name != "maximum"}
+    return Counts(**summed, maximum=np.maximum(a.maximum, b.maximum))
 
 
 def _tensors(counts: Counts) -> dict[str, ndarray]:
@@ -164,10 +167,11 @@ def _load(path: Path, identity: str, n_types: int) -> Counts | None:
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            if file.metadata().get("counted_on") != identity:
-                return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            counted = file.metadata().get("counted")
     except SafetensorError:
+        return None
+    if counted != f"{identity} {content_hash(tensors)}":
         return None
     indptr, types, n = (tensors.pop(name) for name in ("indptr", "type", "n"))
     return Counts(**tensors, tokens=csr_array((n, types, indptr), shape=(len(indptr) - 1, n_types)))

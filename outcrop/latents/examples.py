@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int64
 from numpy import ndarray
 
 from outcrop.config import ExamplesConfig
+from outcrop.errors import ConfigError
 from outcrop.latents.negatives import StratumRows, neighbour_rows, partition, same_token_rows
 from outcrop.latents.neighbours import Neighbours, find_neighbours
 from outcrop.latents.sampling import in_turn, quantiles, sample
@@ -37,7 +38,9 @@ def build_examples(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Iterator[LatentExamples]:
-    """The examples of the latents that a survey selected; with an index of its windows, semantic ones, too."""
+    """The examples of the latents that a survey selected. ConfigError if semantic ones are wanted without an index."""
+    if config.wants("semantic") and index is None:
+        raise ConfigError("semantic windows are wanted, but no index is given; build_index makes one of the grid")
     latents = one.selection.latents
     neighbours = None
     if config.wants("neighbour"):
@@ -129,8 +132,7 @@ class _Drawer:
             yield neighbour_rows(self._one.cache, self._grid, self._neighbours, latent)
         if self._index is not None:
             spread = np.linspace(0, len(self._rows) - 1, min(_ANCHORS, len(self._rows))).round().astype(int)
-            near = semantic_rows(self._index, self._rows[spread], self._fires())
-            yield StratumRows("semantic", near.rows, near.source, near.distance)
+            yield semantic_rows(self._index, self._rows[spread], self._fires())
 
     def _note(self, stratum: Stratum, reason: str) -> None:
         self._missing.setdefault(stratum, []).append(reason)
@@ -171,6 +173,8 @@ class _Drawer:
     def _non_activating(self, split: Split, name: Stratum, wanted: int, first: int) -> list[Example]:
         stratum = next((one for one in self._strata if one.stratum == name), None)
         if stratum is None:
+            if wanted and name not in self._missing:
+                self._note(name, "there is no such window")
             return []
         here = np.flatnonzero(in_split(self._is_score[stratum.rows], split))
         if len(here) < wanted:

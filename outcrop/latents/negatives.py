@@ -53,10 +53,9 @@ def partition(fires: Bool[ndarray, "windows"], candidates: Sequence[StratumRows]
 
 def same_token_rows(grid: Grid, triggers: Int64[ndarray, "triggers"]) -> StratumRows:
     """Rows with a trigger, each with the first one that it contains."""
-    contains = np.isin(grid.tokens, triggers)
-    rows = np.flatnonzero(contains.any(axis=1))
-    first = grid.tokens[rows, contains[rows].argmax(axis=1)]
-    return StratumRows("same_token", rows, first.astype(np.int64))
+    rows = np.unique(np.concatenate([grid.rows_with(token) for token in triggers.tolist()]))
+    first = np.isin(grid.tokens[rows], triggers).argmax(axis=1)
+    return StratumRows("same_token", rows.astype(np.int64), grid.tokens[rows, first].astype(np.int64))
 
 
 def neighbour_rows(cache: LatentCache, grid: Grid, neighbours: Neighbours, latent: int) -> StratumRows:

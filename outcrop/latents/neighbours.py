@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from numpy import ndarray
 from scipy.sparse import coo_array, csr_array, vstack
 from torch import Tensor
@@ -86,17 +86,24 @@ def _co_firing(
     cache: LatentCache, latents: Int64[ndarray, "a"], measure: NeighbourMeasure, eligible: Bool[ndarray, "latents"]
 ) -> Iterator[Others]:
     """For each of `latents`, the latents that fire with it, and how alike they are: itself not at all."""
-    n_fired, n_tokens = cache.n_fired.astype(np.int32), int(cache.eligible.sum())
+    n_fired, n_tokens = cache.n_fired, int(cache.eligible.sum())
     by_token = _by_token(cache, latents, eligible)
-    # About as many pairs in each block, by the mean number of latents on a token.
-    most = np.minimum(n_fired[latents] * by_token.nnz / max(1, by_token.shape[0]), len(n_fired))
-    for block in np.split(latents, np.flatnonzero(np.diff(np.cumsum(most) // _PAIRS)) + 1):
+    for block in _blocks(latents, n_fired[latents].astype(np.float64), by_token):
         together = _fires(cache, block) @ by_token
         of = np.repeat(block.astype(np.int32), np.diff(together.indptr))
         likeness = _likeness(measure, n_fired[of], n_fired[together.indices], together.data, n_tokens)
         likeness[of == together.indices] = -np.inf
         for begin, end in zip(together.indptr, together.indptr[1:], strict=False):
             yield together.indices[begin:end], likeness[begin:end]
+
+
+def _blocks(
+    latents: Int64[ndarray, "a"], n_fired: Float64[ndarray, "a"], by_token: csr_array
+) -> list[Int64[ndarray, "block"]]:
+    """Of about as many firings, and counts by the mean number of latents on a token where there are any."""
+    n_tokens = np.count_nonzero(np.diff(by_token.indptr))
+    counts = np.minimum(n_fired * by_token.nnz / max(1, n_tokens), by_token.shape[1])
+    return np.split(latents, np.flatnonzero(np.diff(np.cumsum(counts + n_fired) // _PAIRS)) + 1)
 
 
 def _likeness(
@@ -111,8 +118,9 @@ def _likeness(
 
 def _by_token(cache: LatentCache, latents: Int64[ndarray, "a"], eligible: Bool[ndarray, "latents"]) -> csr_array:
     """[tokens latents], 1 where a possible neighbour fires, on the tokens where one of `latents` does."""
-    wanted = np.zeros(len(cache.corpus.tokens), dtype=bool)
-    for latent in latents.tolist():
+    everything = len(latents) == cache.n_latents
+    wanted = np.full(len(cache.corpus.tokens), everything)
+    for latent in [] if everything else latents.tolist():
         wanted[cache[latent].position] = True
     parts = []
     for shard in cache.shards:
@@ -129,8 +137,7 @@ def _fires(cache: LatentCache, latents: Int64[ndarray, "a"]) -> csr_array:
     positions = [cache[latent].position for latent in latents.tolist()]
     indptr = np.cumsum([0, *map(len, positions)])
     ones = np.ones(indptr[-1], dtype=np.int32)
-    shape = len(latents), len(cache.corpus.tokens)
-    return csr_array((ones, np.concatenate(positions).astype(np.int32), indptr.astype(np.int32)), shape=shape)
+    return csr_array((ones, np.concatenate(positions), indptr), shape=(len(latents), len(cache.corpus.tokens)))
 
 
 def _cosines(

@@ -66,7 +66,7 @@ def on_residual_stream(model: LanguageModel, hookpoint: Hookpoint) -> bool:
 def _blocks(module: Any) -> str:
     """Path of the list of the model's blocks."""
     lists = ((path, part) for path, part in module.named_modules() if isinstance(part, nn.ModuleList))
-    return next((path for path, part in lists if len(part) == module.config.num_hidden_layers), "")
+    return next((path for path, part in lists if len(part) == module.config.get_text_config().num_hidden_layers), "")
 
 
 def _final_norm(module: Any) -> nn.Module | None:

@@ -30,7 +30,8 @@ from jaxtyping import Bool, Float16, Float32, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from outcrop.errors import ConfigError, CorruptError, RunError, shortened
+from outcrop.errors import ConfigError, CorruptError, shortened
+from outcrop.latents.negatives import StratumRows
 from outcrop.latents.windows import Grid
 from outcrop.model.embed import Embedder
 from outcrop.progress import Progress, silent
@@ -45,15 +46,6 @@ _RECALL_AT, _RECALL_WINDOWS = 50, 200
 _SEED = 0
 
 _Found = tuple[Int64[ndarray, "a n"], Float32[ndarray, "a n"]]  # rows and cosines
-
-
-@dataclass(frozen=True)
-class SemanticRows:
-    """Grid rows near a latent's anchors in meaning, in which it does not fire; ascending."""
-
-    rows: Int64[ndarray, "rows"]
-    source: Int64[ndarray, "rows"]  # the anchor that each is nearest to
-    distance: Float32[ndarray, "rows"]  # 1 − their cosine
 
 
 class Embeddings:
@@ -109,7 +101,7 @@ class WindowIndex:
 
 def semantic_rows(
     index: WindowIndex, anchors: Int64[ndarray, "a"], fires: Bool[ndarray, "windows"], n_nearest: int = 50
-) -> SemanticRows:
+) -> StratumRows:
     """The rows among the nearest of any anchor, itself a row, in which the latent does not fire."""
     found, cosine = index.nearest(anchors, n_nearest)
     row, distance = found.ravel(), 1 - cosine.ravel()
@@ -117,7 +109,7 @@ def semantic_rows(
     nearest_first = np.lexsort((source, distance))
     order = nearest_first[~fires[row[nearest_first]]]
     rows, first = np.unique(row[order], return_index=True)
-    return SemanticRows(rows, source[order][first], distance[order][first])
+    return StratumRows("semantic", rows, source[order][first], distance[order][first])
 
 
 def build_index(
@@ -142,15 +134,6 @@ def build_index(
         _embed(grid, vocabulary, embedder, unfinished, part_windows, progress)
         _describe(unfinished, made_of, approximate=grid.n_windows > exact_windows)
         unfinished.rename(path)
-    return _open(path, made_of)
-
-
-def open_index(grid: Grid, vocabulary: Vocabulary, embedder: str, directory: Path) -> WindowIndex:
-    """A finished index, by the identity of its embedder, which need not be loaded."""
-    made_of = _made_of(grid, vocabulary, embedder)
-    path = directory / _name(made_of)
-    if not path.exists():
-        raise RunError(f"{directory} holds no index of these windows by {embedder}; build it first")
     return _open(path, made_of)
 
 

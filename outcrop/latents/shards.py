@@ -18,7 +18,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,7 @@ class Shard:
             self._file = safe_open(path, framework="numpy")
             metadata = json.loads(self._file.metadata()["outcrop"])
             self.made, self.content = Made(**metadata["made"]), str(metadata["content"])
-            self.indptr: Int64[ndarray, "latents_plus_1"] = self._file.get_tensor("indptr")
+            self._indptr = self._file.get_slice("indptr")
             self.excluded: Int64[ndarray, "n"] = self._file.get_tensor("excluded").astype(np.int64) + self.made.start
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise CorruptError(f"{path} is truncated or altered ({error}); remove it and cache again") from error
@@ -102,12 +101,13 @@ class Shard:
 
     @property
     def n_fired(self) -> Int64[ndarray, "latents"]:
-        return np.diff(self.indptr)
+        return np.diff(self._indptr[:])
 
     def read(self, first: int, stop: int) -> tuple[Int32[ndarray, "x"], Int64[ndarray, "x"], Float32[ndarray, "x"]]:
         """Latent, position in the corpus and activation of the entries of some latents."""
-        begin, end = int(self.indptr[first]), int(self.indptr[stop])
-        latent = np.repeat(np.arange(first, stop, dtype=np.int32), np.diff(self.indptr[first : stop + 1]))
+        indptr = self._indptr[first : stop + 1]
+        begin, end = int(indptr[0]), int(indptr[-1])
+        latent = np.repeat(np.arange(first, stop, dtype=np.int32), np.diff(indptr))
         if begin == end:
             return latent, np.empty(0, np.int64), np.empty(0, np.float32)
         position = self._file.get_slice("position")[begin:end].astype(np.int64) + self.start
@@ -115,13 +115,10 @@ class Shard:
         value *= self._file.get_slice("scale")[first:stop][latent - first]
         return latent, position, value
 
-    @cached_property
-    def _n_latents(self) -> int:
-        return len(self.indptr) - 1
-
     def places(self) -> tuple[Int32[ndarray, "nnz"], Int32[ndarray, "nnz"]]:
         """Latent and position within the shard of every entry."""
-        latent = np.repeat(np.arange(self._n_latents, dtype=np.int32), self.n_fired)
+        n_fired = self.n_fired
+        latent = np.repeat(np.arange(len(n_fired), dtype=np.int32), n_fired)
         return latent, self._file.get_tensor("position").view(np.int32)
 
     def verify(self) -> None:
@@ -143,7 +140,7 @@ def write_shard(path: Path, tensors: Mapping[str, ndarray], made: Made) -> None:
 
 def content_hash(tensors: Mapping[str, ndarray]) -> str:
     digest = hashlib.sha256()
-    for name in _NAMES:
+    for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype}{tensors[name].shape}".encode())
         digest.update(np.ascontiguousarray(tensors[name]).data)
     return digest.hexdigest()

@@ -98,7 +98,7 @@ def context_dependence(
     latent = np.repeat(np.arange(n), np.diff(tokens.indptr))
     n_t = occurrences[tokens.indices]
     known = n_t >= 2
-    latent, f, n_t = latent[known], tokens.data[known], n_t[known]
+    latent, f, n_t = latent[known], tokens.data[known].astype(np.float64), n_t[known]
     explained = np.bincount(latent, weights=f * (f - 1) / (n_t - 1), minlength=n)
     counted = np.bincount(latent, weights=f, minlength=n)
     with np.errstate(invalid="ignore"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
@@ -91,8 +89,4 @@ def _lists(indptr: Int[ndarray, "latents_plus_1"], values: pa.Array) -> pa.Array
 def _texts(tokens: Int[ndarray, "n"], vocabulary: Vocabulary) -> pa.Array:
     """By a dictionary, since few types are anyone's trigger many times."""
     types, which = np.unique(tokens, return_inverse=True)
-    return pa.array(_decoded(types.tolist(), vocabulary)).take(pa.array(which))
-
-
-def _decoded(types: Iterable[int], vocabulary: Vocabulary) -> Sequence[str]:
-    return [vocabulary.text([token]) for token in types]
+    return pa.array([vocabulary.text([token]) for token in types.tolist()], pa.string()).take(pa.array(which))

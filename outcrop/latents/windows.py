@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int, Int32, Int64
 from numpy import ndarray
 from scipy.sparse import coo_array
 
+from outcrop.errors import ConfigError
 from outcrop.latents.cache import Firings
 from outcrop.model.corpus import Corpus
 from outcrop.types import Vocabulary, Window
@@ -56,13 +57,13 @@ class Grid:
         rows[self.positions] = np.arange(self.n_windows, dtype=np.int32)[:, None]
         return rows
 
-    def rows_with(self, token: int) -> Int32[ndarray, "rows"]:
+    def rows_with(self, token: int) -> Int[ndarray, "rows"]:
         """The rows that contain a token type, ascending."""
         starts, rows = self._inverted
         return rows[starts[token] : starts[token + 1]] if token + 1 < len(starts) else rows[:0]
 
     @cached_property
-    def _inverted(self) -> tuple[Int64[ndarray, "types_plus_1"], Int32[ndarray, "pairs"]]:
+    def _inverted(self) -> tuple[Int[ndarray, "types_plus_1"], Int[ndarray, "pairs"]]:
         """The rows of every token type, behind one another, and where each type's begin."""
         rows = np.repeat(np.arange(self.n_windows, dtype=np.int32), self.positions.shape[1])
         ones = np.ones(len(rows), dtype=bool)
@@ -90,6 +91,8 @@ class Grid:
     def centred(self, peaks: Int64[ndarray, "n"], offset: int, firings: Firings) -> list[Window]:
         """Windows of eligible tokens around positions of the corpus, each at `offset` in its own where the document
         allows; one that meets the document's edge is shorter, not shifted."""
+        if not 0 <= offset < self.positions.shape[1]:
+            raise ConfigError(f"a peak at offset {offset} lies outside a window of {self.positions.shape[1]} tokens")
         rank = np.searchsorted(self.eligible_positions, peaks)
         found = []
         for peak, at in zip(peaks.tolist(), rank.tolist(), strict=True):

@@ -36,6 +36,16 @@ class Corpus:
     def n_documents(self) -> int:
         return int(self.context_document[-1]) + 1
 
+    def continues(self, other: Corpus) -> bool:
+        """Whether it begins with all of another corpus."""
+        n, c = len(other.tokens), other.n_contexts
+        return (
+            np.array_equal(self.tokens[:n], other.tokens)
+            and np.array_equal(self.context_start[: c + 1], other.context_start)
+            and np.array_equal(self.context_document[:c], other.context_document)
+            and np.array_equal(self.eligible[:n], other.eligible)
+        )
+
     @property
     def n_eligible(self) -> int:
         return int(self.eligible.sum())

@@ -137,16 +137,16 @@ def console_statistics(table: pa.Table, sort: str, *, ascending: bool, top: int)
     numbered = {**_STATISTICS, **({} if sort in (*_STATISTICS, "latent", "layer") else {sort: sort})}
     title = coder_label(coders.pop()) if len(coders) == 1 else "Latents"
     shown = _table(f"\n{title}", *(["coder"] if coders else []), "latent", *numbered.values())
-    for column in ("flags", "set off by", "raises"):
-        shown.add_column(column, header_style="dim")
+    for words in ("flags", "set off by", "raises"):
+        shown.add_column(words, header_style="dim")
     for column in shown.columns:
         column.no_wrap, column.overflow = True, "ellipsis"
     for row in rows:
         coder = [_name(coder_label(row["coder"]))] if coders else []
         flags = [name.replace("_", " ") for name in ("dense", "positional", "pure_token", "rare") if row[name]]
-        words = (_words(row["triggers"]), _words(row.get("raises")))
+        tokens = (_words(row["triggers"]), _words(row.get("raises")))
         numbers = (number(row[name]) for name in numbered)
-        shown.add_row(*coder, str(row["latent"]), *numbers, ", ".join(flags), *words)
+        shown.add_row(*coder, str(row["latent"]), *numbers, ", ".join(flags), *tokens)
     return shown
 
 

@@ -147,6 +147,12 @@ def test_context_dependence_is_missing_without_firings_and_on_tokens_that_occur_
     np.testing.assert_allclose(coverage, [np.nan, 0, 1])
 
 
+def test_context_dependence_of_a_type_that_occurs_often() -> None:
+    """Fired on every one of 100,000 occurrences: the token decides."""
+    dependence, _ = context_dependence(csr_array(np.array([[100_000]], dtype=np.int32)), np.array([100_000]))
+    np.testing.assert_allclose(dependence, [0])
+
+
 def test_triggers_follow_their_definition(cached: Cached) -> None:
     """Token type by token type."""
     triggers = latent_statistics(cached.cache, cached.grid, cached.is_score).triggers
