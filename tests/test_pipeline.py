@@ -529,6 +529,7 @@ def test_the_statistics_of_every_latent_are_shown_and_kept(run: Path, capfd: pyt
     for ascending, expected in ((True, fired[:5]), (False, fired[:-6:-1])):
         shown = console_statistics(table, "max_activation", ascending=ascending, top=5)
         assert isinstance(shown, Table)
-        assert [*shown.columns[1].cells] == [str(row["latent"]) for row in expected]
+        (latents,) = (column for column in shown.columns if column.header == "latent")
+        assert [*latents.cells] == [str(row["latent"]) for row in expected]
     assert cli.main(["stats", str(run), "--sort", "colour"]) == 2
     assert "'colour'" in capfd.readouterr().err
