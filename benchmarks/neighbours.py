@@ -117,8 +117,10 @@ def check(found, n_tokens: int, n_latents: int, kind: str) -> None:
             if kind == "npmi":
                 like = np.log(both[row] * n_tokens / n[one] / n) / -np.log(both[row] / n_tokens)
         like[(both[row] == 0) | (n > n_tokens / 10) | (np.arange(n_latents) == one)] = -np.inf
-        ours, expected = found.of_latent(one)[1], np.sort(like)[::-1][:10]
+        latents, ours = found.of_latent(one)
+        expected = np.sort(like)[::-1][:10]
         np.testing.assert_allclose(ours, expected[expected > -np.inf], rtol=1e-5)
+        np.testing.assert_allclose(ours, like[latents], rtol=1e-5)
 
 
 def main() -> None:
