@@ -68,7 +68,7 @@ class ExamplesConfig(Strict):
     """Which: as many from each quantile, the strongest (top), any (random), half of them the strongest and the others
     from the quantiles (mix), or with a chance that grows with the peak (importance)."""
     explain_windows: Literal["grid", "centred"] = "grid"
-    """Windows of the grid, or with the peak (the trigger token, where the latent does not fire) in a fixed place."""
+    """Activating windows of the grid, or with the peak in a fixed place."""
     peak_offset: int = 24
     """That place, counted from the start of a centred window."""
     explain_random: int = 2
