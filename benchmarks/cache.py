@@ -29,12 +29,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 from safetensors.numpy import load_file
-from step import KEEP_MEMORY, Contender, Worker
+from step import KEEP_MEMORY, Contender, Worker, environment
 from transformers import AutoConfig, LlamaConfig, LlamaModel
 from workers.given import N_TYPES
 from workers.outcrop_caching import caching
@@ -153,22 +151,6 @@ def small_llama(folder: Path) -> str:
     return str(folder)
 
 
-def peer_environment() -> str:
-    """The Python of an environment that holds delphi and our version of torch."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outcrop" / "peers" / "delphi"
-    python = root / "bin" / "python"
-    if not (root / "complete").exists():
-        print(f"making delphi's environment in {root}", file=sys.stderr)
-        venv.create(root, with_pip=True, clear=True)
-        install = [str(python), "-m", "pip", "install", "--quiet"]
-        torch_version = torch.__version__.split("+")[0]
-        requirements = ["--requirement", str(HERE / "peers" / "delphi.txt")]
-        subprocess.run([*install, f"torch=={torch_version}", *requirements], check=True)
-        subprocess.run([*install, "--no-deps", DELPHI], check=True)
-        (root / "complete").touch()
-    return str(python)
-
-
 def versions(python: str, *packages: str) -> dict[str, str]:
     """Of packages in the environment of a Python."""
     code = f"import importlib.metadata as m, json; print(json.dumps({{p: m.version(p) for p in {packages}}}))"
@@ -218,7 +200,7 @@ def settings(options: argparse.Namespace, part: str, folder: Path) -> dict[str, 
 
 def main() -> None:
     options = arguments()
-    peer_python = options.peer_python or peer_environment()
+    peer_python = options.peer_python or environment("delphi", DELPHI)
     entrants = contenders(peer_python, "cache", options.peers)
     workers = {one.name: Worker(one, options.threads) for one in entrants}
     cases = []

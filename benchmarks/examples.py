@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cache import NEAR_TIES, PEERS, K, compared, contenders, mebibytes, peer_environment, take_turns, versions
-from step import Worker
+from cache import DELPHI, NEAR_TIES, PEERS, K, compared, contenders, mebibytes, take_turns, versions
+from step import Worker, environment
 
 NEGATIVES = ("random", "neighbours")
 Records = dict[str, dict[str, float]]  # by latent
@@ -116,7 +116,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    peer_python = options.peer_python or peer_environment()
+    peer_python = options.peer_python or environment("delphi", DELPHI)
     ours, *peers = contenders(peer_python, "examples", options.peers)
     entrants = [ours, replace(ours, name="build"), *peers]
     workers = {one.name: Worker(one, options.threads) for one in entrants}

@@ -133,16 +133,22 @@ def synthetic(width: int) -> torch.Tensor:
     return x / x.std()
 
 
-def peer_environment() -> str:
-    """The Python of an environment that holds sparsify and our version of torch."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outcrop" / "peers" / "sparsify"
+def environment(name: str, *alone: str) -> str:
+    """The Python of an environment that holds a peer and our version of torch, made when it is first asked for.
+
+    `peers/NAME.txt` says what is installed there; packages that are named here come without what they depend on.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "outcrop" / "peers" / name
     python = root / "bin" / "python"
     if not (root / "complete").exists():
-        print(f"making sparsify's environment in {root}", file=sys.stderr)
+        print(f"making an environment for {name} in {root}", file=sys.stderr)
         venv.create(root, with_pip=True, clear=True)
-        version = torch.__version__.split("+")[0]
-        install = [str(python), "-m", "pip", "install", "--quiet", f"torch=={version}"]
-        subprocess.run([*install, "--requirement", str(HERE / "peers" / "sparsify.txt")], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet"]
+        torch_version = torch.__version__.split("+")[0]
+        subprocess.run([*install, f"torch=={torch_version}"], check=True)
+        subprocess.run([*install, "--requirement", str(HERE / "peers" / f"{name}.txt")], check=True)
+        for package in alone:
+            subprocess.run([*install, "--no-deps", package], check=True)
         (root / "complete").touch()
     return str(python)
 
@@ -166,7 +172,7 @@ def main() -> None:
     names = {"outcrop", "floor", *(options.contenders or ("sparsify", "autocast", "tuned"))}
     if options.quick:
         widths, latents, rounds, names = (512,), (8192,), 3, names - {"tuned"}
-    entrants = [one for one in contenders(options.peer_python or peer_environment()) if one.name in names]
+    entrants = [one for one in contenders(options.peer_python or environment("sparsify")) if one.name in names]
     cases = []
     with tempfile.TemporaryDirectory() as folder:
         for d, m, optimizer in itertools.product(widths, latents, options.optimizers):

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from step import KEEP_MEMORY, Contender, Worker, comparison, peer_environment
+from step import KEEP_MEMORY, Contender, Worker, comparison, environment
 from transformers import AutoConfig, AutoTokenizer
 
 from outcrop.config import TextConfig
@@ -129,7 +129,7 @@ def main() -> None:
     assets = Assets()
     model = options.model or str(assets.language_model())
     turn_tokens = options.turn_steps * options.batch_tokens
-    entrants = contenders(options.peer_python or peer_environment(), options.peers)
+    entrants = contenders(options.peer_python or environment("sparsify"), options.peers)
     blocks = [f"model.layers.{block}" for block in options.blocks]
     sizes = {"m": options.latents, "k": K, "d": AutoConfig.from_pretrained(model).hidden_size}
     sizes |= {"batch_tokens": options.batch_tokens, "turn_tokens": turn_tokens}

@@ -270,7 +270,7 @@ def _demo(arguments: Sequence[str]) -> None:
     config, connector = prepare(command, bars)
     with connector:
         run = Run(config, command.out, fresh=command.fresh, connect=connector, progress=bars, say=say)
-        run.until("report")
+        run.until("report", retry_failed=command.retry_failed)
     _show(run)
 
 

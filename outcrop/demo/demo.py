@@ -39,6 +39,8 @@ class DemoCommand:
     """Where the embedded explainer listens, on loopback."""
     fresh: bool = False
     """Make anew what was made with other settings, instead of refusing."""
+    retry_failed: bool = False
+    """Ask the explainer and the judge again where they gave no answer."""
 
 
 def demo_config(command: DemoCommand, assets: Assets) -> RunConfig:
@@ -56,6 +58,7 @@ def demo_config(command: DemoCommand, assets: Assets) -> RunConfig:
         judge=JudgeConfig(
             name=str(assets.judge(command.judge)) if embedded else command.judge,
             explainer=f"http://127.0.0.1:{command.port}/v1" if embedded else None,
+            timeout_seconds=600.0,  # eight explanations at once take a slow processor minutes
         ),
     )
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 from numpy import ndarray
-from scipy.sparse import coo_array, csr_array, vstack
+from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -122,14 +122,26 @@ def _by_token(cache: LatentCache, latents: Int64[ndarray, "a"], eligible: Bool[n
     wanted = np.full(len(cache.corpus.tokens), everything)
     for latent in [] if everything else latents.tolist():
         wanted[cache[latent].position] = True
-    parts = []
+    indices: list[Int[ndarray, "nnz"]] = []
+    n_there: list[Int[ndarray, "n"]] = []
     for shard in cache.shards:
         latent, position = shard.places()
         keep = eligible[latent] & wanted[shard.start : shard.stop][position]
         ones = np.ones(int(keep.sum()), dtype=np.int32)
         shape = shard.stop - shard.start, len(eligible)
-        parts.append(coo_array((ones, (position[keep], latent[keep])), shape=shape).tocsr())
-    return vstack(parts, format="csr")
+        by_token = coo_array((ones, (position[keep], latent[keep])), shape=shape).tocsr()
+        indices.append(by_token.indices)
+        n_there.append(np.diff(by_token.indptr))
+    joined = _joined(indices)
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(n_there))])
+    return csr_array((np.ones(len(joined), np.int32), joined, indptr), shape=(len(wanted), len(eligible)))
+
+
+def _joined(parts: list[Int[ndarray, "nnz"]]) -> Int[ndarray, "all"]:
+    """Behind one another; the parts are given up."""
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined
 
 
 def _fires(cache: LatentCache, latents: Int64[ndarray, "a"]) -> csr_array:
