@@ -40,6 +40,7 @@ from outcrop.latents.outputs import outputs
 from outcrop.latents.survey import Survey, coder_row, latent_rows
 from outcrop.latents.table import statistics_table
 from outcrop.model.corpus import Corpus
+from outcrop.model.embed import require_embedder
 from outcrop.model.hooks import find_places, place_widths
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents, shuffled
@@ -84,6 +85,8 @@ class Run:
         self.directory.create()
         with self.directory.locked():
             require_trackers(self.config.train.track)
+            if self.config.examples.embedder is not None:
+                require_embedder(self.config.examples.embedder)
             more = self._drop_stale(last, self._unanswered(last) if retry_failed else [])
             with self._config_written():
                 if more:

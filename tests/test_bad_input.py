@@ -158,6 +158,14 @@ def test_a_tracker_that_is_not_installed_is_refused_before_any_work(
     assert not list((tmp_path / "new").glob("tokens/*"))
 
 
+def test_an_embedder_that_is_not_there_is_refused_before_any_work(
+    tmp_path: Path, inputs: Inputs, server: LLMServer, refused: Refused
+) -> None:
+    line = refused(*new(tmp_path, arguments(*inputs, server.address, examples__embedder=tmp_path / "none")))
+    assert f"there is no directory {tmp_path / 'none'}" in line
+    assert not list((tmp_path / "new").glob("tokens/*"))
+
+
 def test_a_run_without_a_judge_is_refused_before_any_work(tmp_path: Path, inputs: Inputs, refused: Refused) -> None:
     assert "--judge" in refused(*new(tmp_path, arguments(*inputs, None)))
     assert not (tmp_path / "new" / "tokens").exists()

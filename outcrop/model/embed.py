@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,25 @@ class Embedder:
         return unit
 
 
+def require_embedder(name: str) -> None:
+    """ConfigError where the package is missing, ModelError where a directory is; loads nothing."""
+    if find_spec("sentence_transformers") is None:
+        raise ConfigError(
+            "sentence embeddings need sentence-transformers, which is not installed: pip install 'outcrop[semantic]'"
+        )
+    if name.startswith((".", "/", "~")) and not Path(name).exists():
+        raise ModelError(f"there is no directory {name} to load a sentence embedder from")
+
+
 def load_embedder(name: str, device: torch.device) -> Embedder:
     """Load a directory or a hub model; `ModelError` says what was tried.
 
     In bfloat16 where the hardware multiplies it faster: with all-MiniLM-L6-v2 in half the time,
     and 99.4% of the nearest 50 of 1,000 texts are those of float32.
     """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ConfigError(
-            "sentence embeddings need sentence-transformers, which is not installed: pip install 'outcrop[semantic]'"
-        ) from error
-    if name.startswith((".", "/", "~")) and not Path(name).exists():
-        raise ModelError(f"there is no directory {name} to load a sentence embedder from")
+    require_embedder(name)
+    from sentence_transformers import SentenceTransformer  # takes seconds to import, and is not always there
+
     try:
         dtype = {"dtype": choose_dtype("auto", device)}
         module = SentenceTransformer(name, device=str(device), model_kwargs=dtype).eval().requires_grad_(False)
