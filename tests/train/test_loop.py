@@ -207,6 +207,19 @@ def test_finetuning_goes_on_from_the_given_coder(model: LanguageModel, corpora: 
     assert further.reconstruction.fvu < first.reconstruction.fvu
 
 
+def test_a_finetuning_goes_on_from_its_checkpoint_whatever_architecture_the_settings_name(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    """The given coder's own counts."""
+    (first,) = run(model, corpora, "adam")
+    more: dict[str, Any] = {"given": [first.placed], "checkpoint_directory": tmp_path}
+    more["coders"] = {keys()[0]: Architecture(n_latents=16, k=2)}
+    (whole,) = run(model, corpora, "adam", **more)
+    (resumed,) = run(model, corpora, "adam", **more)
+    assert same_weights(whole, resumed)
+    assert whole.placed.coder.architecture == first.placed.coder.architecture
+
+
 def test_a_coder_whose_rows_have_any_norm_is_finetuned_from_where_it_was(
     model: LanguageModel, corpora: dict[str, Corpus]
 ) -> None:
