@@ -41,7 +41,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 from safetensors.numpy import load_file
-from step import KEEP_MEMORY, Contender, Worker, environment
+from step import KEEP_MEMORY, Contender, Worker, compared, environment
 from transformers import AutoConfig, LlamaConfig, LlamaModel
 from workers.given import N_TYPES
 from workers.outcrop_caching import caching
@@ -85,16 +85,6 @@ def take_turns(workers: dict[str, Worker], rounds: int) -> tuple[dict[str, float
         for of in ("seconds", "cpu_seconds")
     )
     return clock, cpu
-
-
-def compared(seconds: dict[str, float]) -> dict[str, Any]:
-    """Ours against the peers."""
-    return {
-        "seconds": {name: round(value, 4) for name, value in seconds.items()},
-        "faster_than": {
-            name: round(value / seconds["outcrop"], 2) for name, value in seconds.items() if name != "outcrop"
-        },
-    }
 
 
 def mebibytes(n_bytes: int | None) -> int | None:
@@ -158,10 +148,16 @@ def versions(python: str, *packages: str) -> dict[str, str]:
 
 
 def line(case: dict[str, Any]) -> str:
-    rates = ", ".join(f"{name} {rate:,}" for name, rate in case["tokens_per_second"].items())
+    rates, ratios, memory = figures(case, "tokens_per_second")
+    return f"{case['part']}, M = {case['m']}, {case['n']:,} tokens. Tokens/s: {rates}. Ours: {ratios}. MiB: {memory}"
+
+
+def figures(case: dict[str, Any], rate: str) -> tuple[str, str, str]:
+    """Rates, ratios and memory of a case in words."""
+    rates = ", ".join(f"{name} {value:,}" for name, value in case[rate].items())
     ratios = ", ".join(f"{ratio} × {name}" for name, ratio in case["faster_than"].items())
     memory = ", ".join(f"{name} {mib}" for name, mib in case["extra_mib"].items())
-    return f"{case['part']}, M = {case['m']}, {case['n']:,} tokens. Tokens/s: {rates}. Ours: {ratios}. MiB: {memory}"
+    return rates, ratios, memory
 
 
 def arguments() -> argparse.Namespace:

@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from cache import DELPHI, NEAR_TIES, PEERS, K, compared, contenders, mebibytes, take_turns, versions
-from step import Worker, environment
+from cache import DELPHI, NEAR_TIES, PEERS, K, contenders, figures, mebibytes, take_turns, versions
+from step import Worker, compared, environment
 
 NEGATIVES = ("random", "neighbours")
 Records = dict[str, dict[str, float]]  # by latent
@@ -85,9 +85,7 @@ def require_equal(ours: Records, theirs: Records, name: str) -> None:
 
 
 def line(case: dict[str, Any]) -> str:
-    rates = ", ".join(f"{name} {rate:,}" for name, rate in case["latents_per_second"].items())
-    ratios = ", ".join(f"{ratio} × {name}" for name, ratio in case["faster_than"].items())
-    memory = ", ".join(f"{name} {mib}" for name, mib in case["extra_mib"].items())
+    rates, ratios, memory = figures(case, "latents_per_second")
     return f"{case['negatives']}, {case['n_latents']} of {case['m']} latents. Latents/s: {rates}. " + (
         f"Ours: {ratios}; build alone: {case['build']['faster_than']}. MiB: {memory}"
     )

@@ -114,13 +114,15 @@ def measure(case: dict[str, Any], rounds: int, entrants: list[Contender], thread
 
 def comparison(seconds: dict[str, float]) -> dict[str, Any]:
     """Ours against the floor and against the peers."""
-    ours = seconds["outcrop"]
+    return {**compared(seconds), "times_floor": round(seconds["outcrop"] / seconds["floor"], 2)}
+
+
+def compared(seconds: dict[str, float]) -> dict[str, Any]:
+    """Ours against the peers."""
+    peers = {name: value for name, value in seconds.items() if name not in ("outcrop", "floor")}
     return {
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
-        "times_floor": round(ours / seconds["floor"], 2),
-        "faster_than": {
-            name: round(value / ours, 2) for name, value in seconds.items() if name not in ("outcrop", "floor")
-        },
+        "faster_than": {name: round(value / seconds["outcrop"], 2) for name, value in peers.items()},
     }
 
 

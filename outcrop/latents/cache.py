@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,16 @@ from numpy import ndarray
 from outcrop.coders.placed import PlacedCoder
 from outcrop.config import CacheConfig
 from outcrop.errors import CoderError, CorruptError
-from outcrop.latents.shards import Made, Shard, ShardRange, shard_ranges, sorted_by_latent, text_hash, write_shard
+from outcrop.latents.shards import (
+    Made,
+    Shard,
+    ShardRange,
+    shard_ranges,
+    sorted_by_latent,
+    taken,
+    text_hash,
+    write_shard,
+)
 from outcrop.model.activations import activations
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
@@ -127,17 +136,19 @@ def cache_latents(
     """
     coders = [replace(placed, coder=placed.coder.to(model.device)) for placed in coders]
     hashes = [coder_hash(placed) for placed in coders]
-    ranges = shard_ranges(corpus, config.shard_tokens)
-    missing = [r for r in ranges if not all(map(partial(_is_done, directory, corpus, r), coders, hashes))]
+    missing: dict[ShardRange, list[tuple[Path, Made]]] = {}
+    for r in shard_ranges(corpus, config.shard_tokens):
+        text, paths = text_hash(corpus, r.contexts), [directory / str(placed.key) / r.name for placed in coders]
+        shards = [(path, Made(text, coder, r.start, r.stop)) for path, coder in zip(paths, hashes, strict=True)]
+        if not all(_is_done(*shard) for shard in shards):
+            missing[r] = shards
     done = corpus.n_eligible - sum(int(corpus.eligible[r.start : r.stop].sum()) for r in missing)
     with progress("caching latents", corpus.n_eligible, "tokens", done=done) as advance:
-        for shard_range in missing:
+        for shard_range, shards in missing.items():
             collectors = [Collector(placed, shard_range) for placed in coders]
             _encode_range(model, corpus, collectors, shard_range, batch_tokens, advance)
-            for coder in hashes:
-                collector = collectors.pop(0)  # and what it has gathered goes with it
-                made = Made(text_hash(corpus, shard_range.contexts), coder, shard_range.start, shard_range.stop)
-                write_shard(directory / str(collector.placed.key) / shard_range.name, collector.tensors(), made)
+            for path, made in shards:
+                write_shard(path, collectors.pop(0).tensors(), made)  # what a collector has gathered goes with it
     return [LatentCache(directory, placed, corpus) for placed in coders]
 
 
@@ -196,19 +207,11 @@ class Collector:
 
     def tensors(self) -> dict[str, ndarray]:
         """Those of the shard, once; what was gathered is given up."""
-        position, latent, value = map(_taken, (self._position, self._latent, self._value))
+        position, latent, value = map(taken, (self._position, self._latent, self._value))
         shape = self._range.stop - self._range.start, self.placed.coder.n_latents
         return sorted_by_latent(position, latent, value, shape, np.sort(np.concatenate(self._excluded)))
 
 
-def _taken(parts: list[ndarray]) -> ndarray:
-    whole = np.concatenate(parts)
-    parts.clear()
-    return whole
-
-
-def _is_done(directory: Path, corpus: Corpus, shard_range: ShardRange, placed: PlacedCoder, coder: str) -> bool:
+def _is_done(path: Path, made: Made) -> bool:
     """Whether this shard is there: of this text, this coder and this range."""
-    path = directory / str(placed.key) / shard_range.name
-    wanted = Made(text_hash(corpus, shard_range.contexts), coder, shard_range.start, shard_range.stop)
-    return path.exists() and Shard(path).made == wanted
+    return path.exists() and Shard(path).made == made

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from outcrop.config import NeighbourMeasure
 from outcrop.latents.cache import LatentCache
+from outcrop.latents.shards import taken
 from outcrop.latents.statistics import DENSE_RATE
 
 _PAIRS = 1 << 25  # counts, or cosines, held at once
@@ -54,7 +55,7 @@ def find_neighbours(
     Co-firing takes time with the number of pairs of firings on one token of which one is of `latents`, and memory
     with the firings on such tokens. Raises CoderError for `encoder` where the encoder rows have no common space.
     """
-    eligible = possible_neighbours(cache)
+    eligible = _possible(cache)
     if measure in ("decoder", "encoder"):
         coder = cache.placed.coder
         blocks = _cosines(coder.decoder_rows() if measure == "decoder" else coder.encoder_rows(), latents, eligible)
@@ -67,7 +68,7 @@ def find_neighbours(
     return Neighbours(latents, nearest, similarity)
 
 
-def possible_neighbours(cache: LatentCache) -> Bool[ndarray, "latents"]:
+def _possible(cache: LatentCache) -> Bool[ndarray, "latents"]:
     """Which latents may be anyone's neighbour."""
     return (cache.n_fired > 0) & (cache.n_fired <= DENSE_RATE * cache.eligible.sum())
 
@@ -122,8 +123,8 @@ def _by_token(cache: LatentCache, latents: Int64[ndarray, "a"], eligible: Bool[n
     wanted = np.full(len(cache.corpus.tokens), everything)
     for latent in [] if everything else latents.tolist():
         wanted[cache[latent].position] = True
-    indices: list[Int[ndarray, "nnz"]] = []
-    n_there: list[Int[ndarray, "n"]] = []
+    indices: list[ndarray] = []
+    n_there: list[ndarray] = []
     for shard in cache.shards:
         latent, position = shard.places()
         keep = eligible[latent] & wanted[shard.start : shard.stop][position]
@@ -132,16 +133,9 @@ def _by_token(cache: LatentCache, latents: Int64[ndarray, "a"], eligible: Bool[n
         by_token = coo_array((ones, (position[keep], latent[keep])), shape=shape).tocsr()
         indices.append(by_token.indices)
         n_there.append(np.diff(by_token.indptr))
-    joined = _joined(indices)
+    joined = taken(indices)
     indptr = np.concatenate([[0], np.cumsum(np.concatenate(n_there))])
     return csr_array((np.ones(len(joined), np.int32), joined, indptr), shape=(len(wanted), len(eligible)))
-
-
-def _joined(parts: list[Int[ndarray, "nnz"]]) -> Int[ndarray, "all"]:
-    """Behind one another; the parts are given up."""
-    joined = np.concatenate(parts)
-    parts.clear()
-    return joined
 
 
 def _fires(cache: LatentCache, latents: Int64[ndarray, "a"]) -> csr_array:
@@ -158,11 +152,8 @@ def _cosines(
     others = np.flatnonzero(eligible)
     rows = F.normalize(rows.detach(), dim=1)
     columns = rows[torch.from_numpy(others).to(rows.device)].T
-    for block in np.array_split(latents, _n_parts(len(latents) * len(others))):
+    for block in np.array_split(latents, 1 + len(latents) * len(others) // _PAIRS):
         cosines = (rows[torch.from_numpy(block).to(rows.device)] @ columns).cpu().numpy()
         for latent, likeness in zip(block.tolist(), cosines, strict=True):
-            yield others[others != latent], likeness[others != latent]
-
-
-def _n_parts(n_pairs: int) -> int:
-    return 1 + n_pairs // _PAIRS
+            likeness[others == latent] = -np.inf
+            yield others, likeness

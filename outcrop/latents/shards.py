@@ -175,6 +175,13 @@ def sorted_by_latent(
     }
 
 
+def taken(parts: list[ndarray]) -> ndarray:
+    """Behind one another; the parts are given up, so that both are not held for long."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
+
+
 def text_hash(corpus: Corpus, contexts: range) -> str:
     """Hash of some contexts of the corpus, which stays when more text is put behind them."""
     tokens = slice(int(corpus.context_start[contexts.start]), int(corpus.context_start[contexts.stop]))

@@ -7,6 +7,7 @@ of the firings the latent is *diffuse*; if P(fire | t) ≥ 0.99 for all of them 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
@@ -26,11 +27,11 @@ class Triggers:
     probability: Float64[ndarray, "triggers"]  # P(fire | token)
     cover: Float64[ndarray, "latents"]  # share of the firings on triggers; NaN where it never fired
 
-    @property
+    @cached_property
     def diffuse(self) -> Bool[ndarray, "latents"]:
         return self.cover < _COVER
 
-    @property
+    @cached_property
     def pure(self) -> Bool[ndarray, "latents"]:
         below = np.bincount(self._latent, weights=self.probability < _PURE, minlength=len(self.cover))
         return (self.cover >= _COVER) & (below == 0)

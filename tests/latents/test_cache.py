@@ -16,6 +16,15 @@ def shards(cached: Cached) -> list[Path]:
     return sorted((cached.directory / str(cached.placed.key)).glob("shard_*.safetensors"))
 
 
+def copied(cached: Cached, directory: Path) -> Path:
+    """The shards' folder in a directory of its own, to be damaged."""
+    target = directory / str(cached.placed.key)
+    target.mkdir()
+    for path in shards(cached):
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
 def test_the_cache_equals_the_dense_computation_position_by_position(cached: Cached) -> None:
     assert len(shards(cached)) > 3
     for latent in range(cached.cache.n_latents):
@@ -75,10 +84,7 @@ def test_text_put_behind_leaves_all_shards_but_the_last_and_gives_the_cache_of_t
 def test_every_altered_byte_of_a_shard_is_found_and_the_shard_named(
     cached: Cached, corpora: dict[str, Corpus], tmp_path: Path
 ) -> None:
-    target = tmp_path / str(cached.placed.key)
-    target.mkdir()
-    for path in shards(cached):
-        (target / path.name).write_bytes(path.read_bytes())
+    target = copied(cached, tmp_path)
     LatentCache(tmp_path, cached.placed, corpora["cache"]).verify()
     victim = sorted(target.iterdir())[-1]  # the shortest
     whole = victim.read_bytes()
@@ -122,10 +128,7 @@ def test_caching_again_writes_only_what_is_missing(
 def test_a_missing_truncated_or_foreign_shard_is_named(
     cached: Cached, corpora: dict[str, Corpus], tmp_path: Path
 ) -> None:
-    target = tmp_path / str(cached.placed.key)
-    target.mkdir()
-    for path in shards(cached):
-        (target / path.name).write_bytes(path.read_bytes())
+    target = copied(cached, tmp_path)
     victim = sorted(target.iterdir())[1]
     whole = victim.read_bytes()
     victim.write_bytes(whole[:-10])
