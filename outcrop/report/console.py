@@ -151,4 +151,4 @@ def console_statistics(table: pa.Table, sort: str, *, ascending: bool, top: int)
 
 
 def _words(tokens: list[str] | None) -> Text:
-    return Text(visible(" ".join(token.strip() or repr(token) for token in (tokens or [])[:4]), 80)[:17])
+    return Text(visible(" ".join(token.strip() or repr(token) for token in (tokens or [])[:4]), 80)[:14])
