@@ -3,7 +3,9 @@
 Explainers see windows of one half of the documents, judges of the other. Activating windows are drawn from Q
 quantiles of their peak, equally many from each (explainers may be shown others, see `sampling`); non-activating ones
 from each stratum, for judges uniformly, for explainers in turn from all that made windows members of it (triggers,
-neighbours, activating windows). Nothing is drawn twice. What a stratum cannot supply is noted, and no other stands in.
+neighbours, activating windows). Where an explainer's windows are centred on their peaks, its same-token ones are
+position-matched: the trigger stands where the peaks stand. Nothing is drawn twice. What a stratum cannot supply is
+noted, and no other stands in.
 """
 
 from __future__ import annotations
@@ -170,6 +172,10 @@ class _Drawer:
         peaks = self._grid.positions[rows, [int(window.activations.argmax()) for window in windows]]
         return self._grid.centred(peaks, self._config.peak_offset, self._firings)
 
+    def _first(self, tokens: Int64[ndarray, "n"], rows: Int64[ndarray, "n"]) -> Int64[ndarray, "n"]:
+        """Where in the corpus each token first stands in its row."""
+        return self._grid.positions[rows, (self._grid.tokens[rows] == tokens[:, None]).argmax(axis=1)]
+
     def _non_activating(self, split: Split, name: Stratum, wanted: int, first: int) -> list[Example]:
         stratum = next((one for one in self._strata if one.stratum == name), None)
         if stratum is None:
@@ -177,6 +183,11 @@ class _Drawer:
                 self._note(name, "there is no such window")
             return []
         here = np.flatnonzero(in_split(self._is_score[stratum.rows], split))
+        offset = self._config.peak_offset
+        triggers = None
+        if stratum.source is not None and name == "same_token" and self._centred(split):
+            triggers = self._first(stratum.source, stratum.rows)
+            here = here[self._grid.silent_around(triggers[here], offset, self._firings)]
         if len(here) < wanted:
             self._note(name, f"{split}: {wanted} wanted, {len(here)} windows there")
         if split == "explain" and stratum.source is not None:
@@ -184,7 +195,10 @@ class _Drawer:
         else:
             drawn = self._generator.choice(here, size=min(wanted, len(here)), replace=False)
         rows = stratum.rows[drawn]
-        windows = self._grid.windows(rows, self._firings)
+        if triggers is None:
+            windows = self._grid.windows(rows, self._firings)
+        else:
+            windows = self._grid.centred(triggers[drawn], offset, self._firings)
         sources, distances = (
             [None] * len(drawn) if part is None else part[drawn].tolist() for part in (stratum.source, stratum.distance)
         )

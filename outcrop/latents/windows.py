@@ -51,6 +51,10 @@ class Grid:
         return self.corpus.document_of[self.positions[:, 0]]
 
     @cached_property
+    def _eligible_document(self) -> Int32[ndarray, "eligible"]:
+        return self.corpus.document_of[self.eligible_positions]
+
+    @cached_property
     def row_of(self) -> Int32[ndarray, "n"]:
         """The row of every position of the corpus; -1 off the grid."""
         rows = np.full(len(self.corpus.tokens), -1, dtype=np.int32)
@@ -91,15 +95,27 @@ class Grid:
     def centred(self, peaks: Int64[ndarray, "n"], offset: int, firings: Firings) -> list[Window]:
         """Windows of eligible tokens around positions of the corpus, each at `offset` in its own where the document
         allows; one that meets the document's edge is shorter, not shifted."""
-        if not 0 <= offset < self.positions.shape[1]:
-            raise ConfigError(f"a peak at offset {offset} lies outside a window of {self.positions.shape[1]} tokens")
-        rank = np.searchsorted(self.eligible_positions, peaks)
         found = []
-        for peak, at in zip(peaks.tolist(), rank.tolist(), strict=True):
-            near = self.eligible_positions[max(0, at - offset) : at - offset + self.positions.shape[1]]
-            same = self.corpus.document_of[near] == self.corpus.document_of[peak]
-            found += windows_at(self.corpus, near[same][None], firings)
+        for begin, end in zip(*self._around(peaks, offset), strict=True):
+            found += windows_at(self.corpus, self.eligible_positions[None, begin:end], firings)
         return found
+
+    def silent_around(self, peaks: Int64[ndarray, "n"], offset: int, firings: Firings) -> Bool[ndarray, "n"]:
+        """Which of those windows hold no firing at all."""
+        begin, end = self._around(peaks, offset)
+        first, last = self.eligible_positions[begin], self.eligible_positions[end - 1]
+        n_before = np.searchsorted(firings.position, first)
+        return np.searchsorted(firings.position, last, side="right") == n_before
+
+    def _around(self, peaks: Int64[ndarray, "n"], offset: int) -> tuple[Int64[ndarray, "n"], Int64[ndarray, "n"]]:
+        """Where those windows begin and end among the eligible positions."""
+        w = self.positions.shape[1]
+        if not 0 <= offset < w:
+            raise ConfigError(f"a peak at offset {offset} lies outside a window of {w} tokens")
+        document = self.corpus.document_of[peaks]
+        start, stop = (np.searchsorted(self._eligible_document, document, side=side) for side in ("left", "right"))
+        begin = np.searchsorted(self.eligible_positions, peaks) - offset
+        return np.maximum(begin, start), np.minimum(begin + w, stop)
 
 
 def windows_at(corpus: Corpus, positions: Int64[ndarray, "n w"], firings: Firings) -> list[Window]:

@@ -190,6 +190,36 @@ def test_windows_around_peaks_hold_each_activation_at_its_own_token(cached: Cach
     assert len(lengths) > 2
 
 
+def test_same_token_windows_for_explainers_are_position_matched(cached: Cached) -> None:
+    """The trigger stands where the peaks stand, and the latent fires nowhere in the window, off its grid row either."""
+    config = replace(CONFIG, explain_windows="centred", peak_offset=3, explain_same_token=4)
+    corpus, n_found, n_off_row = cached.cache.corpus, 0, 0
+    for latent in build_examples(surveyed(cached), config):
+        for example in latent.explain:
+            if example.stratum != "same_token":
+                continue
+            n_found += 1
+            start = int(corpus.context_start[example.window.context]) + example.window.offset
+            own = np.flatnonzero(cached.eligible & (corpus.document_of == example.window.document))
+            positions = own[own >= start][: len(example.window.tokens)]
+            assert not cached.dense[positions, latent.latent.index].any()
+            assert np.array_equal(example.window.tokens, corpus.tokens[positions])
+            row = cached.grid.positions[example.row]
+            trigger = row[(corpus.tokens[row] == example.source).argmax()]
+            assert np.flatnonzero(positions == trigger).tolist() == [min(3, int((own < trigger).sum()))]
+            n_off_row += not np.isin(positions, row).all()
+    assert n_found > 10
+    assert n_off_row > 5
+
+
+def test_a_window_around_a_position_is_silent_only_if_nothing_in_it_fires(cached: Cached) -> None:
+    for latent in range(0, cached.cache.n_latents, 7):
+        firings = cached.cache[latent]
+        peaks = cached.grid.positions[:, 2]
+        windows = cached.grid.centred(peaks, 5, firings)
+        assert cached.grid.silent_around(peaks, 5, firings).tolist() == [not window.fires.any() for window in windows]
+
+
 def test_strata_partition_the_windows_without_firing_in_their_order(cached: Cached) -> None:
     fires = np.zeros(cached.grid.n_windows, dtype=bool)
     fires[::3] = True
