@@ -49,7 +49,6 @@ def shard_firings(n_tokens: int, n_latents: int) -> Iterator[tuple[int, ndarray,
 
 def write(directory: Path, n_tokens: int, n_latents: int) -> None:
     """The cache of such firings."""
-    from outcrop.latents.cache import coder_hash
     from outcrop.latents.shards import Made, ShardRange, sorted_by_latent, text_hash, write_shard
 
     placed, corpus = setting(n_tokens, n_latents)
@@ -58,7 +57,7 @@ def write(directory: Path, n_tokens: int, n_latents: int) -> None:
         contexts = range(start // DOCUMENT, -(-stop // DOCUMENT))
         ones = np.ones(len(latent), dtype=np.float32)
         tensors = sorted_by_latent(position, latent, ones, (stop - start, n_latents), np.empty(0, np.int64))
-        made = Made(text_hash(corpus, contexts), coder_hash(placed), start, stop)
+        made = Made(text_hash(corpus, contexts), placed.hash, start, stop)
         write_shard(directory / str(placed.key) / ShardRange(i, contexts, start, stop).name, tensors, made)
 
 

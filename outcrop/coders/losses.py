@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from outcrop.coders.codes import DenseCodes
-from outcrop.coders.layer import SparseLayer
 from outcrop.coders.stack import LayerOutput, SparseStack
 from outcrop.config import TrainConfig
 
@@ -40,14 +39,13 @@ def coder_loss(
     """The whole loss of a batch whose layers gave `outputs`; `dead` says which latents AuxK shall revive."""
     fits = [mse(y, output.reconstruction) for output in (outputs if config.prefix_losses else outputs[-1:])]
     fits += _matryoshka(coder, y, outputs)
-    loss = torch.stack(fits).mean() + side_loss(coder, y, outputs, dead, config)
+    loss = torch.stack(fits).mean() + side_loss(y, outputs, dead, config)
     if config.multi_topk:
-        loss = loss + _multi_topk(coder, y, outputs, k) / 8
+        loss = loss + _multi_topk(y, outputs, k) / 8
     return loss
 
 
 def side_loss(
-    coder: SparseStack,
     y: Float[Tensor, "n d_out"],
     outputs: Sequence[LayerOutput],
     dead: Bool[Tensor, "L M"],
@@ -56,7 +54,7 @@ def side_loss(
     """What keeps latents alive and sparse, whatever else is minimised: AuxK and the selections' penalties."""
     loss = y.new_zeros(())
     if config.auxk_weight and bool(dead.any()):
-        loss = loss + config.auxk_weight * _auxk(coder, y, outputs, dead)
+        loss = loss + config.auxk_weight * _auxk(y, outputs, dead)
     for output in outputs:
         if isinstance(output.codes, DenseCodes):
             loss = loss + config.sparsity_weight * output.codes.penalty
@@ -68,33 +66,31 @@ def mse(y: Float[Tensor, "n d"], reconstruction: Float[Tensor, "n d"]) -> Scalar
 
 
 def _matryoshka(coder: SparseStack, y: Tensor, outputs: Sequence[LayerOutput]) -> Iterator[Scalar]:
-    for layer, output in zip(coder.layers, outputs, strict=True):
-        before = output.reconstruction - output.output
+    for output in outputs:
         for prefix in coder.architecture.matryoshka:
-            yield mse(y, before + layer.decode(output.codes, prefix))
+            yield mse(y, output.before + output.layer.decode(output.codes, prefix))
 
 
-def _multi_topk(coder: SparseStack, y: Tensor, outputs: Sequence[LayerOutput], k: int) -> Scalar:
+def _multi_topk(y: Tensor, outputs: Sequence[LayerOutput], k: int) -> Scalar:
     losses = []
-    for layer, output in zip(coder.layers, outputs, strict=True):
-        before = output.reconstruction - output.output
-        wide = layer.widest(output.read, min(4 * k, layer.n_latents))
-        losses.append(mse(y, before + layer.decode(wide)))
+    for output in outputs:
+        wide = output.layer.widest(output.read, min(4 * k, output.layer.n_latents))
+        losses.append(mse(y, output.before + output.layer.decode(wide)))
     return torch.stack(losses).mean()
 
 
-def _auxk(coder: SparseStack, y: Tensor, outputs: Sequence[LayerOutput], dead: Bool[Tensor, "L M"]) -> Scalar:
+def _auxk(y: Tensor, outputs: Sequence[LayerOutput], dead: Bool[Tensor, "L M"]) -> Scalar:
     losses = [
-        _revival(layer, output, (y - output.reconstruction).detach(), of_layer)
-        for layer, output, of_layer in zip(coder.layers, outputs, dead, strict=True)
+        _revival(output, (y - output.reconstruction).detach(), of_layer)
+        for output, of_layer in zip(outputs, dead, strict=True)
         if of_layer.any()
     ]
-    return torch.stack(losses).sum() / coder.n_layers
+    return torch.stack(losses).sum() / len(outputs)
 
 
-def _revival(layer: SparseLayer, output: LayerOutput, error: Float[Tensor, "n d"], dead: Bool[Tensor, "M"]) -> Scalar:
+def _revival(output: LayerOutput, error: Float[Tensor, "n d"], dead: Bool[Tensor, "M"]) -> Scalar:
     indices = dead.nonzero().squeeze(1)
     wanted = max(1, error.shape[1] // 2)  # k_aux, as Gao et al. chose it
-    revived = layer.revived(output.read.detach(), indices, min(wanted, len(indices)))
+    revived = output.layer.revived(output.read.detach(), indices, min(wanted, len(indices)))
     share = min(1.0, len(indices) / wanted)
     return share * mse(error, revived) / error.pow(2).mean().clamp_min(torch.finfo(error.dtype).tiny)

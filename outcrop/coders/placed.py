@@ -6,9 +6,12 @@ edit     y ← ŷ(edited codes) + (y − ŷ(codes)), so that only what was edite
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -30,6 +33,16 @@ class PlacedCoder:
     key: CoderKey
     coder: SparseStack
     max_norm: float | None = None  # tokens of a larger norm at the source are attention sinks
+
+    @cached_property
+    def hash(self) -> str:
+        """Of everything that its codes depend on, as it was when first asked; 16 hexadecimal digits."""
+        coder = self.coder
+        settings = [str(self.key), self.max_norm, asdict(coder.architecture), coder.reads, coder.read_scale]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for _, tensor in sorted(coder.state_dict().items()):
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     def require_widths(self, source: int, target: int) -> None:
         """CoderError unless the coder reads and predicts activations of these widths."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -27,12 +28,27 @@ from outcrop.types import SparseLatents
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What one layer did with a batch."""
+    """What one layer did with a batch; decoded when that is first asked for."""
 
+    layer: SparseLayer
     read: Float[Tensor, "n d_in"]
     codes: Codes
-    output: Float[Tensor, "n d_out"]
-    reconstruction: Float[Tensor, "n d_out"]  # of the stack up to and including this layer
+    base: Float[Tensor, "n d_out"]  # the reconstruction before any layer
+    previous: LayerOutput | None
+
+    @cached_property
+    def output(self) -> Float[Tensor, "n d_out"]:
+        return self.layer.decode(self.codes)
+
+    @property
+    def before(self) -> Float[Tensor, "n d_out"]:
+        """The reconstruction of the layers before this one."""
+        return self.base if self.previous is None else self.previous.reconstruction
+
+    @cached_property
+    def reconstruction(self) -> Float[Tensor, "n d_out"]:
+        """That of the stack up to and including this layer."""
+        return self.before + self.output
 
 
 class SparseStack(SparseCoder):
@@ -75,13 +91,12 @@ class SparseStack(SparseCoder):
 
     def run(self, x: Float[Tensor, "n d_in"], k: int | None = None) -> Iterator[LayerOutput]:
         """What each layer does, one after the other; `k` in place of the architecture's."""
-        reconstruction = self._base(x)
+        base, last = self._base(x), None
         for layer in self.layers:
-            read = self._read(x, reconstruction)
+            read = self._read(x, base, last)
             codes = layer.encode(read, k or self.architecture.k_per_layer)
-            output = layer.decode(codes)
-            reconstruction = reconstruction + output
-            yield LayerOutput(read, codes, output, reconstruction)
+            last = LayerOutput(layer, read, codes, base, last)
+            yield last
 
     def forward(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"]:
         """The reconstruction of x, or of its target."""
@@ -133,14 +148,12 @@ class SparseStack(SparseCoder):
             return self.decoder_bias.expand(len(x), -1)
         return F.linear(x, self.skip, self.decoder_bias)
 
-    def _read(self, x: Tensor, reconstruction: Tensor) -> Tensor:
-        match self.reads:
-            case "residual":
-                return x - self.read_scale * reconstruction
-            case "resnet":
-                return x + self.read_scale * reconstruction
-            case "parallel":
-                return x
+    def _read(self, x: Tensor, base: Tensor, last: LayerOutput | None) -> Tensor:
+        if self.reads == "parallel":
+            return x
+        reconstruction = base if last is None else last.reconstruction
+        scale = self.read_scale if self.reads == "resnet" else -self.read_scale
+        return torch.add(x, reconstruction, alpha=scale)
 
     def _first_scale(self, i: int) -> float:
         """Of layer i's activations, so that at the start the layers together amount to x, not each of them."""

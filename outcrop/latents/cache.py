@@ -8,10 +8,8 @@ old: only the last shard, which was shorter, is then made anew.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -99,7 +97,7 @@ class LatentCache:
                 advance(1)
 
     def _check(self) -> None:
-        coder, expected, starts = coder_hash(self.placed), 0, self.corpus.context_start
+        coder, expected, starts = self.placed.hash, 0, self.corpus.context_start
         for shard in self.shards:
             if shard.made.coder != coder:
                 raise CorruptError(f"{shard.path} was cached with another coder; remove it and cache again")
@@ -135,11 +133,10 @@ def cache_latents(
     Shards that are there already are kept, so that a killed call goes on where it was.
     """
     coders = [replace(placed, coder=placed.coder.to(model.device)) for placed in coders]
-    hashes = [coder_hash(placed) for placed in coders]
     missing: dict[ShardRange, list[tuple[Path, Made]]] = {}
     for r in shard_ranges(corpus, config.shard_tokens):
-        text, paths = text_hash(corpus, r.contexts), [directory / str(placed.key) / r.name for placed in coders]
-        shards = [(path, Made(text, coder, r.start, r.stop)) for path, coder in zip(paths, hashes, strict=True)]
+        text = text_hash(corpus, r.contexts)
+        shards = [(directory / str(placed.key) / r.name, Made(text, placed.hash, r.start, r.stop)) for placed in coders]
         if not all(_is_done(*shard) for shard in shards):
             missing[r] = shards
     done = corpus.n_eligible - sum(int(corpus.eligible[r.start : r.stop].sum()) for r in missing)
@@ -150,16 +147,6 @@ def cache_latents(
             for path, made in shards:
                 write_shard(path, collectors.pop(0).tensors(), made)  # what a collector has gathered goes with it
     return [LatentCache(directory, placed, corpus) for placed in coders]
-
-
-def coder_hash(placed: PlacedCoder) -> str:
-    """Of everything that its codes depend on."""
-    coder = placed.coder
-    settings = [str(placed.key), placed.max_norm, asdict(coder.architecture), coder.reads, coder.read_scale]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    for _, tensor in sorted(coder.state_dict().items()):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _encode_range(

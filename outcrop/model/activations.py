@@ -69,7 +69,7 @@ def batch_activations(
     seen = capture(model, batch.tokens.to(model.device), hookpoints)
     at = {hookpoint: seen[hookpoint][mask] for hookpoint in hookpoints}
     for hookpoint, values in at.items():
-        if not torch.isfinite(values).all():
+        if not torch.isfinite(values.sum(dtype=torch.float32)) and not torch.isfinite(values).all():
             raise NonFiniteError(_non_finite(hookpoint, values, batch, corpus))
     return Captured(batch.position[eligible], at)
 

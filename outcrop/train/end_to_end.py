@@ -57,7 +57,7 @@ class _Spliced:
 
     def side_loss(self, config: TrainConfig) -> Tensor:
         assert self.y is not None, "the forward pass went through the coder"
-        return side_loss(self.state.coder, self.y, self.outputs, self.dead, config)
+        return side_loss(self.y, self.outputs, self.dead, config)
 
 
 def end_to_end_step(
