@@ -13,17 +13,31 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 
-from outcrop.config import JudgeConfig, TextConfig
+from outcrop.config import JudgeConfig, ScoreConfig, TextConfig
 from outcrop.demo.assets import Assets
 from outcrop.demo.llama import llama_server
+from outcrop.interp import detection
 from outcrop.interp.client import Client, connect
-from outcrop.interp.prompts import detection_messages, explain_messages
+from outcrop.interp.judging import Arm
+from outcrop.interp.prompts import explain_messages
 from outcrop.model.text import read_documents
-from outcrop.types import CoderKey, Example, Hookpoint, LatentExamples, LatentId, Reply, Request, Vocabulary, Window
+from outcrop.types import (
+    CoderKey,
+    Example,
+    Explanation,
+    Hookpoint,
+    LatentExamples,
+    LatentId,
+    Reply,
+    Request,
+    Vocabulary,
+    Window,
+)
 
 WINDOW, PORT = 32, 8118
 
@@ -35,14 +49,17 @@ def requests(assets: Assets, n_labels: int, n_texts: int) -> tuple[list[Request]
     table = {word: i for i, word in enumerate(dict.fromkeys(word for line in words for word in line))}
     vocabulary = Vocabulary(tuple(word.encode() for word in table))
     windows = [_window([table[word] for word in line]) for line in words]
-    labels = [
-        Request(detection_messages("the name of a person", window, vocabulary), 1, labels=("Yes", "No"))
-        for window in windows[:n_labels]
-    ]
+    scored = [Example(i, i, "score", window, stratum="random") for i, window in enumerate(windows[:n_labels])]
+    arm = Arm("plain", replace(_latent([]), score=tuple(scored)), _explanation())
+    labels = [question.request for question in detection.questions([arm], vocabulary, ScoreConfig())]
     texts_asked = [
         Request(explain_messages(_latent(windows[n_labels + 16 * i :][:16]), vocabulary), 32) for i in range(n_texts)
     ]
     return labels, texts_asked
+
+
+def _explanation() -> Explanation:
+    return Explanation(_latent([]).latent, "contrastive", "all", "the name of a person", "")
 
 
 def _window(tokens: list[int]) -> Window:

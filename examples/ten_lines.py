@@ -23,7 +23,7 @@ def main(model_name: str, text_file: str, hookpoint: str, judge_address: str) ->
     survey = oc.survey(cache, words, oc.SelectConfig(n_latents=6), oc.ExamplesConfig())
     examples = list(oc.build_examples(survey, oc.ExamplesConfig()))
     explanations = list(oc.explain(examples, judge, words, oc.ExplainConfig()))
-    judgements = list(oc.detect(examples, explanations, judge, words, oc.ScoreConfig()))
+    judgements = list(oc.score(examples, explanations, judge, words, oc.ScoreConfig()))
     results = oc.tabulate([survey], examples, explanations, judgements)
     summary = oc.summarise(results, [one.reconstruction for one in trained], oc.ReportConfig())
     print(summary["ledger"]["counts"], *(explanation.text for explanation in explanations), sep="\n")

@@ -28,8 +28,8 @@ from outcrop.config import CoderConfig, NeighbourMeasure, RunConfig
 from outcrop.contents import Contents
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.client import RememberingClient, connect
-from outcrop.interp.detection import detect
 from outcrop.interp.explain import explain
+from outcrop.interp.score import score
 from outcrop.interp.token_baseline import token_baseline
 from outcrop.judges import STAGES as JUDGED
 from outcrop.judges import Connect, Judges
@@ -216,7 +216,7 @@ class Run:
             results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
             client = RememberingClient(self._judges.client("score"), replies)
             explanations = results.explanations()
-            found = detect(
+            found = score(
                 here.examples, explanations, client, here.vocabulary, self.config.score, progress=self._progress
             )
             for group in _grouped(found):

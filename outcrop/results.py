@@ -13,6 +13,7 @@ The ledger is derived, never stored, so it cannot disagree with the tables.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,11 +27,13 @@ import numpy as np
 from outcrop.errors import CorruptError
 from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId, StratumShare
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 STATUSES = ("unfired", "rare", "not selected", "failed", "scored", "explained only")
 
-DETECTION, TOKEN_BASELINE = "detection", "token_baseline"  # the scorers, as judgements name them
+# The scorers, as judgements name them.
+DETECTION, FUZZING, MISPLACED, INTRUDER = "detection", "fuzzing", "misplaced", "intruder"
+EMBEDDING, SURPRISAL, SIMULATION, TOKEN_BASELINE = "embedding", "surprisal", "simulation", "token_baseline"
 
 _SCHEMA = f"""
 CREATE TABLE coders (
@@ -72,6 +75,7 @@ CREATE TABLE examples (
 CREATE TABLE explanations (
   coder TEXT NOT NULL, latent INTEGER NOT NULL, explainer TEXT NOT NULL, source TEXT NOT NULL,
   text TEXT, request TEXT NOT NULL, failure TEXT, failure_detail TEXT,
+  n_windows INTEGER NOT NULL, n_tokens INTEGER NOT NULL, reasoning TEXT,
   PRIMARY KEY (coder, latent, explainer, source),
   CHECK ((text IS NULL) != (failure IS NULL))
 ) WITHOUT ROWID;
@@ -80,15 +84,16 @@ CREATE TABLE judgements (
   coder TEXT NOT NULL, latent INTEGER NOT NULL, scorer TEXT NOT NULL, arm TEXT NOT NULL,
   explainer TEXT NOT NULL, source TEXT NOT NULL, example INTEGER NOT NULL,
   probability REAL, predicted INTEGER, request TEXT, failure TEXT, failure_detail TEXT,
+  measured TEXT,  -- JSON list
   PRIMARY KEY (coder, latent, scorer, arm, explainer, source, example),
-  CHECK ((predicted IS NULL) != (failure IS NULL))
+  CHECK ((predicted IS NULL AND measured IS NULL) = (failure IS NOT NULL))
 ) WITHOUT ROWID;
 
 CREATE VIEW ledger AS
 WITH judged AS (
   SELECT j.coder, j.latent,
-         COUNT(j.predicted) FILTER (WHERE e.quantile IS NOT NULL) AS activating,
-         COUNT(j.predicted) FILTER (WHERE e.quantile IS NULL) AS non_activating,
+         COUNT(*) FILTER (WHERE j.failure IS NULL AND e.quantile IS NOT NULL) AS activating,
+         COUNT(*) FILTER (WHERE j.failure IS NULL AND e.quantile IS NULL) AS non_activating,
          CASE  -- where nothing of one kind was judged, no judgement says why
            WHEN COUNT(e.quantile) = COUNT(*) THEN 'input: there is no non-activating window to judge'
            WHEN COUNT(e.quantile) = 0 THEN 'input: there is no activating window to judge'
@@ -248,8 +253,9 @@ class Results:
                 text,
                 request,
                 Failure(failure, detail) if failure else None,
+                *rest,
             )
-            for coder, latent, explainer, source, text, request, failure, detail in rows
+            for coder, latent, explainer, source, text, request, failure, detail, *rest in rows
         ]
 
     def failed_requests(self, table: str) -> set[str]:
@@ -290,6 +296,8 @@ def _cell(value: Any, name: str = "") -> tuple[Any, ...]:
             return kind, detail
         case None if name == "failure":
             return None, None
+        case tuple():
+            return (json.dumps(value),)
         case _:
             return (value,)
 

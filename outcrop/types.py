@@ -257,6 +257,7 @@ class Request:
     messages: tuple[Message, ...]
     max_tokens: int
     labels: tuple[str, ...] = ()
+    schema: str | None = None  # JSON schema of the answer, for servers that can hold to one
     temperature: float = 0.0
     seed: int = 0
 
@@ -286,21 +287,25 @@ class Explanation:
     explainer: str
     source: str  # "all", or the quantile band that was shown
     text: str | None
-    request: str  # hash
+    request: str  # hash; empty where no LLM was asked
     failure: Failure | None = None
+    n_windows: int = 0  # that were shown
+    n_tokens: int = 0  # in these windows
+    reasoning: str | None = None  # what a chain of thought came before it; judges never see it
 
 
 @dataclass(frozen=True)
 class Judgement:
     """One scorer's word on one example, or why there is none.
 
-    `explainer` and `source` name the explanation that was judged; in the arm "none" (the
-    control without any explanation) and for the token baseline they are empty.
+    `explainer` and `source` name the explanation that was judged, or beside which the arm "other" (the control
+    with another latent's explanation) stands; in the arm "none" (the control without any) and for scorers that
+    need no explanation `explainer` is empty. Which arms there are, see `interp.judging`.
     """
 
     latent: LatentId
-    scorer: str  # "detection", "token_baseline"
-    arm: str  # "plain", "none"
+    scorer: str
+    arm: str
     explainer: str
     source: str
     example: int
@@ -308,6 +313,7 @@ class Judgement:
     predicted: bool | None = None
     request: str | None = None
     failure: Failure | None = None
+    measured: tuple[float, ...] | None = None  # by scorers that give no yes or no; each says what it measures
 
 
 @dataclass(frozen=True)

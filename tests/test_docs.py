@@ -160,7 +160,7 @@ def default_shown(value: Any) -> str:
 
 @every_page
 def test_every_flag_is_a_setting(page: Path) -> None:
-    known = {*settings(), *OF_THE_COMMAND_LINE, "--score.no-control", "--to"}
+    known = {*settings(), *OF_THE_COMMAND_LINE, "--to"}
     flags = {flag for span in spans(page) for flag in re.findall(r"(?:^|(?<=\s))--[\w.-]+", span)}
     assert flags <= known
 

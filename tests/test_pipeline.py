@@ -336,7 +336,7 @@ CHANGES = [
     (["--select.n-latents", "6"], "examples", "select.n-latents was 4, is 6"),
     (["--examples.score-random", "5"], "examples", "examples.score-random was 6, is 5"),
     (["--explain.max-tokens", "20"], "explain", "explain.max-tokens was 32, is 20"),
-    (["--score.no-control"], "score", "score.control was True, is False"),
+    (["--score.controls", "none"], "score", "score.controls was none other, is none"),
     (["--report.confidence", "0.9"], "report", "report.confidence was 0.95, is 0.9"),
 ]
 
@@ -363,7 +363,7 @@ def test_a_changed_setting_is_refused_with_the_stages_that_it_makes_stale_and_no
         (["--cache.shard-tokens", "2000"], "cache"),
         (["--select.n-latents", "6"], "examples"),
         (["--explain.max-tokens", "20"], "explain"),
-        (["--score.no-control"], "score"),
+        (["--score.controls", "none"], "score"),
         (["--report.confidence", "0.9"], "report"),
     ],
     ids=["tokens", "train", "cache", "examples", "explain", "score", "report"],

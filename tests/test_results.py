@@ -59,8 +59,8 @@ def test_rows_stand_in_the_order_of_their_columns() -> None:
     assert results.rows("strata") == [(str(KEY), 0, "random", 1.0, 8, None)]
     assert results.explanations() == [Explanation(LATENT, "contrastive", "all", "fruit", "hash")]
     first, second = results.rows("judgements")
-    assert first[2:] == ("detection", "plain", "contrastive", "all", 0, 0.7, 1, "hash", None, None)
-    assert second[6:] == (1, None, None, None, "unreadable", UNREADABLE.detail)
+    assert first[2:] == ("detection", "plain", "contrastive", "all", 0, 0.7, 1, "hash", None, None, None)
+    assert second[6:] == (1, None, None, None, "unreadable", UNREADABLE.detail, None)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ run directory as `config.yaml` is a `RunConfig`, and repeats the run.
 """
 
 from outcrop.config.coder import Architecture, CoderConfig, Loss, Optimizer, Read, Selection, TrainConfig
-from outcrop.config.judging import ExplainConfig, JudgeConfig, ReportConfig, ScoreConfig
+from outcrop.config.judge import JudgeConfig
+from outcrop.config.judging import ExplainConfig, Explainer, ReportConfig, ScoreConfig, Scorer
 from outcrop.config.latents import CacheConfig, ExamplesConfig, Flag, NeighbourMeasure, Sampler, SelectConfig
 from outcrop.config.run import RunConfig, dump, from_dict, load, to_dict
 from outcrop.config.source import ModelConfig, TextConfig
@@ -16,6 +17,7 @@ __all__ = [
     "CoderConfig",
     "ExamplesConfig",
     "ExplainConfig",
+    "Explainer",
     "Flag",
     "JudgeConfig",
     "Loss",
@@ -27,6 +29,7 @@ __all__ = [
     "RunConfig",
     "Sampler",
     "ScoreConfig",
+    "Scorer",
     "SelectConfig",
     "Selection",
     "TextConfig",

@@ -1,64 +1,69 @@
-"""Explaining, scoring and reporting, and the language models that do the first two."""
+"""Explaining, scoring and reporting."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Annotated
-
-from tyro.conf import arg
+from typing import Literal
 
 from outcrop.config.strict import Strict, require
 
-
-@dataclass(frozen=True)
-class JudgeConfig(Strict):
-    """The language models that explain and judge. Keys are read from OPENAI_API_KEY."""
-
-    name: Annotated[str | None, arg(name="judge", prefix_name=False)] = None
-    """Address of an OpenAI-compatible server (http://…/v1), or a transformers model (directory,
-    hub name or .gguf file) that runs in this process."""
-    explainer: Annotated[str | None, arg(name="explainer", prefix_name=False)] = None
-    """The same, for writing explanations; by default the judge."""
-    model: str | None = None
-    """Name of the model on the judge's server; by default the first that it serves."""
-    explainer_model: str | None = None
-    """Name of the model on the explainer's server; by default the first that it serves."""
-    concurrency: int = 8
-    """Requests in flight at a server, or prompts in a batch of a model in this process."""
-    timeout_seconds: float = 60.0
-    """How long one attempt may take."""
-    attempts: int = 5
-    """How often a request is tried where trying again can help."""
-
-    def __post_init__(self) -> None:
-        for name in (self.name, self.explainer):
-            require(
-                name is None or not re.match(r"[\w.-]+:\d+(/|$)", name),
-                f"{name} names a server without saying how it is reached; write http://{name}",
-            )
-        require(self.concurrency >= 1, f"judge.concurrency is {self.concurrency}; it must be at least 1")
-        require(self.timeout_seconds > 0, f"judge.timeout-seconds is {self.timeout_seconds}; it must be positive")
-        require(self.attempts >= 1, f"judge.attempts is {self.attempts}; it must be at least 1")
+Explainer = Literal["default", "contrastive", "bands", "single_token", "iterative", "output", "token_rule"]
+Scorer = Literal["detection", "fuzzing", "intruder", "embedding", "surprisal", "simulation"]
 
 
 @dataclass(frozen=True)
 class ExplainConfig(Strict):
-    """The contrastive explainer."""
+    """The explainers, and what they may say."""
 
+    explainers: tuple[Explainer, ...] = ("contrastive",)
+    """Which of them: default (activating windows alone), contrastive (beside non-activating ones), bands (one
+    explanation from each third of the activating windows by peak), single_token (the tokens of pure token latents),
+    iterative (explains, tries it on windows of its own, and explains again with the mistakes), output (with the tokens
+    that the latent promotes), token_rule (the trigger tokens; asks nothing)."""
     max_tokens: int = 32
     """Length of an explanation, in tokens of the explainer."""
+    reasoning_tokens: int = 0
+    """How much the explainer may think aloud before it; none by default. It is kept apart from the explanation."""
+    rounds: int = 2
+    """How often the iterative explainer explains."""
+    n_promoted: int = 10
+    """Promoted tokens that the explainer `output` is shown."""
 
     def __post_init__(self) -> None:
-        require(self.max_tokens >= 1, f"explain.max-tokens is {self.max_tokens}; it must be at least 1")
+        require(bool(self.explainers), "explain.explainers is empty; name at least one")
+        for name, least in (("max_tokens", 1), ("reasoning_tokens", 0), ("rounds", 1), ("n_promoted", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"explain.{name.replace('_', '-')} is {value}; it must be at least {least}")
 
 
 @dataclass(frozen=True)
 class ScoreConfig(Strict):
-    """Scoring by detection."""
+    """The scorers, and what stands beside their scores. The token baseline is always there."""
 
-    control: bool = True
-    """Judge the same windows without any explanation, too."""
+    scorers: tuple[Scorer, ...] = ("detection",)
+    """Which of them: detection, fuzzing, intruder, embedding, surprisal, simulation."""
+    controls: tuple[Literal["none", "other"], ...] = ("none", "other")
+    """Judge the same windows without any explanation, and by that of another latent of similar firing rate."""
+    tell_base_rate: bool = False
+    """Judge them again by a judge that is told how common such windows are."""
+    windows_per_prompt: int = 1
+    """Windows that one question of detection or fuzzing shows. With several, a window sees what was said of others."""
+    intruder_windows: int = 5
+    """Windows of a question of intruder, of which one does not belong."""
+    embedder: str | None = None
+    """A sentence-transformers model (directory or hub name), for the scorer embedding."""
+    base_model: str | None = None
+    """A transformers model (directory or hub name), for the scorer surprisal."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.windows_per_prompt >= 1,
+            f"score.windows-per-prompt is {self.windows_per_prompt}; it must be at least 1",
+        )
+        require(self.intruder_windows >= 2, f"score.intruder-windows is {self.intruder_windows}; it must be at least 2")
+        for scorer, name in (("embedding", "embedder"), ("surprisal", "base_model")):
+            missing = scorer in self.scorers and getattr(self, name) is None
+            require(not missing, f"the scorer {scorer} needs a model; name it with --score.{name.replace('_', '-')}")
 
 
 @dataclass(frozen=True)

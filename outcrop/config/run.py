@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 from tyro.conf import Suppress
 
 from outcrop.config.coder import CoderConfig, TrainConfig
-from outcrop.config.judging import ExplainConfig, JudgeConfig, ReportConfig, ScoreConfig
+from outcrop.config.judge import JudgeConfig
+from outcrop.config.judging import ExplainConfig, ReportConfig, ScoreConfig
 from outcrop.config.latents import CacheConfig, ExamplesConfig, SelectConfig
 from outcrop.config.source import ModelConfig, TextConfig
 from outcrop.config.strict import Strict, require

@@ -14,6 +14,7 @@ from outcrop.config import (
     JudgeConfig,
     ModelConfig,
     RunConfig,
+    ScoreConfig,
     SelectConfig,
     TextConfig,
     TrainConfig,
@@ -55,6 +56,7 @@ def demo_config(command: DemoCommand, assets: Assets) -> RunConfig:
         cache=CacheConfig(tokens=205_000, shard_tokens=40_000),
         select=SelectConfig(n_latents=24),
         examples=ExamplesConfig(explain_random=1, explain_neighbour=1, score_neighbour=5),
+        score=ScoreConfig(controls=("none",)),
         judge=JudgeConfig(
             name=str(assets.judge(command.judge)) if embedded else command.judge,
             explainer=f"http://127.0.0.1:{command.port}/v1" if embedded else None,

@@ -1,112 +1,89 @@
-"""Detection: does this window match the explanation? One window per question.
+"""Detection: does this window match the explanation?
 
-    probability = P(yes) / (P(yes) + P(no)), predicted = probability > ½
-
+One window per question:    probability = P(yes) / (P(yes) + P(no)), predicted = probability > ½
 where both labels together hold at least 1% of the next-token distribution; else the answer is
 unreadable, a failure. Of a judge that gives no probabilities the first word counts.
-Beside the explanation ("plain") stands the control "none": the same windows, nothing explained.
+
+Several windows per question: the judge writes a list of Yes and No, one per window, and no
+probabilities. A window then sees what was said of those before it.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from outcrop.config import ScoreConfig
-from outcrop.interp.client import Client
-from outcrop.interp.prompts import detection_messages
-from outcrop.progress import Progress, silent
+from outcrop.interp.judging import Arm, Question
+from outcrop.interp.prompts import quoted
+from outcrop.interp.verdicts import LABELS, yes_or_no, yes_or_no_list
 from outcrop.results import DETECTION
-from outcrop.types import Explanation, Failure, Judgement, LatentExamples, LatentId, Reply, Request, Vocabulary
+from outcrop.types import Example, Message, Request, Vocabulary
 
-LABELS = ("Yes", "No")
-
-_LEAST_MASS = 0.01
-_AT_ONCE = 4096  # questions in memory; enough that their tail costs nothing
-_WORD = re.compile(r"[^\W_]+")
-
-
-@dataclass(frozen=True)
-class _Question:
-    judgement: Judgement  # all but the answer
-    request: Request
-
-
-def detect(
-    examples: Sequence[LatentExamples],
-    explanations: Sequence[Explanation],
-    client: Client,
-    vocabulary: Vocabulary,
-    config: ScoreConfig,
-    progress: Progress = silent,
-) -> Iterator[Judgement]:
-    """One judgement per scored window, arm and successful explanation, in order of completion."""
-    arms = list(_arms(examples, explanations, config.control))
-    questions = _questions(arms, vocabulary)
-    with progress("detect", sum(len(latent.score) for latent, _ in arms), "judgements") as advance:
-        while some := list(islice(questions, _AT_ONCE)):
-            for index, answer in client.answer([question.request for question in some]):
-                advance(1)
-                yield _judgement(some[index], client.model, answer)
+# A small judge answers far better when it is asked about the description after it has read the text
+# than when it reads the description first, and when it has seen four answers.
+_SHOTS = (
+    ("names of fruit", " and she put two apples in the basket before going", "Yes"),
+    ("names of fruit", " the engine was repaired in 1987 by a team of three", "No"),
+    ("words about time", " his brother lives in a house with a red door and", "No"),
+    ("words about time", " was closed yesterday, but it will open again at", "Yes"),
+)
+_UNKNOWN = "what is described"
+_MANY = 4  # tokens of one answer in a list
 
 
-def _arms(
-    examples: Sequence[LatentExamples], explanations: Sequence[Explanation], control: bool
-) -> Iterator[tuple[LatentExamples, Explanation | None]]:
-    """Each latent with each of its explanations; with None for the control."""
-    texts: dict[LatentId, list[Explanation]] = {}
-    for explanation in explanations:
-        if explanation.text is not None:
-            texts.setdefault(explanation.latent, []).append(explanation)
-    for latent in examples:
-        found = texts.get(latent.latent, [])
-        yield from ((latent, explanation) for explanation in found)
-        if control and found:
-            yield latent, None
+def questions(arms: Iterable[Arm], vocabulary: Vocabulary, config: ScoreConfig) -> Iterator[Question]:
+    """One judgement per scored window and arm."""
+    for arm in arms:
+        if config.windows_per_prompt == 1:
+            yield from (_one(arm, example, vocabulary) for example in arm.examples.score)
+        else:
+            windows = iter(arm.examples.score)
+            while some := list(islice(windows, config.windows_per_prompt)):
+                yield _several(arm, some, vocabulary)
 
 
-def _questions(
-    arms: Sequence[tuple[LatentExamples, Explanation | None]], vocabulary: Vocabulary
-) -> Iterator[_Question]:
-    for latent, explanation in arms:
-        text = explanation.text if explanation else None
-        names = ("plain", explanation.explainer, explanation.source) if explanation else ("none", "", "")
-        for example in latent.score:
-            messages = detection_messages(text, example.window, vocabulary)
-            judgement = Judgement(latent.latent, DETECTION, *names, example.index)
-            yield _Question(judgement, Request(messages, max_tokens=1, labels=LABELS))
+def _one(arm: Arm, example: Example, vocabulary: Vocabulary) -> Question:
+    text = quoted(vocabulary.text(example.window.tokens))
+    messages = (*_solved(), _question(_described(arm), text, _told(arm)))
+    request = Request(messages, max_tokens=1, labels=LABELS)
+    return Question((arm.judgement(DETECTION, example),), request, lambda reply: [yes_or_no(reply)])
 
 
-def _judgement(question: _Question, model: str, answer: Reply | Failure) -> Judgement:
-    asked = replace(question.judgement, request=question.request.hash(model))
-    verdict = answer if isinstance(answer, Failure) else read_verdict(answer)
-    match verdict:
-        case Failure():
-            return replace(asked, failure=verdict)
-        case bool():
-            return replace(asked, predicted=verdict)
-        case _:
-            return replace(asked, probability=verdict, predicted=verdict > 0.5)
+def _several(arm: Arm, examples: Sequence[Example], vocabulary: Vocabulary) -> Question:
+    n = len(examples)
+    texts = [f"{i}. {quoted(vocabulary.text(example.window.tokens))}" for i, example in enumerate(examples, 1)]
+    question = (
+        f"Which of these {n} texts contain {_described(arm)}?{_told(arm)} Answer with a JSON list of {n} words, "
+        '"Yes" or "No", one for each text in its order.'
+    )
+    schema = {"type": "array", "items": {"enum": list(LABELS)}, "minItems": n, "maxItems": n}
+    request = Request(
+        (Message("user", "\n".join([*texts, question])),), max_tokens=_MANY * n + 8, schema=json.dumps(schema)
+    )
+    judgements = tuple(arm.judgement(DETECTION, example) for example in examples)
+    return Question(judgements, request, lambda reply: yes_or_no_list(reply, n))
 
 
-def read_verdict(reply: Reply) -> float | bool | Failure:
-    """A probability; yes or no where the judge gives none; or why it is neither."""
-    if reply.label_probabilities is None:
-        return _said(reply.text)
-    yes, no = reply.label_probabilities
-    if yes + no < _LEAST_MASS:
-        return Failure("unreadable", f"yes and no have a probability of {yes + no:.2g}; it says {reply.text[:100]!r}")
-    return yes / (yes + no)
+def _solved() -> list[Message]:
+    return [
+        message
+        for description, text, answer in _SHOTS
+        for message in (_question(quoted(description), quoted(text), ""), Message("assistant", answer))
+    ]
 
 
-def _said(text: str) -> bool | Failure:
-    word = _WORD.search(text.casefold())
-    match word and word[0]:
-        case "yes":
-            return True
-        case "no":
-            return False
-        case _:
-            return Failure("unreadable", f"neither yes nor no but {text[:100]!r}")
+def _described(arm: Arm) -> str:
+    return _UNKNOWN if arm.text is None else quoted(arm.text)
+
+
+def _told(arm: Arm) -> str:
+    """The base rate, where the judge shall know it."""
+    if arm.name != "base_rate":
+        return ""
+    return f" In general about 1 in {max(1, round(1 / arm.examples.context_rate))} texts does."
+
+
+def _question(description: str, text: str, told: str) -> Message:
+    return Message("user", f"Text: {text}\nDoes this text contain {description}?{told} Answer Yes or No.")

@@ -82,29 +82,3 @@ def _runs(window: Window, vocabulary: Vocabulary) -> Iterable[str]:
     for fires, run in groupby(tokens, key=lambda token: bool(token[0])):
         if fires:
             yield "".join(string for _, string in run)
-
-
-# A small judge answers far better when it is asked about the description after it has read the text
-# than when it reads the description first, and when it has seen four answers.
-_SHOTS = (
-    ("names of fruit", " and she put two apples in the basket before going", "Yes"),
-    ("names of fruit", " the engine was repaired in 1987 by a team of three", "No"),
-    ("words about time", " his brother lives in a house with a red door and", "No"),
-    ("words about time", " was closed yesterday, but it will open again at", "Yes"),
-)
-_UNKNOWN = "what is described"
-
-
-def detection_messages(explanation: str | None, window: Window, vocabulary: Vocabulary) -> tuple[Message, ...]:
-    """Does this window match the explanation? Without one, the same question of something not named."""
-    shots = [
-        message
-        for description, text, answer in _SHOTS
-        for message in (_question(quoted(description), quoted(text)), Message("assistant", answer))
-    ]
-    description = _UNKNOWN if explanation is None else quoted(explanation)
-    return (*shots, _question(description, quoted(vocabulary.text(window.tokens))))
-
-
-def _question(description: str, text: str) -> Message:
-    return Message("user", f"Text: {text}\nDoes this text contain {description}? Answer Yes or No.")

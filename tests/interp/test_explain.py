@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from outcrop.config import ExplainConfig, JudgeConfig, ScoreConfig
-from outcrop.interp.detection import detect, read_verdict
 from outcrop.interp.explain import explain, phrase
 from outcrop.interp.openai import OpenAIClient
+from outcrop.interp.score import score
+from outcrop.interp.verdicts import yes_or_no
 from outcrop.types import Explanation, Failure, Judgement, Reply, Request, Vocabulary
 from tests.interp.conftest import latent
 from tests.llm_server import NOT_JSON, LLMServer, Says
@@ -90,14 +91,14 @@ def test_a_latent_without_activating_windows_is_a_failure_and_not_asked(vocabula
     ],
 )
 def test_a_verdict_is_read_or_a_failure(reply: Reply, verdict: object) -> None:
-    found = read_verdict(reply)
+    found = yes_or_no(reply)
     assert (found.kind if isinstance(found, Failure) else found) == verdict
 
 
 def test_every_window_is_judged_with_and_once_without_the_explanation(vocabulary: Vocabulary) -> None:
     client = Answering(says("Yes", 0.6, 0.2))
     examples, explanations = [latent(0), latent(1)], [explained(0), explained(1)]
-    found = list(detect(examples, explanations, client, vocabulary, ScoreConfig()))
+    found = list(score(examples, explanations, client, vocabulary, ScoreConfig(controls=("none",))))
     expected = {(i, arm, e) for i in (0, 1) for arm in ("plain", "none") for e in (3, 4, 5, 6)}
     assert {(j.latent.index, j.arm, j.example) for j in found} == expected and len(found) == 16
     assert {(j.explainer, j.source) for j in found if j.arm == "none"} == {("", "")}
@@ -107,18 +108,18 @@ def test_every_window_is_judged_with_and_once_without_the_explanation(vocabulary
 
 def test_what_was_not_explained_is_not_judged(vocabulary: Vocabulary) -> None:
     client = Answering(says("Yes", 0.6, 0.2))
-    assert list(detect([latent()], [explained(text=None)], client, vocabulary, ScoreConfig())) == []
+    assert list(score([latent()], [explained(text=None)], client, vocabulary, ScoreConfig())) == []
 
 
 def test_without_the_control_only_explanations_are_judged(vocabulary: Vocabulary) -> None:
-    found = detect([latent()], [explained()], Answering(says("no")), vocabulary, ScoreConfig(control=False))
+    found = score([latent()], [explained()], Answering(says("no")), vocabulary, ScoreConfig(controls=()))
     assert [(j.arm, j.predicted, j.probability) for j in found] == [("plain", False, None)] * 4
 
 
 def test_questions_go_out_in_bounded_portions(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outcrop.interp.detection._AT_ONCE", 3)
+    monkeypatch.setattr("outcrop.interp.judging._AT_ONCE", 3)
     client = Answering(says("Yes", 0.6, 0.2))
-    assert len(list(detect([latent()], [explained()], client, vocabulary, ScoreConfig()))) == 8
+    assert len(list(score([latent()], [explained()], client, vocabulary, ScoreConfig()))) == 8
     assert client.calls == [3, 3, 2]
 
 
@@ -126,6 +127,6 @@ def test_a_failed_answer_is_a_judgement_with_its_reason(vocabulary: Vocabulary, 
     faults = [*[NOT_JSON] * 3, Says("Perhaps"), Says("Maybe so", logprobs=False)]
     with LLMServer(faults) as server:
         client = OpenAIClient(server.address, None, replace(quick, concurrency=1))
-        found = list(detect([latent()], [explained()], client, vocabulary, ScoreConfig(control=False)))
+        found = list(score([latent()], [explained()], client, vocabulary, ScoreConfig(controls=())))
     assert [j.failure and j.failure.kind for j in found] == ["unreadable"] * 3 + [None]
     assert all(isinstance(j, Judgement) and (j.predicted is None) == (j.failure is not None) for j in found)

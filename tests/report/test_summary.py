@@ -90,7 +90,7 @@ def test_windows_shown_to_the_explainer_count_for_nothing(run: Run, summary: dic
     run.results._db.backup(moved._db)
     moved._db.execute(
         "INSERT INTO judgements SELECT coder, latent, 'detection', 'plain', 'contrastive', 'all', example, "
-        "0.5, 0, NULL, NULL, NULL FROM examples WHERE split = 'explain' AND latent = 7"
+        "0.5, 0, NULL, NULL, NULL, NULL FROM examples WHERE split = 'explain' AND latent = 7"
     )
     again = summarise(moved, run.reconstructions, ReportConfig(draws=500))
     assert explanation(again, 7)["arms"] == explanation(summary, 7)["arms"]

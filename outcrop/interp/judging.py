@@ -1,0 +1,131 @@
+"""What every scorer has in common: arms, questions, and how answers become judgements.
+
+An *arm* is a latent's scored windows together with what the judge is told of it:
+
+    plain      the latent's own explanation
+    none       nothing: the first control
+    other      the explanation of another latent of similar firing rate: the second control
+    base_rate  its own explanation, and how common such windows are
+
+A scorer that asks an LLM turns arms into questions; `ask` puts those of all scorers and latents to
+the judge in one stream, so that its slots are never idle while anything is left to ask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+from outcrop.config import ScoreConfig
+from outcrop.interp.client import Client
+from outcrop.types import CoderKey, Example, Explanation, Failure, Judgement, LatentExamples, Reply, Request
+
+ArmName = Literal["plain", "none", "other", "base_rate"]
+
+_AT_ONCE = 4096  # questions in memory; enough that their tail costs nothing
+
+Verdict = float | bool | tuple[float, ...] | Failure
+"""A probability; yes or no where the judge gives none; what was measured; or why it is none of these."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The scored windows of one latent, and the explanation that is judged on them."""
+
+    name: ArmName
+    examples: LatentExamples
+    explanation: Explanation | None = None  # whose text is shown; of the arm "other" another latent's
+    explainer: str = ""  # of the explanation whose score this is, or beside whose score it stands
+    source: str = ""
+
+    @property
+    def text(self) -> str | None:
+        return self.explanation.text if self.explanation else None
+
+    def judgement(self, scorer: str, example: Example) -> Judgement:
+        """All of a judgement but the verdict."""
+        return Judgement(self.examples.latent, scorer, self.name, self.explainer, self.source, example.index)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request, and the judgements that its answer decides."""
+
+    judgements: tuple[Judgement, ...]  # all but the verdicts
+    request: Request
+    read: Callable[[Reply], Sequence[Verdict]]  # a verdict for each of them
+
+
+def arms(examples: Sequence[LatentExamples], explanations: Sequence[Explanation], config: ScoreConfig) -> list[Arm]:
+    """Each latent with each of its explanations and with its controls."""
+    with_text = [explanation for explanation in explanations if explanation.text is not None]
+    others = _others(examples, with_text) if "other" in config.controls else {}
+    found = []
+    for latent in examples:
+        own = [explanation for explanation in with_text if explanation.latent == latent.latent]
+        for one in own:
+            names = one.explainer, one.source
+            found.append(Arm("plain", latent, one, *names))
+            if config.tell_base_rate:
+                found.append(Arm("base_rate", latent, one, *names))
+            if (other := others.get((latent.latent, *names))) is not None:
+                found.append(Arm("other", latent, other, *names))
+        if own and "none" in config.controls:
+            found.append(Arm("none", latent))
+    return found
+
+
+def _others(
+    examples: Sequence[LatentExamples], explanations: Sequence[Explanation]
+) -> dict[tuple[object, str, str], Explanation]:
+    """For each explanation that of the latent nearest in log firing rate, of the same coder, explainer and source."""
+    rate = {latent.latent: latent.firing_rate for latent in examples}
+    groups: dict[tuple[CoderKey, str, str], list[Explanation]] = {}
+    for one in explanations:
+        if one.latent in rate:
+            groups.setdefault((one.latent.coder, one.explainer, one.source), []).append(one)
+    found: dict[tuple[object, str, str], Explanation] = {}
+    for group in groups.values():
+        for one in group:
+
+            def far(other: Explanation, here: float = math.log(rate[one.latent])) -> tuple[float, int]:
+                return abs(math.log(rate[other.latent]) - here), other.latent.index
+
+            # A text that two latents share says nothing of the difference between them.
+            different = [other for other in group if other.latent != one.latent and other.text != one.text]
+            if different:
+                found[one.latent, one.explainer, one.source] = min(different, key=far)
+    return found
+
+
+def ask(questions: Iterable[Question], client: Client, advance: Callable[[int], None]) -> Iterator[Judgement]:
+    """The judgements, in order of completion. `advance` is told how many there are at a time."""
+    waiting = iter(questions)
+    while some := list(islice(waiting, _AT_ONCE)):
+        for index, answer in client.answer([question.request for question in some]):
+            question = some[index]
+            advance(len(question.judgements))
+            yield from _judgements(question, client.model, answer)
+
+
+def _judgements(question: Question, model: str, answer: Reply | Failure) -> Iterator[Judgement]:
+    n = len(question.judgements)
+    verdicts = [answer] * n if isinstance(answer, Failure) else question.read(answer)
+    for judgement, verdict in zip(question.judgements, verdicts, strict=True):
+        yield judged(replace(judgement, request=question.request.hash(model)), verdict)
+
+
+def judged(judgement: Judgement, verdict: Verdict) -> Judgement:
+    """A judgement with its verdict."""
+    match verdict:
+        case Failure():
+            return replace(judgement, failure=verdict)
+        case bool():
+            return replace(judgement, predicted=verdict)
+        case tuple():
+            return replace(judgement, measured=verdict)
+        case _:
+            return replace(judgement, probability=verdict, predicted=verdict > 0.5)
