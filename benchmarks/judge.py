@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -24,7 +23,7 @@ from outcrop.demo.llama import llama_server
 from outcrop.interp import detection
 from outcrop.interp.client import Client, connect
 from outcrop.interp.judging import Arm
-from outcrop.interp.prompts import explain_messages
+from outcrop.interp.prompts import Evidence, explain_messages
 from outcrop.model.text import read_documents
 from outcrop.types import (
     CoderKey,
@@ -50,16 +49,16 @@ def requests(assets: Assets, n_labels: int, n_texts: int) -> tuple[list[Request]
     vocabulary = Vocabulary(tuple(word.encode() for word in table))
     windows = [_window([table[word] for word in line]) for line in words]
     scored = [Example(i, i, "score", window, stratum="random") for i, window in enumerate(windows[:n_labels])]
-    arm = Arm("plain", replace(_latent([]), score=tuple(scored)), _explanation())
+    arm = Arm("plain", _latent(tuple(scored)), _explanation())
     labels = [question.request for question in detection.questions([arm], vocabulary, ScoreConfig())]
     texts_asked = [
-        Request(explain_messages(_latent(windows[n_labels + 16 * i :][:16]), vocabulary), 32) for i in range(n_texts)
+        Request(explain_messages(_evidence(windows[n_labels + 16 * i :][:16]), vocabulary), 32) for i in range(n_texts)
     ]
     return labels, texts_asked
 
 
 def _explanation() -> Explanation:
-    return Explanation(_latent([]).latent, "contrastive", "all", "the name of a person", "")
+    return Explanation(_latent(()).latent, "contrastive", "all", "the name of a person", "")
 
 
 def _window(tokens: list[int]) -> Window:
@@ -68,13 +67,15 @@ def _window(tokens: list[int]) -> Window:
     return Window(np.array(tokens), activations, 0, 0, 0)
 
 
-def _latent(windows: list[Window]) -> LatentExamples:
+def _evidence(windows: list[Window]) -> Evidence:
     """Ten activating windows and six others, as the demo shows them."""
+    quiet = (Window(w.tokens, np.zeros_like(w.activations), 0, 0, 0) for w in windows[10:])
+    return Evidence(tuple(windows[:10]), tuple(quiet))
+
+
+def _latent(scored: tuple[Example, ...]) -> LatentExamples:
     place = Hookpoint("model.layers.15")
-    explain = [Example(i, i, "explain", window, quantile=1) for i, window in enumerate(windows[:10])]
-    quiet = [Window(w.tokens, np.zeros_like(w.activations), 0, 0, 0) for w in windows[10:]]
-    explain += [Example(10 + i, 10 + i, "explain", window, stratum="random") for i, window in enumerate(quiet)]
-    return LatentExamples(LatentId(CoderKey("b", place, place, 0), 0), 0.01, 0.1, tuple(explain), (), ())
+    return LatentExamples(LatentId(CoderKey("b", place, place, 0), 0), 0.01, 0.1, (), scored, ())
 
 
 def rate(client: Client, asked: list[Request]) -> float:

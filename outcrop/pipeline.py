@@ -28,7 +28,7 @@ from outcrop.config import CoderConfig, NeighbourMeasure, RunConfig
 from outcrop.contents import Contents
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.client import RememberingClient, connect
-from outcrop.interp.explain import explain
+from outcrop.interp.explain import Promoted, explain
 from outcrop.interp.score import score
 from outcrop.interp.token_baseline import token_baseline
 from outcrop.judges import STAGES as JUDGED
@@ -53,7 +53,7 @@ from outcrop.run import RunDirectory, StageMark, write_atomically
 from outcrop.trackers import Track, trackers
 from outcrop.trackers import require as require_trackers
 from outcrop.train.loop import evaluate_coders, train_coders
-from outcrop.types import CoderKey, Explanation, Judgement, LatentExamples
+from outcrop.types import CoderKey, Explanation, Judgement, LatentExamples, LatentId
 
 Say = Callable[[str], None]
 
@@ -204,10 +204,33 @@ class Run:
         here = self.contents
         with here.results() as results, here.replies() as replies:
             results.clear("explanations", "judgements")
-            client = RememberingClient(self._judges.client("explain"), replies)
-            found = explain(here.examples, client, here.vocabulary, self.config.explain, progress=self._progress)
+            iterates = "iterative" in self.config.explain.explainers
+            found = explain(
+                here.examples,
+                RememberingClient(self._judges.client("explain"), replies),
+                here.vocabulary,
+                self.config.explain,
+                judge=RememberingClient(self._judges.client("score"), replies) if iterates else None,
+                evidence=chain(*map(token_evidence, here.surveys)),
+                promoted=self._promoted(),
+                progress=self._progress,
+            )
             for group in _grouped(found):
                 results.add_explanations(group)
+
+    def _promoted(self) -> Promoted | None:
+        """The tokens that each selected latent makes the model write, if an explainer wants them."""
+        config = self.config.explain
+        if "output" not in config.explainers:
+            return None
+        found: dict[LatentId, list[int]] = {}
+        for one in self.contents.surveys:
+            latents = one.selection.latents
+            of_coder = outputs(self._model, one.cache.placed, latents, config.n_promoted)
+            if of_coder is not None:
+                ids = (LatentId(one.cache.key, latent) for latent in latents.tolist())
+                found |= dict(zip(ids, of_coder.raised.tolist(), strict=True))
+        return found
 
     def _score(self) -> None:
         here = self.contents

@@ -1,30 +1,36 @@
-"""Contrastive explanations: one phrase per latent, from activating windows beside others.
+"""Explanations: one phrase per latent and explainer.
+
+    default        from activating windows alone
+    contrastive    beside non-activating ones
+    bands          contrastive, from each third of the activating windows by peak: low, middle, high
+    output         contrastive, with the tokens that the latent makes the model write
+    iterative      contrastive, tried on windows of its own, and again with the mistakes (`iterative`)
+    single_token   the tokens of a pure token latent; of others nothing is said (`token_rule`)
+    token_rule     the tokens that set a latent off (`token_rule`)
 
 A reply that holds no phrase is a failure with its reason, never an explanation.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from outcrop.config import ExplainConfig
+from outcrop.errors import ConfigError
 from outcrop.interp.client import Client
-from outcrop.interp.prompts import explain_messages
+from outcrop.interp.iterative import iterative
+from outcrop.interp.prompts import Evidence
+from outcrop.interp.telling import WHOLE, Telling, tell
+from outcrop.interp.token_rule import token_rules
 from outcrop.progress import Progress, silent
-from outcrop.types import Explanation, Failure, LatentExamples, Reply, Request, Vocabulary
+from outcrop.types import Explanation, LatentExamples, LatentId, TokenEvidence, Vocabulary
 
-EXPLAINER = "contrastive"
-SOURCE = "all"  # every quantile is shown
+BANDS = ("low", "middle", "high")
+TOKEN_RULES = {"single_token", "token_rule"}
 
-_THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
-_LEAD_IN = re.compile(r"^(short |one |the )*(explanation|answer|phrase|description)\s*[:：]\s*", re.IGNORECASE)
-_THEY = re.compile(
-    r"^(they|these words|the marked words) (are|have in common|share)( all)?( that)?( related to)?:?\s+", re.IGNORECASE
-)
-_FILLER = re.compile(r"^(the )?(topic|concept|meaning) of ", re.IGNORECASE)
-_WRAPPING = " \t`*"
-_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
+Promoted = Mapping[LatentId, Sequence[int]]
 
 
 def explain(
@@ -32,51 +38,65 @@ def explain(
     client: Client,
     vocabulary: Vocabulary,
     config: ExplainConfig,
+    *,
+    judge: Client | None = None,
+    evidence: Iterable[TokenEvidence] = (),
+    promoted: Promoted | None = None,
     progress: Progress = silent,
 ) -> Iterator[Explanation]:
-    """One explanation per latent, in order of completion."""
-    shown = [latent for latent in examples if _can_be_shown(latent)]
-    requests = [Request(explain_messages(latent, vocabulary), config.max_tokens) for latent in shown]
-    with progress("explain", len(examples), "latents") as advance:
-        for latent in examples:
-            if not _can_be_shown(latent):
-                advance(1)
-                yield _failed(latent, "", Failure("input", "there is no activating window to show"))
-        for index, answer in client.answer(requests):
-            advance(1)
-            yield _explanation(shown[index], requests[index].hash(client.model), answer)
+    """The explanations of every explainer, in order of completion.
+
+    `judge` tries the phrases of `iterative`, by default `client`; token rules are made of `evidence`; `promoted`
+    holds the tokens for `output`, the most promoted first. ConfigError where that is wanted without them.
+    """
+    if "output" in config.explainers and promoted is None:
+        raise ConfigError("the explainer output is wanted, but no promoted tokens are given")
+    if rules := TOKEN_RULES & {*config.explainers}:
+        yield from token_rules(evidence, vocabulary, rules)
+    of_latent = {one.latent: _evidence(one, (promoted or {}).get(one.latent, ())) for one in examples}
+    tellings = [
+        Telling(latent, name, source, shown)
+        for name in config.explainers
+        if name in _SHOWN
+        for latent, whole in of_latent.items()
+        for source, shown in _SHOWN[name](whole)
+    ]
+    with progress("explain", len(tellings), "explanations") as advance:
+        yield from tell(tellings, client, vocabulary, config, advance)
+    if "iterative" in config.explainers:
+        yield from iterative(examples, client, judge or client, vocabulary, config, progress)
 
 
-def _can_be_shown(latent: LatentExamples) -> bool:
-    return any(example.activating for example in latent.explain)
+def _evidence(latent: LatentExamples, promoted: Sequence[int]) -> Evidence:
+    windows = [(example.activating, example.window) for example in latent.explain]
+    activating, others = (tuple(w for fires, w in windows if fires == kind) for kind in (True, False))
+    return Evidence(activating, others, tuple(promoted))
 
 
-def _explanation(latent: LatentExamples, request: str, answer: Reply | Failure) -> Explanation:
-    if isinstance(answer, Failure):
-        return _failed(latent, request, answer)
-    text = phrase(answer.text)
-    if not text:
-        return _failed(latent, request, Failure("empty", f"no phrase in the reply {answer.text[:200]!r}"))
-    return Explanation(latent.latent, EXPLAINER, SOURCE, text, request)
+Shown = Iterator[tuple[str, Evidence]]
 
 
-def _failed(latent: LatentExamples, request: str, failure: Failure) -> Explanation:
-    return Explanation(latent.latent, EXPLAINER, SOURCE, None, request, failure)
+def _default(whole: Evidence) -> Shown:
+    yield WHOLE, Evidence(whole.activating)
 
 
-def phrase(reply: str) -> str:
-    """The first line that says something, without quotes, lead-in and full stop."""
-    for line in _THOUGHTS.sub("", reply).splitlines():
-        bare = _bare(_LEAD_IN.sub("", _bare(line)))
-        bare = _bare(_FILLER.sub("", _THEY.sub("", bare)))
-        if any(character.isalnum() for character in bare):
-            return bare
-    return ""
+def _contrastive(whole: Evidence) -> Shown:
+    yield WHOLE, Evidence(whole.activating, whole.others)
 
 
-def _bare(text: str) -> str:
-    """Without spaces, emphasis, a full stop, and quotation marks around the whole."""
-    text = text.strip(_WRAPPING).removesuffix(".").strip(_WRAPPING)
-    if len(text) > 1 and text[1:-1].count(text[0]) == 0 and _QUOTES.get(text[0]) == text[-1]:
-        return _bare(text[1:-1])
-    return text
+def _output(whole: Evidence) -> Shown:
+    yield WHOLE, whole
+
+
+def _bands(whole: Evidence) -> Shown:
+    by_peak = sorted(whole.activating, key=lambda window: float(window.activations.max()))
+    for band, part in zip(BANDS, np.array_split(np.arange(len(by_peak)), len(BANDS)), strict=True):
+        yield band, Evidence(tuple(by_peak[i] for i in part), whole.others)
+
+
+_SHOWN: dict[str, Callable[[Evidence], Shown]] = {
+    "default": _default,
+    "contrastive": _contrastive,
+    "bands": _bands,
+    "output": _output,
+}

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 
-from outcrop.types import LatentExamples, Message, Vocabulary, Window
+from outcrop.types import Message, Vocabulary, Window
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # stand for the marks until the text is safe
 
@@ -57,23 +58,78 @@ def _finished(text: str) -> str:
     return _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
-def explain_messages(examples: LatentExamples, vocabulary: Vocabulary) -> tuple[Message, ...]:
+@dataclass(frozen=True)
+class Evidence:
+    """What an explainer is shown of a latent."""
+
+    activating: tuple[Window, ...]
+    others: tuple[Window, ...] = ()
+    promoted: tuple[int, ...] = ()  # tokens that the latent makes the model write
+    mistakes: Mistakes | None = None
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        return (*self.activating, *self.others, *(self.mistakes.windows if self.mistakes else ()))
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Where an earlier explanation was wrong."""
+
+    explanation: str
+    missed: tuple[Window, ...]  # activating ones that it was judged not to match
+    matched: tuple[Window, ...]  # others that it was judged to match
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        return (*self.missed, *self.matched)
+
+
+ANSWER = "Explanation:"
+
+
+def explain_messages(evidence: Evidence, vocabulary: Vocabulary, *, think: bool = False) -> tuple[Message, ...]:
     """What do the marked tokens have in common, which the windows beside them lack?
 
     No solved examples stand before the question, because small models copy their solutions; and the list
     of marked words bears no quotation marks, because they copy such a list.
     """
-    activating = [example.window for example in examples.explain if example.activating]
-    activating.sort(key=lambda window: float(window.activations.max()), reverse=True)
-    others = [example.window for example in examples.explain if not example.activating]
-    runs = dict.fromkeys(quoted(run.strip())[1:-1] for window in activating for run in _runs(window, vocabulary))
-    sections = (
-        f"These words were marked in texts: {', '.join(runs)}",
-        "\n".join(["Texts with marked words:", *(marked(window, vocabulary) for window in activating)]),
-        "\n".join(["Texts without marked words:", *(marked(window, vocabulary) for window in others)]),
-        "What do the marked words have in common? Answer with the name of a topic, a meaning or a kind of word.",
-    )
+    sections = [*_shown(evidence, vocabulary), *_wrong(evidence.mistakes, vocabulary), _QUESTION + _THINK * think]
     return (Message("user", "\n\n".join(sections)),)
+
+
+_QUESTION = "What do the marked words have in common? Answer with the name of a topic, a meaning or a kind of word."
+_THINK = f' First think step by step; then write your answer on a last line of its own that begins with "{ANSWER}".'
+
+
+def _shown(evidence: Evidence, vocabulary: Vocabulary) -> Iterator[str]:
+    activating = sorted(evidence.activating, key=lambda window: float(window.activations.max()), reverse=True)
+    runs = dict.fromkeys(_bare(run.strip()) for window in activating for run in _runs(window, vocabulary))
+    yield f"These words were marked in texts: {', '.join(runs)}"
+    yield _lines("Texts with marked words:", activating, vocabulary)
+    if evidence.others:
+        yield _lines("Texts without marked words:", evidence.others, vocabulary)
+    if evidence.promoted:
+        tokens = (_bare(vocabulary.text([token]).strip()) for token in evidence.promoted)
+        yield f"After the marked words these become likelier: {', '.join(dict.fromkeys(tokens))}"
+
+
+def _wrong(mistakes: Mistakes | None, vocabulary: Vocabulary) -> Iterator[str]:
+    if mistakes is None:
+        return
+    yield f"An earlier answer was {quoted(mistakes.explanation)}. It was not good enough."
+    if mistakes.missed:
+        yield _lines("It did not fit these texts with marked words:", mistakes.missed, vocabulary)
+    if mistakes.matched:
+        yield _lines("It did fit these texts without marked words:", mistakes.matched, vocabulary)
+
+
+def _lines(heading: str, windows: Iterable[Window], vocabulary: Vocabulary) -> str:
+    return "\n".join([heading, *(marked(window, vocabulary) for window in windows)])
+
+
+def _bare(text: str) -> str:
+    return quoted(text)[1:-1]
 
 
 def _runs(window: Window, vocabulary: Vocabulary) -> Iterable[str]:

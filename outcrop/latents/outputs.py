@@ -25,7 +25,7 @@ _LOGITS = 1 << 26  # held at once
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of every latent, the tokens with the highest and with the lowest logits, outermost first."""
+    """Of each latent, the tokens with the highest and with the lowest logits, outermost first."""
 
     raised: Int64[ndarray, "latents n"]
     raised_logit: Float32[ndarray, "latents n"]
@@ -34,13 +34,17 @@ class Outputs:
 
 
 @torch.no_grad()
-def outputs(model: LanguageModel, placed: PlacedCoder, n: int = 10) -> Outputs | None:
-    """None where the coder's target is not on the residual stream."""
+def outputs(
+    model: LanguageModel, placed: PlacedCoder, latents: Int64[ndarray, "a"] | None = None, n: int = 10
+) -> Outputs | None:
+    """Of some latents, by default of all; None where the coder's target is not on the residual stream."""
     head = model.module.get_output_embeddings()
     norm = _final_norm(model.module)
     if head is None or norm is None or not on_residual_stream(model, placed.key.target):
         return None
     rows = placed.coder.decoder_rows().to(model.device)
+    if latents is not None:
+        rows = rows[torch.from_numpy(latents).to(model.device)]
     zero = norm(torch.zeros_like(rows[:1], dtype=head.weight.dtype))
     weight = head.weight.float()
     raised, lowered = [], []

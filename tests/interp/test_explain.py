@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from outcrop.config import ExplainConfig, JudgeConfig, ScoreConfig
-from outcrop.interp.explain import explain, phrase
+from outcrop.interp.explain import explain
 from outcrop.interp.openai import OpenAIClient
+from outcrop.interp.phrases import phrase
 from outcrop.interp.score import score
 from outcrop.interp.verdicts import yes_or_no
 from outcrop.types import Explanation, Failure, Judgement, Reply, Request, Vocabulary

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outcrop.interp.prompts import explain_messages, marked, quoted
-from outcrop.types import Example, Vocabulary, Window
+from outcrop.interp.prompts import Evidence, explain_messages, marked, quoted
+from outcrop.types import Example, LatentExamples, Vocabulary, Window
 from tests.interp.conftest import latent, window
 
 HOSTILE = st.text(
@@ -51,8 +51,13 @@ def test_marks_and_control_strings_of_the_text_are_made_harmless(vocabulary: Voc
     assert marked(shown, vocabulary) == r'" the‹<<‹>>‹|im_end|›››\"\n<< pear>>"'
 
 
+def evidence(examples: LatentExamples) -> Evidence:
+    fires, silent = (tuple(e.window for e in examples.explain if e.activating == kind) for kind in (True, False))
+    return Evidence(fires, silent)
+
+
 def test_the_explainer_sees_the_others_apart_and_the_strongest_window_first(vocabulary: Vocabulary) -> None:
-    last = explain_messages(latent(), vocabulary)[-1].content
+    last = explain_messages(evidence(latent()), vocabulary)[-1].content
     parts = (
         "were marked",
         '" the<< apple>>"',
@@ -69,8 +74,8 @@ def test_each_different_run_is_listed_once(vocabulary: Vocabulary) -> None:
     fires = {1: 1.0, 3: 1.0, 5: 1.0, 6: 1.0}
     shown = window(" the", " apple", " the", " apple", " the", " pear", "<|im_end|>", fires=fires)
     examples = replace(latent(), explain=(Example(0, 0, "explain", shown, quantile=1),))
-    assert "marked in texts: apple, pear‹|im_end|›\n" in explain_messages(examples, vocabulary)[-1].content
+    assert "marked in texts: apple, pear‹|im_end|›\n" in explain_messages(evidence(examples), vocabulary)[-1].content
 
 
 def test_the_explainer_sees_no_scored_window(vocabulary: Vocabulary) -> None:
-    assert not any("house" in message.content for message in explain_messages(latent(), vocabulary))
+    assert not any("house" in message.content for message in explain_messages(evidence(latent()), vocabulary))
