@@ -153,6 +153,8 @@ def default_shown(value: Any) -> str:
         return "required"
     if value is None or value == ():
         return "none"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     if isinstance(value, bool):
         return "on" if value else "off"
     return value if isinstance(value, str) else f"{value:,g}" if isinstance(value, float) else f"{value:,}"
