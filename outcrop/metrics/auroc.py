@@ -33,13 +33,32 @@ def auroc(
     if activating is None or non_activating is None:
         return _MISSING
     (up, u), (down, v) = activating, non_activating
-    scores_up, scores_down = np.concatenate(up), np.concatenate(down)
-    wins = (scores_up[:, None] > scores_down) + 0.5 * (scores_up[:, None] == scores_down)
+    wins = _wins(up, down)
     value = np.clip(_spread(up, u) @ wins @ _spread(down, v), 0, 1)
     if np.all(wins == wins.flat[0]):  # all won, all lost or all tied: no resample can differ
         return Estimate(np.asarray(value), _MISSING.low, _MISSING.high)
     draws = np.clip(((_resample(up, u, sampling) @ wins) * _resample(down, v, sampling)).sum(-1), 0, 1)
     return sampling.interval(value, draws, draws)
+
+
+def area(
+    positive: Sequence[Float[ndarray, "_"]],
+    negative: Sequence[Float[ndarray, "_"]],
+    positive_weights: Sequence[float] | ndarray,
+    negative_weights: Sequence[float] | ndarray,
+) -> float:
+    """The value alone; NaN if a stratum with weight has none."""
+    activating, non_activating = _weighted(positive, positive_weights), _weighted(negative, negative_weights)
+    if activating is None or non_activating is None:
+        return float("nan")
+    (up, u), (down, v) = activating, non_activating
+    return float(np.clip(_spread(up, u) @ _wins(up, down) @ _spread(down, v), 0, 1))
+
+
+def _wins(up: list[ndarray], down: list[ndarray]) -> Float[ndarray, "n m"]:
+    """1 where the activating window scores more, ½ where both score alike."""
+    high, low = np.concatenate(up)[:, None], np.concatenate(down)
+    return (high > low) + 0.5 * (high == low)
 
 
 def _weighted(

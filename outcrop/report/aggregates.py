@@ -1,4 +1,4 @@
-"""Averages over latents: per layer, per coder and over all, each with an interval and its n.
+"""Averages over latents: per explainer, and there per layer, per coder and over all, each with an interval and its n.
 
 macro        each scored latent once; medians for what is unbounded
 weighted     by firing rate, by activation mass, and by firing rate without the latents above
@@ -37,22 +37,24 @@ Columns = dict[str, dict[str, Column]]
 
 
 def aggregates(results: Results, judged: Judged, columns: Columns, sampling: Sampling) -> list[dict[str, Any]]:
-    """One entry over everything, one per coder, one per layer of a coder that has selected latents."""
+    """Of each explainer one entry over everything, one per coder, one per layer that has selected latents."""
     coder, layer = judged.columns["coder"], judged.columns["layer"]
-    unscored = _unscored(results)
+    selected = results.columns("SELECT coder, layer FROM latents WHERE selection_probability IS NOT NULL")
     entries = []
-    for group in _groups(coder[judged.scored], layer[judged.scored], unscored):
-        rows = judged.scored & _member(coder, layer, *group)
-        n_unscored = int(_member(unscored["coder"], unscored["layer"], *group).sum())
-        entry = _entry(judged, columns, rows, n_unscored, sampling)
-        entries.append(entry | {"coder": group[0], "layer": group[1]})
+    for explainer, source in judged.explainers:
+        scored = judged.scored & judged.by(explainer, source)
+        for name, at in _groups(selected["coder"], selected["layer"]):
+            rows = scored & _member(coder, layer, name, at)
+            n_selected = int(_member(selected["coder"], selected["layer"], name, at).sum())
+            entry = _entry(judged, columns, rows, n_selected - int(rows.sum()), sampling)
+            entries.append(entry | {"explainer": explainer, "source": source, "coder": name, "layer": at})
     return entries
 
 
-def _groups(coder: ndarray, layer: ndarray, unscored: dict[str, ndarray]) -> list[tuple[str | None, int | None]]:
-    """Coder and layer of each entry, of scored and unscored latents: one whose latents all failed is one, too."""
-    coders = [str(name) for name in (*coder, *unscored["coder"])]
-    layers = {(name, int(x)) for name, x in zip(coders, (*layer, *unscored["layer"]), strict=True)}
+def _groups(coder: ndarray, layer: ndarray) -> list[tuple[str | None, int | None]]:
+    """Coder and layer of each entry, of selected latents: one whose latents all failed is one, too."""
+    coders = [str(name) for name in coder]
+    layers = {(name, int(x)) for name, x in zip(coders, layer, strict=True)}
     groups: list[tuple[str | None, int | None]] = [(None, None)]
     for name in sorted(set(coders)):
         groups += [(name, None), *sorted(pair for pair in layers if pair[0] == name)]
@@ -64,14 +66,6 @@ def _member(coder: ndarray, layer: ndarray, name: str | None, at: int | None) ->
     everyone = np.ones(len(coder), dtype=bool)
     of_coder = everyone if name is None else coder == name
     return np.asarray(of_coder & (everyone if at is None else layer == at))
-
-
-def _unscored(results: Results) -> dict[str, ndarray]:
-    """Latents that were selected but have no score."""
-    return results.columns(
-        "SELECT l.coder, l.layer FROM latents l JOIN ledger g USING (coder, latent) "
-        "WHERE l.selection_probability IS NOT NULL AND g.status != 'scored'"
-    )
 
 
 def _entry(

@@ -13,6 +13,7 @@ from rich.text import Text
 from outcrop.errors import ConfigError
 from outcrop.report.figures import ARM_NAMES
 from outcrop.report.ledger import coder_label
+from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
 from outcrop.report.text import count, interval, number, percent, visible
 
 _SHOWN = {
@@ -28,7 +29,8 @@ _SHOWN = {
 
 def console_summary(summary: dict[str, Any]) -> RenderableType:
     """Everything foreign is shown as plain text, never read as rich's markup."""
-    return Group(_ledger(summary), console_reconstruction(summary["reconstruction"]), _scores(summary))
+    scores = (_scores(summary), _scorers(summary["scores"]["scorers"], summary["scores"]["aggregates"][0]["n_scored"]))
+    return Group(_ledger(summary), console_reconstruction(summary["reconstruction"]), *scores)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -100,7 +102,9 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
     overall = summary["scores"]["aggregates"][0]
     if not overall["n_scored"]:
         return Text("\nNo latent was scored.")
-    table = _table(f"\nScores, mean over {count(overall['n_scored'])} scored latents", "", *ARM_NAMES.values())
+    by = " ".join(filter(None, (overall["explainer"], overall["source"])))
+    title = f"\nScores, mean over {count(overall['n_scored'])} scored latents, explained by {visible(by, 40)}"
+    table = _table(title, "", *ARM_NAMES.values())
     for metric, name in _SHOWN.items():
         table.add_row(name, *(_cell(overall["macro"][arm].get(metric), overall["n_scored"]) for arm in ARM_NAMES))
     left = overall["n_unscored"]
@@ -108,6 +112,17 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
         f"; {count(left)} selected latents have no score and are left out" if left else ""
     )
     return table
+
+
+def _scorers(table: list[dict[str, Any]], n_scored: int) -> Table:
+    """A row per scorer, explainer and metric; a column per arm."""
+    rows = scorer_rows(table)
+    arms = [arm for arm in SCORER_ARMS if any(arm in cells for cells in rows.values())]
+    shown = _table("\nScorers, mean over latents", "", "explained by", "", *(SCORER_ARMS[arm] for arm in arms))
+    for (scorer, told, metric), cells in rows.items():
+        names = (Text(visible(name.replace("_", " "), 40)) for name in (scorer, told, SCORER_METRICS[metric]))
+        shown.add_row(*names, *(_cell(cells.get(arm), n_scored) for arm in arms))
+    return shown
 
 
 def _cell(estimate: dict[str, Any] | None, n_scored: int) -> Text:

@@ -63,7 +63,18 @@ class Judged:
 
     @property
     def scored(self) -> Bool[ndarray, "N"]:
-        return np.asarray(self.columns["status"] == "scored")
+        """Explanations that were judged on activating and on other windows."""
+        n, q = self.arms["explanation"].n, self.n_quantiles
+        return (n[:, :q].sum(-1) > 0) & (n[:, q:].sum(-1) > 0)
+
+    @property
+    def explainers(self) -> list[tuple[str, str]]:
+        """Explainer and source of the explanations, those of bands last; one without a name where there are none."""
+        found = set(zip(self.columns["explainer"], self.columns["source"], strict=True))
+        return sorted(found, key=lambda one: (one[0] == "bands", one)) or [("", "")]
+
+    def by(self, explainer: str, source: str) -> Bool[ndarray, "N"]:
+        return np.asarray((self.columns["explainer"] == explainer) & (self.columns["source"] == source))
 
 
 def load_judged(results: Results) -> Judged:

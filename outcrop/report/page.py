@@ -20,6 +20,7 @@ from markupsafe import Markup
 from outcrop.report import figures, text
 from outcrop.report.judged import STRATA
 from outcrop.report.ledger import coder_label
+from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
 from outcrop.report.windows import N_SHADES, LatentPage, latent_pages
 
 __all__ = ["LatentPage", "latent_pages", "render_page"]
@@ -97,13 +98,18 @@ def render_page(summary: dict[str, Any], latents: Sequence[LatentPage]) -> str:
     style = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     cards = _cards(summary, latents)
+    overall, *others = summary["scores"]["aggregates"]
     return _template().render(
         summary=summary,
-        overall=summary["scores"]["aggregates"][0],
+        overall=overall,
+        places=[a for a in others if (a["explainer"], a["source"]) == (overall["explainer"], overall["source"])],
+        scorers=scorer_rows(summary["scores"]["scorers"]),
+        scorer_arms=SCORER_ARMS,
+        scorer_metrics=SCORER_METRICS,
         cards=cards,
         style=style,
         style_hash=digest,
-        metrics=_judged(summary["scores"]["aggregates"][0]["macro"], METRIC_NAMES),
+        metrics=_judged(overall["macro"], METRIC_NAMES),
         weightings=WEIGHTINGS,
         unscored=UNSCORED,
         strata=STRATUM_NAMES,

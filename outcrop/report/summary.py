@@ -14,6 +14,7 @@ from outcrop.report.aggregates import Columns, aggregates
 from outcrop.report.judged import Judged, load_judged
 from outcrop.report.ledger import corpus, firing_rates, ledger
 from outcrop.report.reconstruction import reconstruction_table
+from outcrop.report.scorers import scorer_table
 from outcrop.report.scores import score
 from outcrop.results import Results
 from outcrop.types import Reconstruction
@@ -38,11 +39,12 @@ def summarise(results: Results, reconstructions: Sequence[Reconstruction], confi
                      zero, mean, delta, kl, recovered, recovered_from_mean}
     scores           n_quantiles; explanations [coder, latent, layer, explainer, source, text,
                      status, firing_rate, context_rate, arms {arm: {metric: {value, low, high, n}}}],
-                     n = judgements; aggregates [coder, layer, n_scored, n_unscored,
+                     n = judgements; aggregates [explainer, source, coder, layer, n_scored, n_unscored,
                      macro {arm: {metric: {value, low, high, n, statistic}}},
                      weighted {weighting: {n_effective, arm: {metric: …}}},
                      unscored {metric: {at_chance, left_out, at_best}}], n = latents;
-                     the first aggregate is over everything (coder and layer None)
+                     the first aggregate of an explainer is over everything (coder and layer None);
+                     scorers [scorer, explainer, source, arm, metric, value, low, high, n], see `report.scorers`
 
     Arms: explanation, no_explanation (the control), token_baseline. Metrics: see `report.scores`.
     """
@@ -60,6 +62,7 @@ def summarise(results: Results, reconstructions: Sequence[Reconstruction], confi
             "n_quantiles": judged.n_quantiles,
             "explanations": [_explanation(judged, columns, i) for i in range(len(judged.columns["coder"]))],
             "aggregates": aggregates(results, judged, columns, sampling),
+            "scorers": scorer_table(results, judged.n_quantiles, sampling),
         },
     }
     plain: dict[str, Any] = _plain(summary)
