@@ -11,51 +11,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from outcrop import config as configs
 from outcrop import stages
-from outcrop.coders.placed import PlacedCoder
-from outcrop.coders.stack import SparseStack
-from outcrop.coders.weights import find_coder, load_coder
-from outcrop.config import CoderConfig, NeighbourMeasure, RunConfig
+from outcrop.config import NeighbourMeasure, RunConfig
 from outcrop.contents import Contents
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
-from outcrop.interp.client import RememberingClient, connect
-from outcrop.interp.explain import Promoted, explain
-from outcrop.interp.score import score
-from outcrop.interp.token_baseline import token_baseline
+from outcrop.interp.client import connect
 from outcrop.judges import STAGES as JUDGED
 from outcrop.judges import Connect, Judges
-from outcrop.latents.cache import cache_latents
-from outcrop.latents.examples import token_evidence
 from outcrop.latents.neighbours import find_neighbours
 from outcrop.latents.outputs import outputs
 from outcrop.latents.survey import Survey, coder_row, latent_rows
 from outcrop.latents.table import statistics_table
 from outcrop.model.corpus import Corpus
 from outcrop.model.embed import require_embedder
-from outcrop.model.hooks import find_places, place_widths
-from outcrop.model.load import LanguageModel, load_model
-from outcrop.model.text import read_documents, shuffled
-from outcrop.model.tokens import deal, vocabulary
 from outcrop.progress import Progress, silent
-from outcrop.report.page import latent_pages, render_page
-from outcrop.report.summary import summarise
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
-from outcrop.trackers import Track, trackers
 from outcrop.trackers import require as require_trackers
-from outcrop.train.loop import evaluate_coders, train_coders
-from outcrop.types import CoderKey, Explanation, Judgement, LatentExamples, LatentId
-
-Say = Callable[[str], None]
+from outcrop.types import Explanation, Judgement, LatentExamples
+from outcrop.work import Say, Work
 
 
 class Run:
@@ -75,6 +55,7 @@ class Run:
         self.config, self.directory = config, RunDirectory(path)
         self.contents = Contents(self.directory, config, progress)
         self._judges = Judges(config.judge, connect)
+        self._work = Work(config, self.contents, self._judges, progress, say)
         self._fresh, self._progress, self._say = fresh, progress, say
 
     def until(self, last: str, *, retry_failed: bool = False) -> None:
@@ -108,7 +89,7 @@ class Run:
                 one,
                 here.vocabulary,
                 {m: find_neighbours(one.cache, np.arange(one.cache.n_latents), m) for m in measures},
-                outputs(self._model, one.cache.placed),
+                outputs(self._work.model, one.cache.placed),
             )
             for one in here.surveys
         ]
@@ -131,137 +112,6 @@ class Run:
                 raise
         return sum(len(cache.shards) for cache in caches)
 
-    # -- the stages ---------------------------------------------------------------------------------------
-
-    def _tokens(self) -> None:
-        corpora = self._dealt()
-        self.contents.save_corpora(corpora, vocabulary(self._model.tokenizer))
-
-    def _dealt(self) -> dict[str, Corpus]:
-        """The text, in its parts."""
-        config = self.config
-        texts = read_documents(config.text)  # a file that is missing is told before the model is loaded
-        self._require_possible()
-        wanted = {"held_out": config.train.held_out_tokens}
-        if config.coder.path is None or config.train.finetune:
-            wanted["train"] = config.train.tokens
-        wanted["cache"] = config.cache.tokens  # the last, so that it can grow
-        generator = np.random.default_rng(config.seed)
-        documents = shuffled(texts, config.text.shuffle_documents, generator)
-        return deal(documents, self._model.tokenizer, config.text, wanted)
-
-    def _train(self) -> None:
-        config = self.config
-        self._require_possible()
-        given = self._given_coders
-        with trackers(config.train.track, self.directory.path, configs.to_dict(config)) as track:
-            if given and not config.train.finetune:
-                trained = evaluate_coders(
-                    self._model,
-                    self.contents.corpus("held_out"),
-                    given,
-                    config.train,
-                    batch_tokens=config.model.batch_tokens,
-                    progress=self._progress,
-                )
-            else:
-                trained = train_coders(
-                    self._model,
-                    self.contents.corpus("train"),
-                    self.contents.corpus("held_out"),
-                    self._coders,
-                    config.train,
-                    given=given,
-                    seed=config.seed,
-                    batch_tokens=config.model.batch_tokens,
-                    checkpoint_directory=self.directory.checkpoints,
-                    log=lambda record: self._log(record, track),
-                    say=self._say,
-                    progress=self._progress,
-                )
-        for one in trained:
-            self.contents.save_coder(one)
-
-    def _cache(self) -> None:
-        cache_latents(
-            self._model,
-            self.contents.corpus("cache"),
-            self.contents.coders,
-            self.directory.cache,
-            self.config.cache,
-            batch_tokens=self.config.model.batch_tokens,
-            progress=self._progress,
-        )
-
-    def _examples(self) -> None:
-        with self.contents.results() as results:
-            results.clear("coders", "latents", "strata", "examples", "explanations", "judgements")
-            for one in self.contents.surveys:
-                results.add_coder(coder_row(one), latent_rows(one))
-            results.add_examples(self.contents.examples)
-
-    def _explain(self) -> None:
-        here = self.contents
-        with here.results() as results, here.replies() as replies:
-            results.clear("explanations", "judgements")
-            iterates = "iterative" in self.config.explain.explainers
-            found = explain(
-                here.examples,
-                RememberingClient(self._judges.client("explain"), replies),
-                here.vocabulary,
-                self.config.explain,
-                judge=RememberingClient(self._judges.client("score"), replies) if iterates else None,
-                evidence=chain(*map(token_evidence, here.surveys)),
-                promoted=self._promoted(),
-                progress=self._progress,
-            )
-            for group in _grouped(found):
-                results.add_explanations(group)
-
-    def _promoted(self) -> Promoted | None:
-        """The tokens that each selected latent makes the model write, if an explainer wants them."""
-        config = self.config.explain
-        if "output" not in config.explainers:
-            return None
-        found: dict[LatentId, list[int]] = {}
-        for one in self.contents.surveys:
-            latents = one.selection.latents
-            of_coder = outputs(self._model, one.cache.placed, latents, config.n_promoted)
-            if of_coder is not None:
-                ids = (LatentId(one.cache.key, latent) for latent in latents.tolist())
-                found |= dict(zip(ids, of_coder.raised.tolist(), strict=True))
-        return found
-
-    def _score(self) -> None:
-        here = self.contents
-        with here.results() as results, here.replies() as replies:
-            results.clear("judgements")
-            results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
-            client = RememberingClient(self._judges.client("score"), replies)
-            explanations = results.explanations()
-            found = score(
-                here.examples, explanations, client, here.vocabulary, self.config.score, progress=self._progress
-            )
-            for group in _grouped(found):
-                results.add_judgements(group)
-
-    def _report(self) -> None:
-        here = self.contents
-        with here.results() as results:
-            summary = summarise(results, here.reconstructions(), self.config.report)
-            page = render_page(summary, latent_pages(results, here.examples, here.vocabulary))
-        here.save_report(summary, page)
-
-    def _log(self, record: dict[str, Any], track: Track) -> None:
-        self.contents.log(record)
-        track(record)
-        shares = [f"{share:.1%}" for share in record["dead_share"] if share is not None]
-        dead = f"dead by layer {', '.join(shares)}" if shares else "too early to know what is dead"
-        self._say(
-            f"  step {record['step']} of {record['steps']}, {record['coder']}: held-out FVU {record['fvu']:.3f}, "
-            f"L0 {record['l0']:.1f}, {dead}"
-        )
-
     # -- begun, complete, stale ---------------------------------------------------------------------------
 
     def _do(self, stage: str, *, begun: bool) -> None:
@@ -271,7 +121,7 @@ class Run:
         self.directory.mark(stage, mark)
         self._say(f"{stage}: {'going on' if begun else 'begun'}")
         try:
-            _DO[stage](self)
+            _DO[stage](self._work)
         except OutcropError:
             if stages.left_nothing(stage, self.directory):  # corrected settings need no --fresh then
                 self.directory.unmark(stage)
@@ -309,7 +159,7 @@ class Run:
 
     def _more_text(self) -> dict[str, Corpus]:
         """The text, with more for the cache. StaleError where the rest would not be dealt as before."""
-        corpora = self._dealt()
+        corpora = self._work.dealt()
         for part, corpus in corpora.items():
             before = self.contents.corpus(part)
             if (part != "cache" and corpus.hash != before.hash) or not corpus.continues(before):
@@ -343,73 +193,30 @@ class Run:
         marks = self.directory.marks()
         for stage in JUDGED:
             done = stage in marks and marks[stage].complete and stage not in stale
-            if not done and stages.ORDER.index(stage) <= stages.ORDER.index(last):
+            if self.config.asks(stage) and not done and stages.ORDER.index(stage) <= stages.ORDER.index(last):
                 self._judges.require(stage)
 
     def _who(self, stage: str) -> dict[str, str]:
         """The language model that does a stage, for its mark."""
-        if stage not in JUDGED:
+        if not self.config.asks(stage):
             return {}
         return {"model": self._judges.client(stage).model, "address": self._judges.address(stage)}
 
     def _model_of(self, stage: str) -> str | None:
         return self._judges.changed(stage, self.directory.marks()[stage])
 
-    # -- what the first stages begin with ------------------------------------------------------------------
 
-    @cached_property
-    def _model(self) -> LanguageModel:
-        return load_model(self.config.model)
-
-    @cached_property
-    def _coders(self) -> dict[CoderKey, CoderConfig]:
-        """Every setting at every place with every seed."""
-        places = find_places(self._model.module, self.config.hookpoints)
-        settings = [self.config.coder, *self.config.more_coders]
-        return {
-            CoderKey(setting.name, *place, seed): setting
-            for setting in settings
-            for place in places
-            for seed in setting.seeds or (self.config.seed,)
-        }
-
-    @cached_property
-    def _given_coders(self) -> list[PlacedCoder]:
-        """Those of `coder.path`; none where coders are to be trained from the start."""
-        keys, path = list(self._coders), self.config.coder.path
-        if path is None:
-            return []
-        alone = len(keys) == 1
-        found = {key: load_coder(find_coder(path, key, alone=alone), transcodes=key.transcodes) for key in keys}
-        return [PlacedCoder(key, *coder) for key, coder in found.items()]
-
-    def _require_possible(self) -> None:
-        """That a coder cannot be at its place is told before any work."""
-        widths = place_widths(self._model, [key.place for key in self._coders])
-        for placed in self._given_coders:
-            placed.require_widths(*widths[placed.key.place])
-            unlike = self._coders[placed.key].unlike(placed.coder.architecture)
-            if unlike:
-                self._say(f"  {placed.key} is as it was trained; {', '.join(unlike)} of the settings say otherwise")
-        if not self._given_coders:
-            for key, setting in self._coders.items():
-                d_in, d_out = widths[key.place]
-                SparseStack.require_possible(setting, d_in, d_out if key.transcodes else None)
-
-
-_DO: dict[str, Callable[[Run], None]] = {
-    "tokens": Run._tokens,
-    "train": Run._train,
-    "cache": Run._cache,
-    "examples": Run._examples,
-    "explain": Run._explain,
-    "score": Run._score,
-    "report": Run._report,
+_DO: dict[str, Callable[[Work], None]] = {
+    "tokens": Work.tokens,
+    "train": Work.train,
+    "cache": Work.cache,
+    "examples": Work.examples,
+    "explain": Work.explain,
+    "score": Work.score,
+    "report": Work.report,
 }
 
 _ANSWERS = {"explain": "explanations", "score": "judgements"}  # the table of each stage that asks
-
-_GROUP = 256  # rows of one transaction
 
 
 def tabulate(
@@ -426,13 +233,3 @@ def tabulate(
     results.add_explanations(explanations)
     results.add_judgements(judgements)
     return results
-
-
-def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:
-    group: list[Any] = []
-    for item in items:
-        group.append(item)
-        if len(group) == _GROUP:
-            yield group
-            group = []
-    yield group

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain
@@ -242,6 +242,12 @@ class Results:
     def add_judgements(self, judgements: Iterable[Judgement]) -> None:
         with self._transaction() as db:
             _insert(db, "judgements", map(_cells, judgements))
+
+    def keep_explainers(self, explainers: Sequence[str]) -> None:
+        """Forget the explanations by others."""
+        marks = ",".join("?" * len(explainers))
+        with self._transaction() as db:
+            db.execute(f"DELETE FROM explanations WHERE explainer NOT IN ({marks})", tuple(explainers))
 
     def explanations(self) -> list[Explanation]:
         rows = self._db.execute("SELECT * FROM explanations ORDER BY coder, latent, explainer, source")

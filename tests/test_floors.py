@@ -14,6 +14,7 @@ FLOORS = [
     {"train", "latents", "interp", "metrics"},
     {"report"},
     {"stages", "contents", "judges", "trackers"},
+    {"work"},
     {"pipeline"},
     {"console", "demo"},
     {"cli"},

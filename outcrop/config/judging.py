@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from outcrop.config.strict import Strict, require
@@ -16,7 +17,7 @@ class ExplainConfig(Strict):
     """The explainers, and what they may say."""
 
     explainers: tuple[Explainer, ...] = ("contrastive",)
-    """Which of them: default (activating windows alone), contrastive (beside non-activating ones), bands (one
+    """Which of them, or none: default (activating windows alone), contrastive (beside non-activating ones), bands (one
     explanation from each third of the activating windows by peak), single_token (the tokens of pure token latents),
     iterative (explains, tries it on windows of its own, and explains again with the mistakes), output (with the tokens
     that the latent promotes), token_rule (the trigger tokens; asks nothing)."""
@@ -29,8 +30,12 @@ class ExplainConfig(Strict):
     n_promoted: int = 10
     """Promoted tokens that the explainer `output` is shown."""
 
+    @property
+    def asks(self) -> bool:
+        """Whether any explainer asks a language model."""
+        return bool({*self.explainers} - {"single_token", "token_rule"})
+
     def __post_init__(self) -> None:
-        require(bool(self.explainers), "explain.explainers is empty; name at least one")
         for name, least in (("max_tokens", 1), ("reasoning_tokens", 0), ("rounds", 1), ("n_promoted", 1)):
             value = getattr(self, name)
             require(value >= least, f"explain.{name.replace('_', '-')} is {value}; it must be at least {least}")
@@ -50,10 +55,17 @@ class ScoreConfig(Strict):
     """Windows that one question of detection or fuzzing shows. With several, a window sees what was said of others."""
     intruder_windows: int = 5
     """Windows of a question of intruder, of which one does not belong."""
+    explanations: Path | None = None
+    """Explanations that people or other tools wrote, to be scored, too: JSON lines with latent and text."""
     embedder: str | None = None
     """A sentence-transformers model (directory or hub name), for the scorer embedding."""
     base_model: str | None = None
     """A transformers model (directory or hub name), for the scorer surprisal."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether any scorer asks a language model."""
+        return bool({*self.scorers} - {"embedding", "surprisal"})
 
     def __post_init__(self) -> None:
         require(

@@ -45,6 +45,16 @@ class RunConfig(Strict):
     seed: int = 0
     """Seed of everything that is drawn."""
 
+    def asks(self, stage: str) -> bool:
+        """Whether a stage asks a language model."""
+        match stage:
+            case "explain":
+                return self.explain.asks
+            case "score":
+                return self.score.asks
+            case _:
+                return False
+
     def __post_init__(self) -> None:
         require(len(self.hookpoints) > 0, "no hookpoint is given; `outcrop hookpoints MODEL` lists them")
         names = [coder.name for coder in (self.coder, *self.more_coders)]

@@ -35,7 +35,7 @@ Promoted = Mapping[LatentId, Sequence[int]]
 
 def explain(
     examples: Sequence[LatentExamples],
-    client: Client,
+    client: Client | None,
     vocabulary: Vocabulary,
     config: ExplainConfig,
     *,
@@ -46,9 +46,12 @@ def explain(
 ) -> Iterator[Explanation]:
     """The explanations of every explainer, in order of completion.
 
-    `judge` tries the phrases of `iterative`, by default `client`; token rules are made of `evidence`; `promoted`
-    holds the tokens for `output`, the most promoted first. ConfigError where that is wanted without them.
+    `client` may be missing where no explainer asks. `judge` tries the phrases of `iterative`, by default `client`;
+    token rules are made of `evidence`; `promoted` holds the tokens for `output`, the most promoted first. ConfigError
+    where one is wanted without what it needs.
     """
+    if config.asks and client is None:
+        raise ConfigError(f"the explainers {', '.join(config.explainers)} ask a language model, but none is given")
     if "output" in config.explainers and promoted is None:
         raise ConfigError("the explainer output is wanted, but no promoted tokens are given")
     if rules := TOKEN_RULES & {*config.explainers}:
@@ -61,6 +64,8 @@ def explain(
         for latent, whole in of_latent.items()
         for source, shown in _SHOWN[name](whole)
     ]
+    if client is None:
+        return
     with progress("explain", len(tellings), "explanations") as advance:
         yield from tell(tellings, client, vocabulary, config, advance)
     if "iterative" in config.explainers:

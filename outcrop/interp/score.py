@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain
 
 from outcrop.config import ScoreConfig
+from outcrop.errors import ConfigError
 from outcrop.interp import detection
 from outcrop.interp.client import Client
 from outcrop.interp.judging import Arm, Question, arms, ask
@@ -25,14 +26,21 @@ _QUESTIONS: dict[str, Callable[[Sequence[Arm], Vocabulary, ScoreConfig], Iterato
 def score(
     examples: Sequence[LatentExamples],
     explanations: Sequence[Explanation],
-    client: Client,
+    client: Client | None,
     vocabulary: Vocabulary,
     config: ScoreConfig,
     progress: Progress = silent,
 ) -> Iterator[Judgement]:
-    """One judgement per scorer, arm and scored window, in order of completion."""
+    """One judgement per scorer, arm and scored window, in order of completion.
+
+    `client` may be missing where no scorer asks; else ConfigError.
+    """
+    if config.asks and client is None:
+        raise ConfigError(f"the scorers {', '.join(config.scorers)} ask a language model, but none is given")
     found = arms(examples, explanations, config)
     asking = [partial(_QUESTIONS[name], found, vocabulary, config) for name in config.scorers if name in _QUESTIONS]
     n = sum(len(question.judgements) for questions in asking for question in questions())
+    if client is None:
+        return
     with progress("score", n, "judgements") as advance:
         yield from ask(chain.from_iterable(questions() for questions in asking), client, advance)

@@ -1,0 +1,236 @@
+"""What each stage of a run does, from and into its run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from outcrop import config as configs
+from outcrop.coders.placed import PlacedCoder
+from outcrop.coders.stack import SparseStack
+from outcrop.coders.weights import find_coder, load_coder
+from outcrop.config import CoderConfig, RunConfig
+from outcrop.contents import Contents
+from outcrop.interp.client import Client, RememberingClient
+from outcrop.interp.explain import Promoted, explain
+from outcrop.interp.given import read_explanations
+from outcrop.interp.score import score
+from outcrop.interp.token_baseline import token_baseline
+from outcrop.judges import Judges
+from outcrop.latents.cache import cache_latents
+from outcrop.latents.examples import token_evidence
+from outcrop.latents.outputs import outputs
+from outcrop.latents.survey import coder_row, latent_rows
+from outcrop.model.corpus import Corpus
+from outcrop.model.hooks import find_places, place_widths
+from outcrop.model.load import LanguageModel, load_model
+from outcrop.model.text import read_documents, shuffled
+from outcrop.model.tokens import deal, vocabulary
+from outcrop.progress import Progress
+from outcrop.replies import Replies
+from outcrop.report.page import latent_pages, render_page
+from outcrop.report.summary import summarise
+from outcrop.trackers import Track, trackers
+from outcrop.train.loop import evaluate_coders, train_coders
+from outcrop.types import CoderKey, LatentId
+
+Say = Callable[[str], None]
+
+_GROUP = 256  # rows of one transaction
+
+
+class Work:
+    """The stages under one set of settings. What several of them begin with is made once."""
+
+    def __init__(self, config: RunConfig, contents: Contents, judges: Judges, progress: Progress, say: Say) -> None:
+        self._config, self._contents, self._judges = config, contents, judges
+        self._directory, self._progress, self._say = contents.directory, progress, say
+
+    def tokens(self) -> None:
+        corpora = self.dealt()
+        self._contents.save_corpora(corpora, vocabulary(self.model.tokenizer))
+
+    def dealt(self) -> dict[str, Corpus]:
+        """The text, in its parts."""
+        config = self._config
+        texts = read_documents(config.text)  # a file that is missing is told before the model is loaded
+        self._require_possible()
+        wanted = {"held_out": config.train.held_out_tokens}
+        if config.coder.path is None or config.train.finetune:
+            wanted["train"] = config.train.tokens
+        wanted["cache"] = config.cache.tokens  # the last, so that it can grow
+        generator = np.random.default_rng(config.seed)
+        documents = shuffled(texts, config.text.shuffle_documents, generator)
+        return deal(documents, self.model.tokenizer, config.text, wanted)
+
+    def train(self) -> None:
+        config = self._config
+        self._require_possible()
+        given = self._given_coders
+        with trackers(config.train.track, self._directory.path, configs.to_dict(config)) as track:
+            if given and not config.train.finetune:
+                trained = evaluate_coders(
+                    self.model,
+                    self._contents.corpus("held_out"),
+                    given,
+                    config.train,
+                    batch_tokens=config.model.batch_tokens,
+                    progress=self._progress,
+                )
+            else:
+                trained = train_coders(
+                    self.model,
+                    self._contents.corpus("train"),
+                    self._contents.corpus("held_out"),
+                    self._coders,
+                    config.train,
+                    given=given,
+                    seed=config.seed,
+                    batch_tokens=config.model.batch_tokens,
+                    checkpoint_directory=self._directory.checkpoints,
+                    log=lambda record: self._log(record, track),
+                    say=self._say,
+                    progress=self._progress,
+                )
+        for one in trained:
+            self._contents.save_coder(one)
+
+    def cache(self) -> None:
+        cache_latents(
+            self.model,
+            self._contents.corpus("cache"),
+            self._contents.coders,
+            self._directory.cache,
+            self._config.cache,
+            batch_tokens=self._config.model.batch_tokens,
+            progress=self._progress,
+        )
+
+    def examples(self) -> None:
+        with self._contents.results() as results:
+            results.clear("coders", "latents", "strata", "examples", "explanations", "judgements")
+            for one in self._contents.surveys:
+                results.add_coder(coder_row(one), latent_rows(one))
+            results.add_examples(self._contents.examples)
+
+    def explain(self) -> None:
+        here = self._contents
+        with here.results() as results, here.replies() as replies:
+            results.clear("explanations", "judgements")
+            iterates = "iterative" in self._config.explain.explainers
+            found = explain(
+                here.examples,
+                self._client("explain", replies) if self._config.explain.asks else None,
+                here.vocabulary,
+                self._config.explain,
+                judge=self._client("score", replies) if iterates else None,
+                evidence=chain(*map(token_evidence, here.surveys)),
+                promoted=self._promoted(),
+                progress=self._progress,
+            )
+            for group in _grouped(found):
+                results.add_explanations(group)
+
+    def _client(self, stage: str, replies: Replies) -> Client:
+        return RememberingClient(self._judges.client(stage), replies)
+
+    def _promoted(self) -> Promoted | None:
+        """The tokens that each selected latent makes the model write, if an explainer wants them."""
+        config = self._config.explain
+        if "output" not in config.explainers:
+            return None
+        found: dict[LatentId, list[int]] = {}
+        for one in self._contents.surveys:
+            latents = one.selection.latents
+            of_coder = outputs(self.model, one.cache.placed, latents, config.n_promoted)
+            if of_coder is not None:
+                ids = (LatentId(one.cache.key, latent) for latent in latents.tolist())
+                found |= dict(zip(ids, of_coder.raised.tolist(), strict=True))
+        return found
+
+    def score(self) -> None:
+        here = self._contents
+        with here.results() as results, here.replies() as replies:
+            results.clear("judgements")
+            results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
+            client = self._client("score", replies) if self._config.score.asks else None
+            results.keep_explainers(self._config.explain.explainers)
+            if self._config.score.explanations is not None:
+                latents = {one.latent for one in here.examples}
+                results.add_explanations(read_explanations(self._config.score.explanations, latents))
+            explanations = results.explanations()
+            found = score(
+                here.examples, explanations, client, here.vocabulary, self._config.score, progress=self._progress
+            )
+            for group in _grouped(found):
+                results.add_judgements(group)
+
+    def report(self) -> None:
+        here = self._contents
+        with here.results() as results:
+            summary = summarise(results, here.reconstructions(), self._config.report)
+            page = render_page(summary, latent_pages(results, here.examples, here.vocabulary))
+        here.save_report(summary, page)
+
+    def _log(self, record: dict[str, Any], track: Track) -> None:
+        self._contents.log(record)
+        track(record)
+        shares = [f"{share:.1%}" for share in record["dead_share"] if share is not None]
+        dead = f"dead by layer {', '.join(shares)}" if shares else "too early to know what is dead"
+        self._say(
+            f"  step {record['step']} of {record['steps']}, {record['coder']}: held-out FVU {record['fvu']:.3f}, "
+            f"L0 {record['l0']:.1f}, {dead}"
+        )
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        return load_model(self._config.model)
+
+    @cached_property
+    def _coders(self) -> dict[CoderKey, CoderConfig]:
+        """Every setting at every place with every seed."""
+        places = find_places(self.model.module, self._config.hookpoints)
+        settings = [self._config.coder, *self._config.more_coders]
+        return {
+            CoderKey(setting.name, *place, seed): setting
+            for setting in settings
+            for place in places
+            for seed in setting.seeds or (self._config.seed,)
+        }
+
+    @cached_property
+    def _given_coders(self) -> list[PlacedCoder]:
+        """Those of `coder.path`; none where coders are to be trained from the start."""
+        keys, path = list(self._coders), self._config.coder.path
+        if path is None:
+            return []
+        alone = len(keys) == 1
+        found = {key: load_coder(find_coder(path, key, alone=alone), transcodes=key.transcodes) for key in keys}
+        return [PlacedCoder(key, *coder) for key, coder in found.items()]
+
+    def _require_possible(self) -> None:
+        """That a coder cannot be at its place is told before any work."""
+        widths = place_widths(self.model, [key.place for key in self._coders])
+        for placed in self._given_coders:
+            placed.require_widths(*widths[placed.key.place])
+            unlike = self._coders[placed.key].unlike(placed.coder.architecture)
+            if unlike:
+                self._say(f"  {placed.key} is as it was trained; {', '.join(unlike)} of the settings say otherwise")
+        if not self._given_coders:
+            for key, setting in self._coders.items():
+                d_in, d_out = widths[key.place]
+                SparseStack.require_possible(setting, d_in, d_out if key.transcodes else None)
+
+
+def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:
+    group: list[Any] = []
+    for item in items:
+        group.append(item)
+        if len(group) == _GROUP:
+            yield group
+            group = []
+    yield group
