@@ -27,8 +27,18 @@ ArmName = Literal["plain", "none", "other", "base_rate"]
 
 _AT_ONCE = 4096  # questions in memory; enough that their tail costs nothing
 
-Verdict = float | bool | tuple[float, ...] | Failure
-"""A probability; yes or no where the judge gives none; what was measured; or why it is none of these."""
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several labels: the probability of the right one, and whether it was the likeliest."""
+
+    probability: float
+    right: bool
+
+
+Verdict = float | bool | tuple[float, ...] | Choice | Failure
+"""A probability of yes; yes or no where the judge gives none; what was measured; which label; or why it is none of
+these."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,8 @@ def judged(judgement: Judgement, verdict: Verdict) -> Judgement:
             return replace(judgement, failure=verdict)
         case bool():
             return replace(judgement, predicted=verdict)
+        case Choice(probability, right):
+            return replace(judgement, probability=probability, predicted=right)
         case tuple():
             return replace(judgement, measured=verdict)
         case _:

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 
 from outcrop.config import ScoreConfig
-from outcrop.interp import detection, fuzzing
+from outcrop.interp import detection, fuzzing, intruder, simulation
 from outcrop.interp.client import Client
 from outcrop.interp.judging import Arm, Question, arms, ask
 from outcrop.progress import Progress, silent
@@ -20,6 +20,8 @@ from outcrop.types import Explanation, Judgement, LatentExamples, Vocabulary
 _QUESTIONS: dict[str, Callable[[Sequence[Arm], Vocabulary, ScoreConfig], Iterator[Question]]] = {
     "detection": detection.questions,
     "fuzzing": fuzzing.questions,
+    "intruder": intruder.questions,
+    "simulation": simulation.questions,
 }
 
 
