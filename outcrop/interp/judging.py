@@ -88,6 +88,11 @@ def arms(examples: Sequence[LatentExamples], explanations: Sequence[Explanation]
     return found
 
 
+def with_text(arms: Iterable[Arm]) -> list[tuple[Arm, str]]:
+    """The arms plain and other with the texts of their explanations: what scorers that ask nothing compare."""
+    return [(arm, arm.text) for arm in arms if arm.name in ("plain", "other") and arm.text is not None]
+
+
 def _others(
     examples: Sequence[LatentExamples], explanations: Sequence[Explanation]
 ) -> dict[tuple[object, str, str], Explanation]:
