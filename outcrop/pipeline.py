@@ -66,8 +66,8 @@ class Run:
         self.directory.create()
         with self.directory.locked():
             require_trackers(self.config.train.track)
-            if self.config.examples.embedder is not None:
-                require_embedder(self.config.examples.embedder)
+            for embedder in filter(None, (self.config.examples.embedder, self.config.score.embedder)):
+                require_embedder(embedder)
             more = self._drop_stale(last, self._unanswered(last) if retry_failed else [])
             with self._config_written():
                 if more:

@@ -13,7 +13,7 @@ from outcrop import config as configs
 from outcrop.coders.placed import PlacedCoder
 from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import find_coder, load_coder
-from outcrop.config import CoderConfig, RunConfig
+from outcrop.config import CoderConfig, ModelConfig, RunConfig
 from outcrop.contents import Contents
 from outcrop.interp.client import Client, RememberingClient
 from outcrop.interp.explain import Promoted, explain
@@ -26,8 +26,10 @@ from outcrop.latents.examples import token_evidence
 from outcrop.latents.outputs import outputs
 from outcrop.latents.survey import coder_row, latent_rows
 from outcrop.model.corpus import Corpus
+from outcrop.model.embed import Embedder, load_embedder
 from outcrop.model.hooks import find_places, place_widths
-from outcrop.model.load import LanguageModel, load_model
+from outcrop.model.likelihood import Reader
+from outcrop.model.load import LanguageModel, choose_device, load_model
 from outcrop.model.text import read_documents, shuffled
 from outcrop.model.tokens import deal, vocabulary
 from outcrop.progress import Progress
@@ -41,6 +43,7 @@ from outcrop.types import CoderKey, LatentId
 Say = Callable[[str], None]
 
 _GROUP = 256  # rows of one transaction
+_READ_AT_ONCE = 32  # windows of which the base model reads the likelihood
 
 
 class Work:
@@ -164,10 +167,29 @@ class Work:
                 results.add_explanations(read_explanations(self._config.score.explanations, latents))
             explanations = results.explanations()
             found = score(
-                here.examples, explanations, client, here.vocabulary, self._config.score, progress=self._progress
+                here.examples,
+                explanations,
+                client,
+                here.vocabulary,
+                self._config.score,
+                self._progress,
+                embedder=self._embedder(),
+                reader=self._reader(),
             )
             for group in _grouped(found):
                 results.add_judgements(group)
+
+    def _embedder(self) -> Embedder | None:
+        config = self._config
+        if "embedding" not in config.score.scorers or config.score.embedder is None:
+            return None
+        return load_embedder(config.score.embedder, choose_device(config.model.device))
+
+    def _reader(self) -> Reader | None:
+        config = self._config
+        if "surprisal" not in config.score.scorers or config.score.base_model is None:
+            return None
+        return Reader(load_model(ModelConfig(config.score.base_model, device=config.model.device)), _READ_AT_ONCE)
 
     def report(self) -> None:
         here = self._contents

@@ -157,6 +157,8 @@ def default_shown(value: Any) -> str:
         return " ".join(map(str, value))
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, tuple):
+        return " ".join(value)
     return value if isinstance(value, str) else f"{value:,g}" if isinstance(value, float) else f"{value:,}"
 
 

@@ -27,8 +27,18 @@ ArmName = Literal["plain", "none", "other", "base_rate"]
 
 _AT_ONCE = 4096  # questions in memory; enough that their tail costs nothing
 
-Verdict = float | bool | tuple[float, ...] | Failure
-"""A probability; yes or no where the judge gives none; what was measured; or why it is none of these."""
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several labels: the probability of the right one, and whether it was the likeliest."""
+
+    probability: float
+    right: bool
+
+
+Verdict = float | bool | tuple[float, ...] | Choice | Failure
+"""A probability of yes; yes or no where the judge gives none; what was measured; which label; or why it is none of
+these."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,11 @@ def arms(examples: Sequence[LatentExamples], explanations: Sequence[Explanation]
     return found
 
 
+def with_text(arms: Iterable[Arm]) -> list[tuple[Arm, str]]:
+    """The arms plain and other with the texts of their explanations: what scorers that ask nothing compare."""
+    return [(arm, arm.text) for arm in arms if arm.name in ("plain", "other") and arm.text is not None]
+
+
 def _others(
     examples: Sequence[LatentExamples], explanations: Sequence[Explanation]
 ) -> dict[tuple[object, str, str], Explanation]:
@@ -122,9 +137,11 @@ def judged(judgement: Judgement, verdict: Verdict) -> Judgement:
     """A judgement with its verdict."""
     match verdict:
         case Failure():
-            return replace(judgement, failure=verdict)
+            return replace(judgement, failure=verdict, measured=None)
         case bool():
             return replace(judgement, predicted=verdict)
+        case Choice(probability, right):
+            return replace(judgement, probability=probability, predicted=right)
         case tuple():
             return replace(judgement, measured=verdict)
         case _:

@@ -26,6 +26,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
+from outcrop.model.likelihood import spread
 from outcrop.model.load import LanguageModel
 from outcrop.types import Failure, Message, Reply, Request
 
@@ -159,7 +160,7 @@ class _Prefix:
         width = max(map(len, suffixes))
         padded = torch.tensor([suffix + [0] * (width - len(suffix)) for suffix in suffixes])
         last = torch.tensor([len(suffix) - 1 for suffix in suffixes])
-        return self._run(padded, last, self._spread(len(prompts)))
+        return self._run(padded, last, spread(self._cache, len(prompts)))
 
     def _move(self, tokens: list[int]) -> None:
         """Make the cache that of these tokens, keeping what it begins with already."""
@@ -170,15 +171,6 @@ class _Prefix:
             rest = torch.tensor([tokens[n_kept:]])
             self._run(rest, torch.tensor([rest.shape[1] - 1]), self._cache)
         self._tokens = tokens
-
-    def _spread(self, n: int) -> DynamicCache:
-        """A copy for a batch, which its forward pass may lengthen."""
-        spread = DynamicCache()
-        if self._tokens:
-            for block, layer in enumerate(self._cache.layers):
-                keys, values = layer.keys, layer.values
-                spread.update(keys.expand(n, -1, -1, -1), values.expand(n, -1, -1, -1), block)
-        return spread
 
     def _run(
         self, tokens: Int64[Tensor, "batch width"], last: Int64[Tensor, " batch"], cache: DynamicCache

@@ -9,17 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
+from typing import TypeVar
 
 from outcrop.config import ScoreConfig
 from outcrop.errors import ConfigError
-from outcrop.interp import detection
+from outcrop.interp import detection, fuzzing, intruder, simulation
 from outcrop.interp.client import Client
+from outcrop.interp.embedding import embedding_scores
 from outcrop.interp.judging import Arm, Question, arms, ask
+from outcrop.interp.surprisal import surprisal_scores
+from outcrop.model.embed import Embedder
+from outcrop.model.likelihood import Reader
 from outcrop.progress import Progress, silent
 from outcrop.types import Explanation, Judgement, LatentExamples, Vocabulary
 
+_Needed = TypeVar("_Needed", Embedder, Reader)
+
 _QUESTIONS: dict[str, Callable[[Sequence[Arm], Vocabulary, ScoreConfig], Iterator[Question]]] = {
     "detection": detection.questions,
+    "fuzzing": fuzzing.questions,
+    "intruder": intruder.questions,
+    "simulation": simulation.questions,
 }
 
 
@@ -30,17 +40,38 @@ def score(
     vocabulary: Vocabulary,
     config: ScoreConfig,
     progress: Progress = silent,
+    *,
+    embedder: Embedder | None = None,
+    reader: Reader | None = None,
 ) -> Iterator[Judgement]:
-    """One judgement per scorer, arm and scored window, in order of completion.
+    """One judgement per scorer, arm and scored window; those that are asked for in order of completion.
 
-    `client` may be missing where no scorer asks; else ConfigError.
+    ConfigError, before anything is asked, where a scorer asks and there is no `client`, the scorer embedding has no
+    embedder or surprisal no reader.
     """
     if config.asks and client is None:
         raise ConfigError(f"the scorers {', '.join(config.scorers)} ask a language model, but none is given")
     found = arms(examples, explanations, config)
+    measuring: list[Iterator[Judgement]] = []
+    if "embedding" in config.scorers:
+        measuring.append(embedding_scores(found, _given(embedder, "embedding", "embedder"), vocabulary, progress))
+    if "surprisal" in config.scorers:
+        measuring.append(surprisal_scores(found, _given(reader, "surprisal", "reader"), vocabulary, progress))
+    if client is not None:
+        return chain(_asked(found, client, vocabulary, config, progress), *measuring)
+    return chain.from_iterable(measuring)
+
+
+def _asked(
+    found: Sequence[Arm], client: Client, vocabulary: Vocabulary, config: ScoreConfig, progress: Progress
+) -> Iterator[Judgement]:
     asking = [partial(_QUESTIONS[name], found, vocabulary, config) for name in config.scorers if name in _QUESTIONS]
     n = sum(len(question.judgements) for questions in asking for question in questions())
-    if client is None:
-        return
     with progress("score", n, "judgements") as advance:
         yield from ask(chain.from_iterable(questions() for questions in asking), client, advance)
+
+
+def _given(needed: _Needed | None, scorer: str, name: str) -> _Needed:
+    if needed is None:
+        raise ConfigError(f"the scorer {scorer} is wanted, but no {name} is given; score(..., {name}=...) takes one")
+    return needed

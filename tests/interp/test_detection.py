@@ -8,6 +8,8 @@ from outcrop.interp.judging import Arm, ArmName
 from outcrop.types import Example, Explanation, Failure, Message, Reply, Vocabulary
 from tests.interp.conftest import latent, window
 
+SEVERAL = ScoreConfig(windows_per_prompt=5)
+
 
 def arm(text: str | None, *examples: Example, name: ArmName = "plain") -> Arm:
     one = replace(latent(), score=examples) if examples else latent()
@@ -45,12 +47,37 @@ def test_the_judge_is_told_the_base_rate_in_that_arm_only(vocabulary: Vocabulary
 
 
 def test_several_windows_share_a_question_and_the_last_is_shorter(vocabulary: Vocabulary) -> None:
-    found = list(detection.questions([arm("fruit")], vocabulary, ScoreConfig(windows_per_prompt=3)))
-    assert [[j.example for j in question.judgements] for question in found] == [[3, 4, 5], [6]]
-    first, last = found
+    first, last = detection.questions([arm("fruit")], vocabulary, ScoreConfig(windows_per_prompt=3))
+    assert [len(question.judgements) for question in (first, last)] == [3, 1]
     assert list(first.read(Reply('["Yes", "No", "yes"]', None, 1, 1, 0.0))) == [True, False, True]
     assert list(last.read(Reply("1. No", None, 1, 1, 0.0))) == [False]
     wrong = first.read(Reply('["Yes", "No"]', None, 1, 1, 0.0))
     assert [isinstance(one, Failure) for one in wrong] == [True] * 3
     mixed = first.read(Reply('["Yes", "perhaps", "No"]', None, 1, 1, 0.0))
     assert [isinstance(one, Failure) for one in mixed] == [False, True, False]
+
+
+def test_windows_that_share_a_question_are_mixed_alike_in_all_arms(vocabulary: Vocabulary) -> None:
+    fires = window(" apple", " the", fires={0: 1.0})
+    examples = tuple(
+        Example(i, i, "score", fires, quantile=1)
+        if i < 20
+        else Example(i, i, "score", window(" the", " house"), stratum="random")
+        for i in range(40)
+    )
+    arms = (arm("fruit", *examples), arm(None, *examples, name="none"))
+    plain, none = (
+        [[j.example for j in question.judgements] for question in detection.questions([one], vocabulary, SEVERAL)]
+        for one in arms
+    )
+    assert plain == none
+    assert sorted(example for group in plain for example in group) == list(range(40))
+    assert sum(len({example < 20 for example in group}) == 2 for group in plain) >= 6
+
+
+def test_a_text_is_asked_about_by_the_number_that_its_answer_has(vocabulary: Vocabulary) -> None:
+    (question,) = detection.questions([arm("fruit")], vocabulary, SEVERAL)
+    lines = question.request.messages[-1].content.splitlines()
+    for number, judgement in enumerate(question.judgements, 1):
+        (example,) = (e for e in latent().score if e.index == judgement.example)
+        assert lines[number - 1] == f'{number}. "{vocabulary.text(example.window.tokens)}"'
