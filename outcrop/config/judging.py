@@ -55,6 +55,8 @@ class ScoreConfig(Strict):
     """Windows that one question of detection or fuzzing shows. With several, a window sees what was said of others."""
     intruder_windows: int = 5
     """Windows of a question of intruder, of which one does not belong."""
+    simulation_windows: int = 20
+    """Windows of each latent that are simulated, half of them activating: each costs a long answer."""
     explanations: Path | None = None
     """Explanations that people or other tools wrote, to be scored, too: JSON lines with latent and text."""
     embedder: str | None = None

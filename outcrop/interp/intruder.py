@@ -12,7 +12,7 @@ Of a judge that gives no probabilities the number that it says counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle, zip_longest
+from itertools import cycle
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from outcrop.config import ScoreConfig
 from outcrop.interp.judging import Arm, Choice, Question, Verdict
 from outcrop.interp.marks import generator, likewise, patterns
 from outcrop.interp.prompts import marked
+from outcrop.interp.turns import in_turn
 from outcrop.interp.verdicts import one_of
 from outcrop.results import INTRUDER
 from outcrop.types import Example, Failure, Judgement, LatentExamples, Message, Reply, Request, Vocabulary, Window
@@ -64,7 +65,7 @@ def questions(arms: Iterable[Arm], vocabulary: Vocabulary, config: ScoreConfig) 
 
 def _of_latent(latent: LatentExamples, vocabulary: Vocabulary, m: int) -> Iterator[Question]:
     draw = generator(latent.latent)
-    others = _in_turn([example for example in latent.score if not example.activating], draw)
+    others = in_turn(_shuffled([example for example in latent.score if not example.activating], draw))
     intruders = cycle(others)
     for quantile in sorted({example.quantile for example in latent.score if example.quantile is not None}):
         members = _shuffled([example for example in latent.score if example.quantile == quantile], draw)
@@ -81,14 +82,6 @@ def _of_latent(latent: LatentExamples, vocabulary: Vocabulary, m: int) -> Iterat
 
 def _shuffled(examples: Sequence[Example], draw: np.random.Generator) -> list[Example]:
     return [examples[i] for i in draw.permutation(len(examples))]
-
-
-def _in_turn(examples: Sequence[Example], draw: np.random.Generator) -> list[Example]:
-    """By turns one of each stratum as long as it has any; within a stratum at random."""
-    strata: dict[object, list[Example]] = {}
-    for example in _shuffled(examples, draw):
-        strata.setdefault(example.stratum, []).append(example)
-    return [example for turn in zip_longest(*strata.values()) for example in turn if example is not None]
 
 
 def _question(judgement: Judgement, windows: Sequence[Window], place: int, vocabulary: Vocabulary) -> Question:

@@ -11,7 +11,7 @@ which add up over windows to what `metrics.simulation.correlation` needs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -20,6 +20,7 @@ from numpy import ndarray
 from outcrop.config import ScoreConfig
 from outcrop.interp.judging import Arm, Question, Verdict
 from outcrop.interp.prompts import quoted
+from outcrop.interp.turns import in_turn
 from outcrop.interp.verdicts import number_list
 from outcrop.interp.yes_no import described
 from outcrop.results import SIMULATION
@@ -34,11 +35,20 @@ _SHOTS = (
 
 
 def questions(arms: Iterable[Arm], vocabulary: Vocabulary, config: ScoreConfig) -> Iterator[Question]:
-    """One judgement per scored window and arm, but for the arm base_rate: a rate of windows says nothing of tokens."""
+    """One judgement per arm and window, but for the arm base_rate: a rate of windows says nothing of tokens."""
     for arm in arms:
         if arm.name != "base_rate":
             largest = max((float(example.window.activations.max()) for example in arm.examples.score), default=0.0)
-            yield from (_question(arm, example, largest, vocabulary) for example in arm.examples.score)
+            chosen = _chosen(arm.examples.score, config.simulation_windows)
+            yield from (_question(arm, example, largest, vocabulary) for example in chosen)
+
+
+def _chosen(examples: Sequence[Example], n: int) -> list[Example]:
+    """Half of them activating, from all quantiles, the others from all strata; more of one kind where the other has
+    too few."""
+    fires, silent = (in_turn(example for example in examples if example.activating == kind) for kind in (True, False))
+    n_silent = min(len(silent), max(n // 2, n - len(fires)))
+    return [*fires[: n - n_silent], *silent[:n_silent]]
 
 
 def _question(arm: Arm, example: Example, largest: float, vocabulary: Vocabulary) -> Question:

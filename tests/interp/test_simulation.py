@@ -70,3 +70,18 @@ def test_a_latent_that_fires_in_no_scored_window_has_true_zeros(vocabulary: Voca
     (question,) = asked(vocabulary, HOSTILE)
     (measured,) = question.read(reply("[0, 0, 0, 10]"))
     assert measured == (4, 0, 1, 0, 1, 0) and np.isfinite(measured).all()
+
+
+def test_half_of_the_windows_are_activating_from_all_quantiles_and_strata(vocabulary: Vocabulary) -> None:
+    fires = [Example(i, i, "score", window(" pear", fires={0: 1.0}), quantile=1 + i // 4) for i in range(8)]
+    silent = [Example(8 + i, i, "score", window(" the"), stratum="random" if i < 6 else "same_token") for i in range(8)]
+    one = replace(latent(), score=(*fires, *silent))
+    arm = Arm("plain", one, Explanation(one.latent, "contrastive", "all", "fruit", "hash"))
+
+    def chosen(n: int) -> list[int]:
+        found = simulation.questions([arm], vocabulary, ScoreConfig(simulation_windows=n))
+        return [question.judgements[0].example for question in found]
+
+    assert chosen(8) == [0, 4, 1, 5, 8, 14, 9, 15]
+    assert chosen(1) == [0]
+    assert sorted(chosen(100)) == list(range(16))
