@@ -70,11 +70,9 @@ class ScoreConfig(Strict):
         return bool({*self.scorers} - {"embedding", "surprisal"})
 
     def __post_init__(self) -> None:
-        require(
-            self.windows_per_prompt >= 1,
-            f"score.windows-per-prompt is {self.windows_per_prompt}; it must be at least 1",
-        )
-        require(self.intruder_windows >= 2, f"score.intruder-windows is {self.intruder_windows}; it must be at least 2")
+        for name, least in (("windows_per_prompt", 1), ("intruder_windows", 2), ("simulation_windows", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"score.{name.replace('_', '-')} is {value}; it must be at least {least}")
         for scorer, name in (("embedding", "embedder"), ("surprisal", "base_model")):
             missing = scorer in self.scorers and getattr(self, name) is None
             require(not missing, f"the scorer {scorer} needs a model; name it with --score.{name.replace('_', '-')}")
