@@ -8,7 +8,7 @@ window is therefore one JSON string on a line of its own, in which
 
 so a window cannot end its quoting, mark itself or speak for somebody else.
 
-What all detection prompts share, the worked examples, comes first: a server's prefix cache and
+What all prompts of a scorer share, the worked examples, comes first: a server's prefix cache and
 `LocalClient` compute it once. The window comes next and the explanation behind it, so an explanation
 is computed anew with each window. Everything is in turns of user and assistant, because not every
 model knows a system role.
