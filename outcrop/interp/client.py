@@ -7,9 +7,11 @@ RememberingClient(client, replies)                the same, but what has an answ
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from outcrop.config import JudgeConfig, ModelConfig
+from outcrop.config.judge import addresses
 from outcrop.errors import JudgeError, ModelError
 from outcrop.replies import Replies
 from outcrop.types import Failure, Reply, Request
@@ -29,7 +31,7 @@ class Client(Protocol):
 
 
 def connect(name: str, model: str | None, config: JudgeConfig) -> Client:
-    """The LLM at an address (http://…, https://…), or loaded from a directory, hub name or .gguf file."""
+    """The LLM at an address (http://…, https://…) or at several, or loaded from a directory, hub name or .gguf file."""
     if is_address(name):
         from outcrop.interp.openai import OpenAIClient  # a local judge needs no HTTP client
 
@@ -46,7 +48,20 @@ def connect(name: str, model: str | None, config: JudgeConfig) -> Client:
 
 
 def is_address(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
+    """Whether the judge of this name is served, by one server or several."""
+    return bool(addresses(name))
+
+
+@contextmanager
+def asking(client: Client, requests: Sequence[Request]) -> Iterator[Iterator[tuple[int, Reply | Failure]]]:
+    """The client's answers; on leaving, nothing more is asked."""
+    answers = client.answer(requests)
+    try:
+        yield answers
+    finally:
+        close = getattr(answers, "close", None)
+        if close:
+            close()
 
 
 class RememberingClient:
@@ -79,13 +94,8 @@ class RememberingClient:
         """Identical requests are sent once."""
         names = list(unknown)
         sent = [requests[unknown[name][0]] for name in names]
-        answers = self._client.answer(sent)
-        try:
+        with asking(self._client, sent) as answers:
             for i, answer in answers:
                 self._replies.add_many([(names[i], self.model, sent[i], answer)])
                 for index in unknown[names[i]]:
                     yield index, answer
-        finally:
-            close = getattr(answers, "close", None)
-            if close:
-                close()
