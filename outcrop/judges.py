@@ -8,7 +8,7 @@ from functools import cached_property
 from outcrop.config import JudgeConfig
 from outcrop.errors import ConfigError
 from outcrop.interp.budget import Budget, BudgetClient
-from outcrop.interp.client import Client, is_address
+from outcrop.interp.client import Client, is_address, require_installed
 from outcrop.run import StageMark
 
 Connect = Callable[[str, str | None, JudgeConfig], Client]
@@ -38,7 +38,9 @@ class Judges:
         return address
 
     def require(self, stage: str) -> None:
-        """ConfigError where a stage's model is not named, JudgeError where it is served and does not answer."""
+        """ConfigError where a stage's model is not named, JudgeError where it is served and does not answer or
+        cannot be run here."""
+        require_installed(self.address(stage))
         if is_address(self.address(stage)):
             self.client(stage)
 

@@ -1,7 +1,7 @@
 """Who is asked: a `Client` answers requests, in the order in which the answers come.
 
-connect(name) → OpenAIClient | LocalClient        a server, or a model in this process
-RememberingClient(client, replies)                the same, but what has an answer is not asked again
+connect(name) → OpenAIClient | LocalClient | VLLMClient    servers, or a model in this process
+RememberingClient(client, replies)                         the same, but what has an answer is not asked again
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from outcrop.config.judge import addresses
 from outcrop.errors import JudgeError, ModelError
 from outcrop.replies import Replies
 from outcrop.types import Failure, Reply, Request
+
+_BY_VLLM = "vllm:"
 
 
 @runtime_checkable
@@ -31,11 +33,16 @@ class Client(Protocol):
 
 
 def connect(name: str, model: str | None, config: JudgeConfig) -> Client:
-    """The LLM at an address (http://…, https://…) or at several, or loaded from a directory, hub name or .gguf file."""
+    """The LLM at an address (http://…, https://…) or at several, or loaded from a directory, hub name or .gguf file,
+    for vllm:NAME by vLLM."""
     if is_address(name):
         from outcrop.interp.openai import OpenAIClient  # a local judge needs no HTTP client
 
         return OpenAIClient(name, model, config)
+    if name.startswith(_BY_VLLM):
+        from outcrop.interp.vllm import VLLMClient
+
+        return VLLMClient(name.removeprefix(_BY_VLLM))
     from outcrop.interp.local import LocalClient  # and a served one no torch
     from outcrop.model.load import load_model
 
@@ -62,6 +69,14 @@ def asking(client: Client, requests: Sequence[Request]) -> Iterator[Iterator[tup
         close = getattr(answers, "close", None)
         if close:
             close()
+
+
+def require_installed(name: str) -> None:
+    """JudgeError where a judge of this name needs a package that is missing."""
+    if name.startswith(_BY_VLLM):
+        from outcrop.interp.vllm import require_vllm
+
+        require_vllm()
 
 
 class RememberingClient:

@@ -28,6 +28,7 @@ import openai
 from outcrop.config import JudgeConfig
 from outcrop.config.judge import addresses
 from outcrop.errors import JudgeError
+from outcrop.interp.chat import label_probabilities
 from outcrop.interp.server import Outcome, Server
 from outcrop.types import Failure, FailureKind, Reply, Request
 
@@ -36,7 +37,6 @@ _LONGEST_BACKOFF_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 300.0  # who asks for more is taken to refuse
 _REST_SECONDS = 5.0  # of a server that refused a connection
 _MOST_TOKENS = 1 << 53  # a count beyond is none
-_MOST_MASS = 1.01  # of probabilities, for servers that round
 
 _AGAIN: frozenset[FailureKind] = frozenset({"timeout", "connection", "rate limit", "server", "unreadable"})
 
@@ -147,7 +147,7 @@ def read_completion(body: bytes, request: Request, seconds: float) -> Reply | Fa
         completion = json.loads(body)
         choice = completion["choices"][0]
         text = _whole(choice["message"].get("content") or "")
-        probabilities = _label_probabilities(choice, request.labels) if request.labels else None
+        probabilities = _of_labels(choice, request.labels) if request.labels else None
         usage = completion.get("usage") or {}
         tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -158,17 +158,14 @@ def read_completion(body: bytes, request: Request, seconds: float) -> Reply | Fa
     return Reply(text, probabilities, *tokens, seconds)
 
 
-def _label_probabilities(choice: dict[str, Any], labels: tuple[str, ...]) -> tuple[float, ...] | None:
-    """None where the server gives none; zero for a label that is not among the likeliest tokens."""
+def _of_labels(choice: dict[str, Any], labels: tuple[str, ...]) -> tuple[float, ...] | None:
+    """None where the server gives none."""
     tokens = (choice.get("logprobs") or {}).get("content")
     if not tokens:
         return None
     first = tokens[0]
     alternatives = first.get("top_logprobs") or [first]
-    words = [(str(a["token"]).strip().casefold(), math.exp(a["logprob"])) for a in alternatives]
-    if not math.fsum(p for _, p in words) < _MOST_MASS:
-        raise ValueError("probabilities beyond 1")
-    return tuple(math.fsum(p for word, p in words if word == label.casefold()) for label in labels)
+    return label_probabilities([(str(a["token"]), a["logprob"]) for a in alternatives], labels)
 
 
 def _count(tokens: object) -> int:
