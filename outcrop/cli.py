@@ -57,6 +57,8 @@ class RunCommand:
     """Make anew what was made with other settings, instead of refusing."""
     retry_failed: bool = False
     """Ask the explainer and the judge again where they gave no answer."""
+    dry_run: bool = False
+    """Ask nothing, but tell how many requests and tokens explaining and scoring would take."""
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,18 @@ def _verb(name: str) -> Callable[[Sequence[str]], None]:
 def _run(verb: str, arguments: Sequence[str]) -> None:
     command = parse_run(f"outcrop {verb}", arguments, CacheCommand if verb == "cache" else RunCommand)
     # torch and transformers take seconds to import; bad settings are told before.
-    from outcrop.console import bars, quiet, say
+    from outcrop.console import bars, quiet, say, show
     from outcrop.pipeline import Run
+    from outcrop.report.console import console_requests
 
     quiet()
     last = "report" if verb == "run" else verb
     run = Run(command.config, command.out, fresh=command.fresh, progress=bars, say=say)
     if isinstance(command, CacheCommand) and command.verify:
         say(f"{run.verify()} shards are as they were written")
+        return
+    if command.dry_run:
+        show(console_requests(run.would_ask(last), command.config.judge))
         return
     run.until(last, retry_failed=command.retry_failed)
     if last == "report":

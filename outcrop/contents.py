@@ -134,7 +134,7 @@ class Contents:
         return Results(self.directory.results)
 
     def replies(self) -> Replies:
-        return Replies(self.directory.replies)
+        return Replies(self._config.judge.replies or self.directory.replies)
 
     def summary(self) -> dict[str, Any]:
         return json.loads(self.directory.summary.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@
     │   ├── StaleError       … was made with other settings
     │   └── CorruptError     … holds a file that is truncated, altered or foreign
     ├── JudgeError           the LLM that explains and judges does not answer at all
+    ├── BudgetError          what may be spent on it is spent; all answers are kept
     └── AssetError           a pinned download is gone or altered
 
 Each message says what was seen, what was expected and what to do. A single LLM reply that
@@ -62,6 +63,10 @@ class CorruptError(RunError):
 
 class JudgeError(OutcropError):
     """The LLM that explains and judges does not answer at all."""
+
+
+class BudgetError(OutcropError):
+    """What may be spent on the LLM that explains and judges is spent; all answers are kept."""
 
 
 class AssetError(OutcropError):

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from outcrop.config import JudgeConfig
 from outcrop.errors import ConfigError
-from outcrop.interp.client import Client, is_address
+from outcrop.interp.budget import Budget, BudgetClient
+from outcrop.interp.client import Client, is_address, require_installed
 from outcrop.run import StageMark
 
 Connect = Callable[[str, str | None, JudgeConfig], Client]
@@ -16,10 +17,12 @@ STAGES = ("explain", "score")
 
 
 class Judges:
-    """The language models that the settings name; each is connected to when it is first needed."""
+    """The language models that the settings name; each is connected to when it is first needed.
+    They share one budget."""
 
     def __init__(self, config: JudgeConfig, connect: Connect) -> None:
         self._config, self._connect = config, connect
+        self._budget = Budget(config.max_requests, config.max_cost)
 
     def client(self, stage: str) -> Client:
         return self._explainer if stage == "explain" else self._judge
@@ -35,7 +38,9 @@ class Judges:
         return address
 
     def require(self, stage: str) -> None:
-        """ConfigError where a stage's model is not named, JudgeError where it is served and does not answer."""
+        """ConfigError where a stage's model is not named, JudgeError where it is served and does not answer or
+        cannot be run here."""
+        require_installed(self.address(stage))
         if is_address(self.address(stage)):
             self.client(stage)
 
@@ -51,13 +56,24 @@ class Judges:
 
     @cached_property
     def _judge(self) -> Client:
-        return self._connect(self.address("score"), self._config.model, self._config)
+        return self._connected(self.address("score"), self._config.model)
 
     @cached_property
     def _explainer(self) -> Client:
         if self.address("explain") == self._config.name and self._explainer_model == self._config.model:
             return self._judge
-        return self._connect(self.address("explain"), self._explainer_model, self._config)
+        return self._connected(self.address("explain"), self._explainer_model)
+
+    def _connected(self, address: str, model: str | None) -> Client:
+        client = self._connect(address, model, self._config)
+        price = self._config.price(client.model)
+        if price is None and self._config.max_cost is not None and is_address(address):
+            raise ConfigError(
+                f"judge.max-cost is {self._config.max_cost}, but {client.model} at {address} has no price; "
+                f"judge.prices has {', '.join(self._config.prices)}. Add {client.model}=PROMPT/COMPLETION in US$ per "
+                "million tokens, 0/0 if it costs nothing."
+            )
+        return BudgetClient(client, price, self._budget)
 
     @property
     def _explainer_model(self) -> str | None:

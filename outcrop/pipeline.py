@@ -22,6 +22,7 @@ from outcrop.config import NeighbourMeasure, RunConfig
 from outcrop.contents import Contents
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.client import connect
+from outcrop.interp.counting import CountingClient
 from outcrop.judges import STAGES as JUDGED
 from outcrop.judges import Connect, Judges
 from outcrop.latents.neighbours import find_neighbours
@@ -96,6 +97,16 @@ class Run:
         table = pa.concat_tables(tables, promote_options="default")
         here.save_statistics(table)
         return table
+
+    def would_ask(self, last: str) -> dict[str, CountingClient]:
+        """What the stages up to `last` that ask would still send: at least this, where an explainer goes on from
+        answers. RunError where nothing is cached. Nothing is asked and nothing written."""
+        mark = self.directory.marks().get("cache")
+        if mark is None or not mark.complete:
+            raise RunError(f"nothing is cached in {self.directory.path} to ask about; `outcrop cache` does it")
+        asking = [stage for stage in stages.ORDER[: stages.ORDER.index(last) + 1] if self.config.asks(stage)]
+        explained = self.directory.marks().get("explain")
+        return self._work.would_ask(asking, explained=explained is not None and explained.complete)
 
     def verify(self) -> int:
         """Read the whole cache; CorruptError names the first damaged shard. Gives the number of shards."""

@@ -18,10 +18,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from outcrop.errors import CorruptError
+from outcrop.errors import CorruptError, RunError
 from outcrop.types import Failure, Message, Reply, Request
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _BUSY_SECONDS = 60.0  # how long a writer waits for the others
 
@@ -33,8 +33,10 @@ _SCHEMA = (
       request TEXT PRIMARY KEY, model TEXT NOT NULL,
       parts TEXT NOT NULL,               -- JSON list
       labels TEXT NOT NULL,              -- JSON list
+      schema TEXT,                       -- JSON schema of the answer, if one was asked for
       max_tokens INTEGER NOT NULL, temperature REAL NOT NULL, seed INTEGER NOT NULL,
       text TEXT, label_probabilities TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, seconds REAL,
+      cost REAL,                         -- US$; NULL where no price was known
       failure TEXT, failure_detail TEXT,
       CHECK ((text IS NULL) != (failure IS NULL))
     ) WITHOUT ROWID""",
@@ -42,11 +44,12 @@ _SCHEMA = (
 )
 
 # An answer is never replaced: runs that share the file must read the same one.
-_INSERT = """INSERT INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+_INSERT = """INSERT INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
   ON CONFLICT (request) DO UPDATE SET
     text = excluded.text, label_probabilities = excluded.label_probabilities,
     prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
-    seconds = excluded.seconds, failure = excluded.failure, failure_detail = excluded.failure_detail
+    seconds = excluded.seconds, cost = excluded.cost,
+    failure = excluded.failure, failure_detail = excluded.failure_detail
   WHERE replies.failure IS NOT NULL"""
 
 
@@ -55,7 +58,13 @@ class Replies:
 
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise RunError(
+                f"{path} cannot be opened as a store of replies ({error}). "
+                "Expected such a file, or a place for one in a folder that exists."
+            ) from error
         try:
             self._open(path)
         except sqlite3.OperationalError:
@@ -98,7 +107,7 @@ class Replies:
         """The answer to the request with this hash; None if it failed or was never asked."""
         with self._lock:
             row = self._db.execute(
-                "SELECT text, label_probabilities, prompt_tokens, completion_tokens, seconds "
+                "SELECT text, label_probabilities, prompt_tokens, completion_tokens, seconds, cost "
                 "FROM replies WHERE request = ? AND failure IS NULL",
                 (request,),
             ).fetchone()
@@ -131,8 +140,8 @@ class Replies:
 
     def _row(self, name: str, model: str, request: Request, answer: Reply | Failure) -> tuple[object, ...]:
         parts = json.dumps([self._part(message) for message in request.messages])
-        asked = (parts, json.dumps(request.labels), request.max_tokens, request.temperature, request.seed)
-        return (name, model, *asked, *_answer_columns(answer))
+        sampling = (request.schema, request.max_tokens, request.temperature, request.seed)
+        return (name, model, parts, json.dumps(request.labels), *sampling, *_answer_columns(answer))
 
     def _part(self, message: Message) -> int:
         key = hashlib.sha256(f"{message.role}\0{message.content}".encode()).digest()
@@ -146,9 +155,10 @@ class Replies:
 
 def _answer_columns(answer: Reply | Failure) -> tuple[object, ...]:
     if isinstance(answer, Failure):
-        return (None, None, None, None, None, answer.kind, answer.detail)
+        return (None, None, None, None, None, None, answer.kind, answer.detail)
     probabilities = json.dumps(answer.label_probabilities) if answer.label_probabilities is not None else None
-    return (answer.text, probabilities, answer.prompt_tokens, answer.completion_tokens, answer.seconds, None, None)
+    measured = (answer.prompt_tokens, answer.completion_tokens, answer.seconds, answer.cost)
+    return (answer.text, probabilities, *measured, None, None)
 
 
 def _enter_wal(db: sqlite3.Connection) -> None:

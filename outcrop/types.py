@@ -277,6 +277,7 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    cost: float | None = None  # US$; None where no price is known
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -16,9 +17,10 @@ from outcrop.coders.weights import find_coder, load_coder
 from outcrop.config import CoderConfig, ModelConfig, RunConfig
 from outcrop.contents import Contents
 from outcrop.interp.client import Client, RememberingClient
+from outcrop.interp.counting import CountingClient
 from outcrop.interp.explain import Promoted, explain
 from outcrop.interp.given import read_explanations
-from outcrop.interp.score import score
+from outcrop.interp.score import MEASURING, score
 from outcrop.interp.token_baseline import token_baseline
 from outcrop.judges import Judges
 from outcrop.latents.cache import cache_latents
@@ -38,11 +40,12 @@ from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
 from outcrop.trackers import Track, trackers
 from outcrop.train.loop import evaluate_coders, train_coders
-from outcrop.types import CoderKey, LatentId
+from outcrop.types import CoderKey, Explanation, LatentId
 
 Say = Callable[[str], None]
 
 _GROUP = 256  # rows of one transaction
+_CHARACTERS = 4  # of a token
 _READ_AT_ONCE = 32  # windows of which the base model reads the likelihood
 
 
@@ -125,21 +128,45 @@ class Work:
         with here.results() as results, here.replies() as replies:
             results.clear("explanations", "judgements")
             iterates = "iterative" in self._config.explain.explainers
-            found = explain(
-                here.examples,
-                self._client("explain", replies) if self._config.explain.asks else None,
-                here.vocabulary,
-                self._config.explain,
-                judge=self._client("score", replies) if iterates else None,
-                evidence=chain(*map(token_evidence, here.surveys)),
-                promoted=self._promoted(),
-                progress=self._progress,
-            )
+            client = self._client("explain", replies) if self._config.explain.asks else None
+            found = self._explained(client, self._client("score", replies) if iterates else None)
             for group in _grouped(found):
                 results.add_explanations(group)
 
     def _client(self, stage: str, replies: Replies) -> Client:
         return RememberingClient(self._judges.client(stage), replies)
+
+    def would_ask(self, asking: Sequence[str], *, explained: bool) -> dict[str, CountingClient]:
+        """Stage → what it would ask. Where nothing is explained yet, explanations are as long as they may be."""
+        here, config, counts = self._contents, self._config, dict[str, CountingClient]()
+        with here.replies() as replies:
+            for stage in asking:
+                counts[stage] = CountingClient(self._judges.client(stage).model, replies)
+            if explained:
+                with here.results() as results:
+                    explanations = results.explanations()
+            else:
+                found = self._explained(counts.get("explain"), None)
+                explanations = [_as_long_as_it_may_be(one, config.explain.max_tokens) for one in found]
+            if "score" in counts:
+                scorers = tuple(name for name in config.score.scorers if name not in MEASURING)
+                asked = replace(config.score, scorers=scorers)
+                for _ in score(here.examples, explanations, counts["score"], here.vocabulary, asked, self._progress):
+                    pass
+        return counts
+
+    def _explained(self, client: Client | None, judge: Client | None) -> Iterator[Explanation]:
+        here = self._contents
+        return explain(
+            here.examples,
+            client,
+            here.vocabulary,
+            self._config.explain,
+            judge=judge,
+            evidence=chain(*map(token_evidence, here.surveys)),
+            promoted=self._promoted(),
+            progress=self._progress,
+        )
 
     def _promoted(self) -> Promoted | None:
         """The tokens that each selected latent makes the model write, if an explainer wants them."""
@@ -246,6 +273,13 @@ class Work:
             for key, setting in self._coders.items():
                 d_in, d_out = widths[key.place]
                 SparseStack.require_possible(setting, d_in, d_out if key.transcodes else None)
+
+
+def _as_long_as_it_may_be(explanation: Explanation, n_tokens: int) -> Explanation:
+    """What a judge would be shown of an explanation that is not there yet, numbered so that no two are alike."""
+    if explanation.text is not None:
+        return explanation
+    return replace(explanation, text=f"{explanation.latent.index} ".ljust(_CHARACTERS * n_tokens, "x"), failure=None)
 
 
 def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:

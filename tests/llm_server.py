@@ -3,9 +3,10 @@
     with LLMServer([RateLimit(1), Garbage()]) as server:
         OpenAIClient(server.address, None, config)
 
-Each fault befalls one chat request, in the order of their coming; then all goes well. Every body
-is counted. `python -m tests.llm_server` serves in a process of its own and prints its address; what
-it was asked is listed at `/asked`.
+Each fault befalls one chat request, in the order of their coming; then all goes well, but for what
+`befalls` gives for a request and how often it has come. Every body is counted. `python -m
+tests.llm_server` serves in a process of its own and prints its address; what it was asked is listed
+at `/asked`.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class LLMServer:
     faults: Iterable[Fault] = ()
     model: str = "small-judge"
     answer: Callable[[dict[str, Any]], Completion] = by_hash
+    befalls: Callable[[dict[str, Any], int], Fault | None] = lambda request, time: None
     delay_seconds: float = 0.0
     port: int = 0
     asked: Counter[str] = field(default_factory=Counter)  # chat bodies, faults included
@@ -132,7 +134,7 @@ class LLMServer:
             self.keys.add(handler.headers.get("Authorization", "").removeprefix("Bearer "))
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
-            fault = next(self._script, None)
+            fault = next(self._script, None) or self.befalls(json.loads(body), self.asked[body.decode()])
         try:
             self._closing.wait(self.delay_seconds)
             self._reply(fault, body, handler)

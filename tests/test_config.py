@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outcrop.config import CoderConfig, ExamplesConfig, ModelConfig, RunConfig, TextConfig, TrainConfig, dump, load
+from outcrop.config import (
+    CoderConfig,
+    ExamplesConfig,
+    JudgeConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+    TrainConfig,
+    dump,
+    load,
+)
 from outcrop.errors import ConfigError
 
 
@@ -13,7 +23,8 @@ def config(**settings: object) -> RunConfig:
 
 
 def test_a_config_survives_its_file(tmp_path: Path) -> None:
-    written = config(coder=CoderConfig(n_latents=64, k=4, layers=3), seed=7)
+    judge = JudgeConfig(prices=("org/a=0.1/2",), max_cost=3.0, replies=Path("shared") / "replies.sqlite")
+    written = config(coder=CoderConfig(n_latents=64, k=4, layers=3), judge=judge, seed=7)
     (tmp_path / "config.yaml").write_text(dump(written))
     assert load(tmp_path / "config.yaml") == written
 

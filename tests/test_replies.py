@@ -6,11 +6,12 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from outcrop.errors import CorruptError
+from outcrop.errors import CorruptError, RunError
 from outcrop.interp.client import RememberingClient
 from outcrop.replies import Replies
 from outcrop.types import Failure, Message, Reply, Request
@@ -65,11 +66,27 @@ def test_a_failure_gives_way_to_an_answer_and_an_answer_to_nothing(tmp_path: Pat
             assert replies.get(ask("a").hash("m")) == ANSWER
 
 
+def test_the_schema_and_the_cost_of_a_request_stand_beside_it(tmp_path: Path) -> None:
+    priced = replace(ANSWER, cost=0.25)
+    with Replies(tmp_path / "r") as replies:
+        add(replies, replace(ask("a"), schema='{"type": "array"}'), priced)
+        add(replies, ask("a"), ANSWER)
+        assert replies.get(replace(ask("a"), schema='{"type": "array"}').hash("m")) == priced
+    rows = sqlite3.connect(tmp_path / "r").execute("SELECT schema, cost FROM replies ORDER BY cost").fetchall()
+    assert rows == [(None, None), ('{"type": "array"}', 0.25)]
+
+
+def test_what_cannot_be_a_file_of_replies_is_refused_with_its_path(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing" / "r"):
+        with pytest.raises(RunError, match=f"{path} cannot be opened.*a folder that exists"):
+            Replies(path)
+
+
 def test_another_schema_and_another_file_are_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "newer") as db:
         db.execute("PRAGMA user_version = 99")
     (tmp_path / "text").write_text("not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(CorruptError, match="schema version 99, expected 1"):
+    with pytest.raises(CorruptError, match="schema version 99, expected 2"):
         Replies(tmp_path / "newer")
     with pytest.raises(CorruptError, match="not a database"):
         Replies(tmp_path / "text")

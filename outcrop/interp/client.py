@@ -1,18 +1,22 @@
 """Who is asked: a `Client` answers requests, in the order in which the answers come.
 
-connect(name) → OpenAIClient | LocalClient        a server, or a model in this process
-RememberingClient(client, replies)                the same, but what has an answer is not asked again
+connect(name) → OpenAIClient | LocalClient | VLLMClient    servers, or a model in this process
+RememberingClient(client, replies)                         the same, but what has an answer is not asked again
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 from outcrop.config import JudgeConfig, ModelConfig
+from outcrop.config.judge import addresses
 from outcrop.errors import JudgeError, ModelError
 from outcrop.replies import Replies
 from outcrop.types import Failure, Reply, Request
+
+_BY_VLLM = "vllm:"
 
 
 @runtime_checkable
@@ -29,11 +33,16 @@ class Client(Protocol):
 
 
 def connect(name: str, model: str | None, config: JudgeConfig) -> Client:
-    """The LLM at an address (http://…, https://…), or loaded from a directory, hub name or .gguf file."""
+    """The LLM at an address (http://…, https://…) or at several, or loaded from a directory, hub name or .gguf file,
+    for vllm:NAME by vLLM."""
     if is_address(name):
         from outcrop.interp.openai import OpenAIClient  # a local judge needs no HTTP client
 
         return OpenAIClient(name, model, config)
+    if name.startswith(_BY_VLLM):
+        from outcrop.interp.vllm import VLLMClient
+
+        return VLLMClient(name.removeprefix(_BY_VLLM))
     from outcrop.interp.local import LocalClient  # and a served one no torch
     from outcrop.model.load import load_model
 
@@ -46,7 +55,28 @@ def connect(name: str, model: str | None, config: JudgeConfig) -> Client:
 
 
 def is_address(name: str) -> bool:
-    return name.startswith(("http://", "https://"))
+    """Whether the judge of this name is served, by one server or several."""
+    return bool(addresses(name))
+
+
+@contextmanager
+def asking(client: Client, requests: Sequence[Request]) -> Iterator[Iterator[tuple[int, Reply | Failure]]]:
+    """The client's answers; on leaving, nothing more is asked."""
+    answers = client.answer(requests)
+    try:
+        yield answers
+    finally:
+        close = getattr(answers, "close", None)
+        if close:
+            close()
+
+
+def require_installed(name: str) -> None:
+    """JudgeError where a judge of this name needs a package that is missing."""
+    if name.startswith(_BY_VLLM):
+        from outcrop.interp.vllm import require_vllm
+
+        require_vllm()
 
 
 class RememberingClient:
@@ -79,13 +109,8 @@ class RememberingClient:
         """Identical requests are sent once."""
         names = list(unknown)
         sent = [requests[unknown[name][0]] for name in names]
-        answers = self._client.answer(sent)
-        try:
+        with asking(self._client, sent) as answers:
             for i, answer in answers:
                 self._replies.add_many([(names[i], self.model, sent[i], answer)])
                 for index in unknown[names[i]]:
                     yield index, answer
-        finally:
-            close = getattr(answers, "close", None)
-            if close:
-                close()

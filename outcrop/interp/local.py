@@ -15,7 +15,6 @@ keeps real tokens from seeing the padding.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -26,9 +25,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
+from outcrop.interp.chat import ChatTokens
 from outcrop.model.likelihood import spread
 from outcrop.model.load import LanguageModel
-from outcrop.types import Failure, Message, Reply, Request
+from outcrop.types import Failure, Reply, Request
 
 _NEW_GROUP_TOKENS = 64  # how many tokens sharing must save to be worth a batch that is not full
 
@@ -42,7 +42,7 @@ class LocalClient:
         self._lm = lm
         self._batch = batch
         self.model = lm.identity
-        self._special = _special_tokens(lm.tokenizer)
+        self._tokens = ChatTokens(lm.tokenizer)
         self._label_tokens = lru_cache(self._find_label_tokens)
 
     @torch.inference_mode()
@@ -58,16 +58,6 @@ class LocalClient:
                 yield index, Failure("input", detail)
         yield from self._texts(requests, prompts, [i for i in fitting if not requests[i].labels])
         yield from self._labels(requests, prompts, [i for i in fitting if requests[i].labels])
-
-    def _tokens(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt by the model's chat template, or as plain turns where it has none."""
-        turns = [{"role": m.role, "content": self._special.sub(_broken, m.content)} for m in messages]
-        tokenizer = self._lm.tokenizer
-        if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        text = "".join(f"{turn['role']}: {turn['content']}\n\n" for turn in turns) + "assistant:"
-        return list(tokenizer(text)["input_ids"])
 
     def _texts(self, requests: Sequence[Request], prompts: list[list[int]], chosen: list[int]) -> Iterator[Answer]:
         for index in chosen:
@@ -187,14 +177,3 @@ class _Prefix:
         finally:
             hook.remove()
         return logits[:, 0].float()
-
-
-def _special_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """Finds every string that the tokenizer would read as a token that steers the model."""
-    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-    strings = sorted({*added, *tokenizer.all_special_tokens} - {""}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, strings)) if strings else r"(?!)")
-
-
-def _broken(found: re.Match[str]) -> str:
-    return f"{found[0][:1]} {found[0][1:]}"

@@ -25,6 +25,8 @@ from outcrop.types import Explanation, Judgement, LatentExamples, Vocabulary
 
 _Needed = TypeVar("_Needed", Embedder, Reader)
 
+MEASURING = ("embedding", "surprisal")  # scorers that ask nothing
+
 _QUESTIONS: dict[str, Callable[[Sequence[Arm], Vocabulary, ScoreConfig], Iterator[Question]]] = {
     "detection": detection.questions,
     "fuzzing": fuzzing.questions,

@@ -12,7 +12,7 @@ LABELS = ("Yes", "No")
 _LEAST_MASS = 0.01
 _WORD = re.compile(r"[^\W_]+")
 _LIST = re.compile(r"\[[^\[\]]*\]")
-_NUMBERING = re.compile(r"^\s*(?:\W*(?:text|window)?\W*\d+\W+)?", re.IGNORECASE)
+_NUMBERING = re.compile(r"^\s*(?:\W{0,8}(?:text|window)?\W{0,8}\d+\W+)?", re.IGNORECASE)  # bounded: linear in time
 
 
 def yes_or_no(reply: Reply) -> float | bool | Failure:
@@ -42,10 +42,10 @@ def number_list(reply: Reply, n: int, least: float, most: float) -> list[float] 
     if found is None or len(found) != n:
         seen = "no list" if found is None else f"{len(found)} elements"
         return Failure("unreadable", f"{seen} where {n} numbers were asked for: {reply.text[:100]!r}")
-    numbers = [float(one) for one in found if isinstance(one, int | float) and not isinstance(one, bool)]
+    numbers = [one for one in found if isinstance(one, int | float) and not isinstance(one, bool)]
     if len(numbers) < n or not all(least <= one <= most for one in numbers):
         return Failure("unreadable", f"not {n} numbers from {least:g} to {most:g}: {reply.text[:100]!r}")
-    return numbers
+    return [float(one) for one in numbers]
 
 
 def json_list(text: str) -> list[object] | None:

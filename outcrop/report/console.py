@@ -10,7 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from outcrop.config import JudgeConfig
 from outcrop.errors import ConfigError
+from outcrop.interp.counting import CountingClient
 from outcrop.report.figures import ARM_NAMES
 from outcrop.report.ledger import coder_label
 from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
@@ -131,6 +133,18 @@ def _cell(estimate: dict[str, Any] | None, n_scored: int) -> Text:
         return Text("—", style="dim")
     n = "" if estimate["n"] == n_scored else f" n {count(estimate['n'])}"
     return Text.assemble(number(estimate["value"]), (f" {interval(estimate)}{n}", "dim"))
+
+
+def console_requests(counts: dict[str, CountingClient], judge: JudgeConfig) -> Table:
+    """What stages would ask, and what it would cost at most where prices are known."""
+    table = _table("\nTo be asked", "", "model", "requests", "tokens asked", "tokens answered, at most", "US$, at most")
+    for stage, of in counts.items():
+        price = judge.price(of.model)
+        cost = "" if price is None else f"{price.cost(of.prompt_tokens, of.most_completion_tokens):.4g}"
+        counted = map(count, (of.requests, of.prompt_tokens, of.most_completion_tokens))
+        table.add_row(stage, _name(of.model), *counted, cost)
+    table.caption = "tokens are estimated, four characters each; what has an answer already is not counted"
+    return table
 
 
 _STATISTICS = {

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -182,3 +184,94 @@ def test_a_failed_request_is_a_record_but_no_answer(tmp_path: Path, quick: Judge
         assert isinstance(next(client.answer([ask("?")]))[1], Failure)
         assert sqlite3.connect(path).execute("SELECT failure FROM replies").fetchall() == [("refused",)]
         assert isinstance(next(client.answer([ask("?")]))[1], Reply)
+
+
+# -- schemas -------------------------------------------------------------------------------------------------
+
+SCHEMA = '{"type": "array", "items": {"type": "boolean"}}'
+
+
+def ask_for_json(text: str) -> Request:
+    return Request((Message("user", text),), 8, schema=SCHEMA)
+
+
+def with_schema(server: LLMServer) -> int:
+    return sum("response_format" in json.loads(body) for body in server.asked.elements())
+
+
+def refuses_schemas(status: int) -> Any:
+    return lambda request, _: Status(status) if "response_format" in request else None
+
+
+def test_a_schema_is_sent_as_it_is(quick: JudgeConfig) -> None:
+    with LLMServer() as server:
+        answers(OpenAIClient(server.address, None, quick), ask_for_json("?"), ask("!"))
+    sent = [json.loads(body) for body in server.asked]
+    formats = {body["messages"][0]["content"]: body.get("response_format") for body in sent}
+    schema = {"name": "answer", "schema": json.loads(SCHEMA)}
+    assert formats == {"?": {"type": "json_schema", "json_schema": schema}, "!": None}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_refuses_schemas_is_asked_without_and_this_is_no_attempt(status: int) -> None:
+    config = JudgeConfig(concurrency=1, attempts=1)
+    with LLMServer(befalls=refuses_schemas(status)) as server:
+        client = OpenAIClient(server.address, None, config)
+        for _ in range(2):
+            found = answers(client, *[ask_for_json(str(i)) for i in range(3)])
+            assert all(isinstance(answer, Reply) for answer in found)
+        assert with_schema(server) == 1 and server.asked.total() == 7
+
+
+def test_a_request_that_is_refused_without_its_schema_too_says_nothing_of_schemas(quick: JudgeConfig) -> None:
+    with LLMServer([Status(400), Status(400)]) as server:
+        client = OpenAIClient(server.address, None, quick)
+        (failure,) = answers(client, ask_for_json("too long"))
+        assert isinstance(failure, Failure) and failure.kind == "refused"
+        answers(client, ask_for_json("short"))
+        assert with_schema(server) == 2
+
+
+# -- several servers -----------------------------------------------------------------------------------------
+
+
+def both(first: LLMServer, second: LLMServer) -> str:
+    return f"{first.address}, {second.address}"
+
+
+def test_requests_are_spread_over_the_servers_and_each_has_its_own_concurrency(quick: JudgeConfig) -> None:
+    with LLMServer(delay_seconds=0.05) as first, LLMServer(delay_seconds=0.05) as second:
+        found = answers(OpenAIClient(both(first, second), None, quick), *[ask(str(i)) for i in range(48)])
+        assert all(isinstance(answer, Reply) for answer in found)
+        assert first.asked.total() + second.asked.total() == 48
+        assert first.most_at_once == second.most_at_once == quick.concurrency
+
+
+def test_a_slow_server_gets_fewer_requests(quick: JudgeConfig) -> None:
+    with LLMServer(delay_seconds=0.3) as slow, LLMServer(delay_seconds=0.01) as fast:
+        answers(OpenAIClient(both(slow, fast), None, quick), *[ask(str(i)) for i in range(60)])
+        assert fast.asked.total() > 2 * slow.asked.total() > 0
+
+
+def test_of_servers_that_are_equally_busy_the_first_is_asked(quick: JudgeConfig) -> None:
+    with LLMServer() as first, LLMServer() as second:
+        client = OpenAIClient(both(first, second), None, quick)
+        for i in range(3):
+            answers(client, ask(str(i)))
+        assert (first.asked.total(), second.asked.total()) == (3, 0)
+
+
+def test_when_a_server_goes_away_the_others_answer_all(quick: JudgeConfig) -> None:
+    with LLMServer() as staying:
+        with LLMServer() as leaving:
+            client = OpenAIClient(both(leaving, staying), None, JudgeConfig(concurrency=4, attempts=2))
+        found = answers(client, *[ask(str(i)) for i in range(40)])
+        assert all(isinstance(answer, Reply) for answer in found)
+        assert staying.most_at_once <= 4
+
+
+def test_servers_of_different_models_are_refused_with_what_each_serves(quick: JudgeConfig) -> None:
+    with LLMServer(model="small") as first, LLMServer(model="large") as second:
+        for wanted in (None, "small"):
+            with pytest.raises(JudgeError, match=rf"{first.address} serves small; .*{second.address} serves large"):
+                connect(both(first, second), wanted, quick)
