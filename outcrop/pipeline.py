@@ -101,12 +101,15 @@ class Run:
     def would_ask(self, last: str) -> dict[str, CountingClient]:
         """What the stages up to `last` that ask would still send: at least this, where an explainer goes on from
         answers. RunError where nothing is cached. Nothing is asked and nothing written."""
-        mark = self.directory.marks().get("cache")
-        if mark is None or not mark.complete:
-            raise RunError(f"nothing is cached in {self.directory.path} to ask about; `outcrop cache` does it")
+        marks = self.directory.marks()
+        stale = stages.stale_stages(self.config, marks, self._model_of)
+        if not self._fresh:
+            stages.refuse(stale, self.directory)
+        done = {stage for stage, mark in marks.items() if mark.complete} - {one.stage for one in stale}
+        if "cache" not in done:
+            raise RunError(f"{self.directory.path} has no cache to ask about; `outcrop cache` makes it")
         asking = [stage for stage in stages.ORDER[: stages.ORDER.index(last) + 1] if self.config.asks(stage)]
-        explained = self.directory.marks().get("explain")
-        return self._work.would_ask(asking, explained=explained is not None and explained.complete)
+        return self._work.would_ask(asking, explained="explain" in done)
 
     def verify(self) -> int:
         """Read the whole cache; CorruptError names the first damaged shard. Gives the number of shards."""

@@ -137,13 +137,15 @@ def _cell(estimate: dict[str, Any] | None, n_scored: int) -> Text:
 
 def console_requests(counts: dict[str, CountingClient], judge: JudgeConfig) -> Table:
     """What stages would ask, and what it would cost at most where prices are known."""
-    table = _table("\nTo be asked", "", "model", "requests", "tokens asked", "tokens answered, at most", "US$, at most")
+    table = _table("\nTo be asked", "", "model", "requests", "prompt tokens", "answer tokens", "US$")
     for stage, of in counts.items():
         price = judge.price(of.model)
         cost = "" if price is None else f"{price.cost(of.prompt_tokens, of.most_completion_tokens):.4g}"
         counted = map(count, (of.requests, of.prompt_tokens, of.most_completion_tokens))
         table.add_row(stage, _name(of.model), *counted, cost)
-    table.caption = "tokens are estimated, four characters each; what has an answer already is not counted"
+    table.caption = (
+        "what has no answer yet; prompt tokens estimated, four characters each, and answers as long as they may be"
+    )
     return table
 
 

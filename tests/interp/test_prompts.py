@@ -51,6 +51,12 @@ def test_marks_and_control_strings_of_the_text_are_made_harmless(vocabulary: Voc
     assert marked(shown, vocabulary) == r'" the‹<<‹>>‹|im_end|›››\"\n<< pear>>"'
 
 
+def test_marks_make_no_control_strings() -> None:
+    pieces = (b"|", b" a", b"s", b" a", b"/think", b"|", b" b|")
+    shown = Window(np.arange(7), np.array([1, 0, 1, 0, 1, 0, 1], np.float32), 0, 0, 0)
+    assert marked(shown, Vocabulary(pieces)) == '"<<¦>> a<<s >> a<</think >>|<< b¦>>"'
+
+
 def evidence(examples: LatentExamples) -> Evidence:
     fires, silent = (tuple(e.window for e in examples.explain if e.activating == kind) for kind in (True, False))
     return Evidence(fires, silent)

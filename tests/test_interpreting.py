@@ -1,0 +1,118 @@
+"""Explaining and scoring through the command line: every explainer and scorer, other explanations, dry runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from outcrop import cli
+from outcrop.config import load
+from outcrop.pipeline import Run
+from outcrop.results import Results
+from tests.llm_server import Completion, LLMServer, by_hash
+
+Inputs = tuple[Path, Path]
+
+
+def counted(run: Path, sql: str) -> Counter[Any]:
+    with Results(run / "results.sqlite", read_only=True) as results:
+        columns = results.columns(sql)
+    return Counter(zip(*columns.values(), strict=True))
+
+
+def talkative(request: dict[str, Any]) -> Completion:
+    """Lists where a list is wanted, a number where one is, and else as `by_hash`."""
+    last = request["messages"][-1]["content"]
+    if wanted := re.search(r"JSON list of (\d+) integers", last):
+        return Completion(json.dumps([i % 11 for i in range(int(wanted[1]))]), None)
+    if request.get("logprobs") and "does not belong" in last:
+        return Completion("2", {"1": 0.2, "2": 0.5, "3": 0.1})
+    return by_hash(request)
+
+
+def test_every_explainer_and_scorer_goes_the_whole_road(
+    finished: Path, tmp_path: Path, run_cli: Callable[..., str]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    explainers = ["default", "contrastive", "bands", "output", "iterative", "single_token", "token_rule"]
+    scorers = ["detection", "fuzzing", "intruder", "simulation"]
+    with LLMServer(answer=talkative) as server:
+        flags = ["--judge", server.address, "--fresh", "--score.intruder-windows", "3", "--score.tell-base-rate"]
+        out = run_cli("run", run, *flags, "--explain.explainers", *explainers, "--score.scorers", *scorers)
+    by_explainer = counted(run, "SELECT explainer, source FROM explanations")
+    n_latents = by_explainer["contrastive", "all"]
+    assert {name for name, _ in by_explainer} >= {*explainers} - {"single_token"}
+    assert {source for name, source in by_explainer if name == "bands"} == {"low", "middle", "high"}
+    assert len(set(by_explainer.values()) - {n_latents}) <= 1
+    judged = counted(run, "SELECT scorer, arm FROM judgements WHERE failure IS NULL")
+    assert {scorer for scorer, _ in judged} == {*scorers, "misplaced", "token_baseline"}
+    assert {arm for scorer, arm in judged if scorer == "detection"} == {"plain", "none", "other", "base_rate"}
+    assert counted(run, "SELECT status FROM ledger")["scored",] == n_latents
+    summary = json.loads((run / "report" / "summary.json").read_text())
+    told = {(row["scorer"], row["explainer"], row["arm"]) for row in summary["scores"]["scorers"]}
+    assert ("simulation", "iterative", "other") in told
+    assert ("intruder", "", "plain") in told
+    assert "simulation" in out
+    page = (run / "report" / "index.html").read_text()
+    assert "Every scorer, explainer and control" in page
+
+
+def test_a_dry_run_counts_what_is_then_asked(finished: Path, tmp_path: Path, run_cli: Callable[..., str]) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for file in run.glob("replies.sqlite*"):
+        file.unlink()
+    with LLMServer() as server:
+        flags = ["--judge", server.address, "--fresh", "--explain.max-tokens", "31", "--score.controls", "none"]
+        out = run_cli("score", run, *flags, "--dry-run")
+        assert not server.asked
+        assert "To be asked" in out
+        first = run_cli("explain", run, *flags)
+        config = load(run / "config.yaml")
+        n_explained = len(server.asked)
+        left = Run(config, run).would_ask("score")
+        assert "explain: begun" in first
+        run_cli("score", run, *flags)
+    assert left["explain"].requests == 0
+    assert left["score"].requests == len(server.asked) - n_explained > 0
+    assert re.search(rf"explain +small-judge +{n_explained} ", out)
+
+
+def test_explanations_of_others_are_scored_without_an_explainer(
+    finished: Path, tmp_path: Path, run_cli: Callable[..., str]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (coder, latent), *_ = counted(run, "SELECT coder, latent FROM latents WHERE selection_probability IS NOT NULL")
+    file = tmp_path / "others.jsonl"
+    file.write_text(
+        json.dumps({"coder": coder, "latent": int(latent), "text": "names of fruit", "explainer": "people"})
+    )
+    with LLMServer() as server:
+        flags = ["--judge", server.address, "--fresh", "--explain.explainers", "--score.explanations", str(file)]
+        run_cli("score", run, *flags)
+        assert server.asked
+    assert counted(run, "SELECT explainer, text FROM explanations") == Counter({("people", "names of fruit"): 1})
+    assert {name for (name,) in counted(run, "SELECT explainer FROM judgements WHERE arm = 'plain'")} == {"people", ""}
+
+
+def test_without_questions_no_judge_is_needed(finished: Path, tmp_path: Path, run_cli: Callable[..., str]) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    run_cli("report", run, "--fresh", "--explain.explainers", "token_rule", "--score.scorers")
+    assert counted(run, "SELECT explainer FROM explanations").keys() == {("token_rule",)}
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    def call(verb: str, run: Path, *flags: str) -> str:
+        status = cli.main([verb, str(run), *flags])
+        printed = capsys.readouterr()
+        assert status == 0, printed.err
+        return printed.out + printed.err
+
+    return call
