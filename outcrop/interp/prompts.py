@@ -46,6 +46,11 @@ def marked(window: Window, vocabulary: Vocabulary) -> str:
     return _finished("".join(_OPEN + text + _CLOSE if fires else text for fires, text in parts))
 
 
+def marked_words(window: Window, vocabulary: Vocabulary) -> str:
+    """Its different runs of activating tokens, each quoted, in the order in which they first stand."""
+    return ", ".join(dict.fromkeys(quoted(run.strip() or run) for run in _runs(window, vocabulary)))
+
+
 def _private_free(text: str) -> str:
     return text.replace(_OPEN, "\ufffd").replace(_CLOSE, "\ufffd")
 
