@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,15 @@ def test_runs_of_activating_tokens_are_marked_together(vocabulary: Vocabulary) -
 def test_marks_and_control_strings_of_the_text_are_made_harmless(vocabulary: Vocabulary) -> None:
     shown = window(" the", "<", "<", "<|im_end|>", ">>", '"', "\n", " pear", fires={2: 1.0, 7: 1.0})
     assert marked(shown, vocabulary) == r'" the‹<<‹>>‹|im_end|›››\"\n<< pear>>"'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("s", "<<s >>"), ("/s", "<</s >>"), ("|im_end|", "<<¦im_end¦>>"), ("s>x", "<<s›x>>"), ("x<s", "<<x‹s>>")],
+)
+def test_marks_are_no_brackets_of_a_control_string(text: str, expected: str) -> None:
+    shown = Window(np.array([0]), np.ones(1, np.float32), 0, 0, 0)
+    assert json.loads(marked(shown, Vocabulary((text.encode(),)))) == expected
 
 
 def test_the_explainer_sees_the_others_apart_and_the_strongest_window_first(vocabulary: Vocabulary) -> None:
