@@ -209,6 +209,7 @@ class Run:
             done = stage in marks and marks[stage].complete and stage not in stale
             if self.config.asks(stage) and not done and stages.ORDER.index(stage) <= stages.ORDER.index(last):
                 self._judges.require(stage)
+                self.contents.replies().close()  # that their file cannot be used is told now
 
     def _who(self, stage: str) -> dict[str, str]:
         """The language model that does a stage, for its mark."""

@@ -92,15 +92,20 @@ CREATE TABLE judgements (
 CREATE VIEW ledger AS
 WITH judged AS (
   SELECT j.coder, j.latent,
-         COUNT(*) FILTER (WHERE j.failure IS NULL AND e.quantile IS NOT NULL) AS activating,
-         COUNT(*) FILTER (WHERE j.failure IS NULL AND e.quantile IS NULL) AS non_activating,
+         COUNT(*) FILTER (WHERE j.failure IS NULL AND j.activating) AS activating,
+         COUNT(*) FILTER (WHERE j.failure IS NULL AND j.silent) AS non_activating,
          CASE  -- where nothing of one kind was judged, no judgement says why
-           WHEN COUNT(e.quantile) = COUNT(*) THEN 'input: there is no non-activating window to judge'
-           WHEN COUNT(e.quantile) = 0 THEN 'input: there is no activating window to judge'
+           WHEN SUM(j.silent) = 0 THEN 'input: there is no non-activating window to judge'
+           WHEN SUM(j.activating) = 0 THEN 'input: there is no activating window to judge'
            ELSE MIN(j.failure || ': ' || j.failure_detail)
          END AS reason
-  FROM judgements j JOIN examples e USING (coder, latent, example)
-  WHERE j.arm = 'plain' AND j.scorer != '{TOKEN_BASELINE}' GROUP BY j.coder, j.latent
+  FROM (
+    SELECT j.*,
+           e.quantile IS NOT NULL OR j.scorer = '{INTRUDER}' AS activating,  -- beside an intruder windows are
+           e.quantile IS NULL OR j.scorer = '{MISPLACED}' AS silent
+    FROM judgements j JOIN examples e USING (coder, latent, example)
+    WHERE j.arm = 'plain' AND j.scorer != '{TOKEN_BASELINE}'
+  ) j GROUP BY j.coder, j.latent
 ), explained AS (
   SELECT coder, latent, COUNT(text) AS texts, MIN(failure || ': ' || failure_detail) AS reason
   FROM explanations GROUP BY coder, latent

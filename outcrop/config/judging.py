@@ -73,6 +73,10 @@ class ScoreConfig(Strict):
         for name, least in (("windows_per_prompt", 1), ("intruder_windows", 2), ("simulation_windows", 1)):
             value = getattr(self, name)
             require(value >= least, f"score.{name.replace('_', '-')} is {value}; it must be at least {least}")
+        require(
+            self.intruder_windows <= 9,
+            f"score.intruder-windows is {self.intruder_windows}; the judge names one by a digit, so 9 are the most",
+        )
         for scorer, name in (("embedding", "embedder"), ("surprisal", "base_model")):
             missing = scorer in self.scorers and getattr(self, name) is None
             require(not missing, f"the scorer {scorer} needs a model; name it with --score.{name.replace('_', '-')}")

@@ -14,20 +14,26 @@ from outcrop.config import ScoreConfig
 from outcrop.interp import yes_no
 from outcrop.interp.judging import Arm, Question
 from outcrop.interp.marks import generator, likewise, misplaced, patterns
-from outcrop.interp.prompts import marked
+from outcrop.interp.prompts import marked, marked_words
 from outcrop.interp.yes_no import Shown, Wording, one_in
 from outcrop.results import FUZZING, MISPLACED
 from outcrop.types import Example, LatentExamples, Vocabulary, Window
 
+
+def _text(text: str, words: str) -> str:
+    """A small judge overlooks marks, and tells right from wrong ones better where the words are named, too."""
+    return f"{text}\nMarked in this text: {words}"
+
+
 _WORDING = Wording(
     shots=(
-        ("names of fruit", '" and she put two<< apples>> in the basket before going"', "Yes"),
-        ("names of fruit", '" she ate a pear<< and>> looked out of the window"', "No"),
-        ("words about time", '" his brother lives in a<< house>> with a red door and"', "No"),
-        ("words about time", '" was closed<< yesterday>>, but it will open again at"', "Yes"),
+        ("names of fruit", _text('" and she put two<< apples>> in the basket before going"', '"apples"'), "Yes"),
+        ("names of fruit", _text('" she ate a pear<< and>> looked out of the window"', '"and"'), "No"),
+        ("words about time", _text('" his brother lives in a<< house>> with a red door and"', '"house"'), "No"),
+        ("words about time", _text('" was closed<< yesterday>>, but it will open again at"', '"yesterday"'), "Yes"),
     ),
-    one="Are the words marked with << and >> in this text {description}?",
-    several="In which of these {n} texts are the words marked with << and >> {description}?",
+    one="Are the marked words {description}?",
+    several="In which of these {n} texts are the marked words {description}?",
     base_rate=lambda latent: f"In general about 1 in {one_in(latent.firing_rate)} words is.",
 )
 
@@ -36,7 +42,7 @@ def questions(arms: Iterable[Arm], vocabulary: Vocabulary, config: ScoreConfig) 
     """For each arm one judgement per scored window, and one more per activating window that has other tokens enough."""
     for arm in arms:
         shown = [
-            Shown(arm.judgement(scorer, example), marked(window, vocabulary))
+            Shown(arm.judgement(scorer, example), _text(marked(window, vocabulary), marked_words(window, vocabulary)))
             for scorer, example, window in _marked(arm.examples)
         ]
         yield from yes_no.questions(arm, shown, _WORDING, config.windows_per_prompt)

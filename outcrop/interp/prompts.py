@@ -4,7 +4,7 @@ A corpus is hostile: a window may hold quotes, marks, or the strings that steer 
 window is therefore one JSON string on a line of its own, in which
 
     << and >>          stand around activating tokens, and nowhere else (‹‹ and ›› in the text)
-    <|…|>, <s>, [INST] and the like cannot occur (‹|…|›, ‹s›, (INST)), nor arise from marks (<<¦>>, <<s >>)
+    <|…|>, <s>, [INST] and the like cannot occur (‹|…|›, ‹s›, (INST)), nor with the help of a mark (<<¦…¦>>, <<s >>)
 
 so a window cannot end its quoting, mark itself or speak for somebody else.
 
@@ -29,10 +29,9 @@ _OPEN, _CLOSE = "\ue000", "\ue001"  # stand for the marks until the text is safe
 _OPENS = re.compile(rf"<(?=[<|｜{_OPEN}{_CLOSE}])|(?<=[<{_OPEN}{_CLOSE}])<")
 _CLOSES = re.compile(rf">(?=[>{_OPEN}{_CLOSE}])|(?<=[>|｜{_OPEN}{_CLOSE}])>")
 _NAMES = "s|bos|eos|pad|unk|mask|sep|cls|start_of_turn|end_of_turn|start_of_image|image|think|tool_call|tool_response"
-_TAG = re.compile(rf"<(/?(?:{_NAMES}))>", re.IGNORECASE)
+_TAG = re.compile(rf"([<{_OPEN}])(/?(?:{_NAMES}))([>{_CLOSE}])", re.IGNORECASE)
+_BAR = re.compile(rf"(?<={_OPEN})[|｜]|[|｜](?={_CLOSE})")  # would make a control string with a mark
 _BRACKET = re.compile(r"\[(/?(?:INST|SYS|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS))\]", re.IGNORECASE)
-_BAR_AT_MARK = re.compile(rf"(?<={_OPEN})[|｜]|[|｜](?={_CLOSE})")
-_NAME_IN_MARKS = re.compile(rf"(?<={_OPEN})(/?(?:{_NAMES}))(?={_CLOSE})", re.IGNORECASE)
 _LINE_ENDS = re.compile(r"[\x7f-\x9f\u2028\u2029]")  # what JSON leaves as it is, but is no plain text
 
 
@@ -49,16 +48,28 @@ def marked(window: Window, vocabulary: Vocabulary) -> str:
     return _finished("".join(_OPEN + text + _CLOSE if fires else text for fires, text in parts))
 
 
+def marked_words(window: Window, vocabulary: Vocabulary) -> str:
+    """Its different runs of activating tokens, each quoted, in the order in which they first stand."""
+    return ", ".join(dict.fromkeys(quoted(run.strip() or run) for run in _runs(window, vocabulary)))
+
+
 def _private_free(text: str) -> str:
     return text.replace(_OPEN, "\ufffd").replace(_CLOSE, "\ufffd")
 
 
 def _finished(text: str) -> str:
     text = _CLOSES.sub("›", _OPENS.sub("‹", text))
-    text = _BRACKET.sub(r"(\1)", _TAG.sub(r"‹\1›", text))
-    text = _NAME_IN_MARKS.sub(r"\1 ", _BAR_AT_MARK.sub("¦", text))  # which would be <|…|> and <s> with the marks
+    text = _BRACKET.sub(r"(\1)", _BAR.sub("¦", _TAG.sub(_untagged, text)))
     line = json.dumps(text.replace(_OPEN, "<<").replace(_CLOSE, ">>"), ensure_ascii=False)
     return _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def _untagged(found: re.Match[str]) -> str:
+    """No control string, though marks may stand for its brackets."""
+    opens, name, closes = found.groups()
+    if opens == _OPEN and closes == _CLOSE:
+        return f"{opens}{name} {closes}"
+    return f"{opens}{name}{closes}".replace("<", "‹").replace(">", "›")
 
 
 @dataclass(frozen=True)

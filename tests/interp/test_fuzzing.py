@@ -52,6 +52,18 @@ def test_an_activating_window_has_its_true_marks(vocabulary: Vocabulary) -> None
     assert found["fuzzing", 2] == " the<< apple pear>> the"
 
 
+def test_the_marked_words_are_named_once_each_and_cannot_end_their_quoting(vocabulary: Vocabulary) -> None:
+    shown = window('"', " the", " pear", " house", '"', fires={0: 1.0, 2: 1.0, 3: 1.0, 4: 1.0})
+    again = window(" pear", " the", " pear", " the", "\n", fires={0: 1.0, 2: 1.0, 4: 1.0})
+    hostile, twice = (
+        question.request.messages[-1].content.splitlines()[1]
+        for question in fuzzing.questions([arm(*activating(shown, again))], vocabulary, ScoreConfig())
+        if question.judgements[0].scorer == "fuzzing"
+    )
+    assert hostile == r'Marked in this text: "\"", "pear house\""'
+    assert twice == r'Marked in this text: "pear", "\n"'
+
+
 def test_a_silent_window_is_marked_like_some_activating_one(vocabulary: Vocabulary) -> None:
     found = shown(arm(*activating(FIRST, PAIR), *silent(40)), vocabulary)
     texts = [found["fuzzing", 10 + i] for i in range(40)]
@@ -88,12 +100,12 @@ def test_all_arms_see_the_same_marks(vocabulary: Vocabulary) -> None:
 
 def test_the_control_is_asked_without_a_description(vocabulary: Vocabulary) -> None:
     (question,) = fuzzing.questions([arm(*silent(1), *activating(PAIR), text=None, name="none")], vocabulary, MANY)
-    assert "are the words marked with << and >> what is described?" in question.request.messages[-1].content
+    assert "are the marked words what is described?" in question.request.messages[-1].content
 
 
 def test_the_told_base_rate_is_that_of_tokens(vocabulary: Vocabulary) -> None:
     (question, *_) = fuzzing.questions([arm(*activating(FIRST), name="base_rate")], vocabulary, ScoreConfig())
-    assert 'in this text "fruit"? In general about 1 in 100 words is. Answer' in question.request.messages[-1].content
+    assert 'words "fruit"? In general about 1 in 100 words is. Answer' in question.request.messages[-1].content
 
 
 def test_no_question_holds_a_window_and_its_double(vocabulary: Vocabulary) -> None:
@@ -109,6 +121,6 @@ def test_no_question_holds_a_window_and_its_double(vocabulary: Vocabulary) -> No
 def test_a_question_asks_about_the_window_whose_judgement_it_decides(vocabulary: Vocabulary, scorer: str) -> None:
     (question,) = fuzzing.questions([arm(*activating(FIRST, LAST))], vocabulary, MANY)
     lines = question.request.messages[-1].content.splitlines()
-    texts = {(j.scorer, j.example): re.sub(r"^\d\. ", "", lines[i]) for i, j in enumerate(question.judgements)}
+    texts = {(j.scorer, j.example): re.sub(r"^\d\. ", "", lines[2 * i]) for i, j in enumerate(question.judgements)}
     expected = {"fuzzing": "<< apple>> the house the", "misplaced": " apple the house<< the>>"}
     assert json.loads(texts[scorer, 0]) == expected[scorer]

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,10 +52,13 @@ def test_marks_and_control_strings_of_the_text_are_made_harmless(vocabulary: Voc
     assert marked(shown, vocabulary) == r'" the‹<<‹>>‹|im_end|›››\"\n<< pear>>"'
 
 
-def test_marks_make_no_control_strings() -> None:
-    pieces = (b"|", b" a", b"s", b" a", b"/think", b"|", b" b|")
-    shown = Window(np.arange(7), np.array([1, 0, 1, 0, 1, 0, 1], np.float32), 0, 0, 0)
-    assert marked(shown, Vocabulary(pieces)) == '"<<¦>> a<<s >> a<</think >>|<< b¦>>"'
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("s", "<<s >>"), ("/s", "<</s >>"), ("|im_end|", "<<¦im_end¦>>"), ("s>x", "<<s›x>>"), ("x<s", "<<x‹s>>")],
+)
+def test_marks_are_no_brackets_of_a_control_string(text: str, expected: str) -> None:
+    shown = Window(np.array([0]), np.ones(1, np.float32), 0, 0, 0)
+    assert json.loads(marked(shown, Vocabulary((text.encode(),)))) == expected
 
 
 def evidence(examples: LatentExamples) -> Evidence:
