@@ -14,12 +14,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from outcrop.config import JudgeConfig
+from outcrop.config import ExplainConfig, JudgeConfig, ScoreConfig
 from outcrop.interp.client import RememberingClient, connect
+from outcrop.interp.explain import explain
 from outcrop.interp.openai import read_completion
+from outcrop.interp.score import score
 from outcrop.interp.verdicts import json_list, number_list, one_of, yes_or_no, yes_or_no_list
 from outcrop.replies import Replies
-from outcrop.types import Failure, Message, Reply, Request
+from outcrop.results import Results
+from outcrop.types import Example, Failure, LatentExamples, Message, Reply, Request, Vocabulary
+from tests.interp.conftest import WORDS as WORDS_OF_WINDOWS
+from tests.interp.conftest import latent, window
 from tests.llm_server import NO_CHOICES, NOT_JSON, Body, Closed, Fault, LLMServer, RateLimit, Silence, Status
 
 # -- readers -------------------------------------------------------------------------------------------------
@@ -164,3 +169,79 @@ def test_a_server_that_repeats_the_key_gets_it_stored_nowhere(
         client = RememberingClient(connect(server.address, None, JudgeConfig(attempts=1)), replies)
         assert all(isinstance(answer, Failure) for _, answer in client.answer(ASKED[:4]))
         assert not any(b"secret" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+# -- explaining and scoring ----------------------------------------------------------------------------------
+
+N_LATENTS = 200
+VOCABULARY = Vocabulary(tuple(word.encode() for word in WORDS_OF_WINDOWS))
+
+Tables = dict[str, list[tuple[object, ...]]]
+
+
+def numbered(index: int) -> LatentExamples:
+    """A latent whose windows are like no other latent's: the index in base 3 stands behind their first words."""
+    digits = [(" house", " engine", " the")[index // 3**i % 3] for i in range(5)]
+
+    def more(example: Example) -> Example:
+        first = [WORDS_OF_WINDOWS[token] for token in example.window.tokens.tolist()]
+        fires = {i: float(a) for i, a in enumerate(example.window.activations) if a > 0}
+        filled = [*first, *[" the"] * (5 - len(first))]
+        return replace(example, window=window(*filled, *digits, fires=fires))
+
+    one = latent(index)
+    return replace(one, explain=tuple(map(more, one.explain)), score=tuple(map(more, one.score)))
+
+
+def scored(server: LLMServer, folder: Path) -> Tables:
+    """The tables of explanations and judgements."""
+    folder.mkdir()
+    examples = [numbered(index) for index in range(N_LATENTS)]
+    config = JudgeConfig(concurrency=16, timeout_seconds=1.0, attempts=4)
+    with Replies(folder / "r") as replies, Results(folder / "results") as results:
+        client = RememberingClient(connect(server.address, None, config), replies)
+        results.add_examples(examples)
+        results.add_explanations(explain(examples, client, VOCABULARY, ExplainConfig()))
+        scoring = ScoreConfig(scorers=("detection", "fuzzing"), controls=())
+        results.add_judgements(score(examples, results.explanations(), client, VOCABULARY, scoring))
+        return {table: results.rows(table) for table in ("explanations", "judgements")}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    with LLMServer() as good:
+        return scored(good, tmp_path_factory.mktemp("good") / "run")
+
+
+def test_two_hundred_latents_are_explained_and_scored_as_if_nothing_were_wrong(
+    expected: Tables, tmp_path: Path
+) -> None:
+    with LLMServer(befalls=misbehaves) as bad:
+        assert scored(bad, tmp_path / "bad") == expected
+        assert sum(n > 1 for n in bad.asked.values()) > 200
+    assert len(expected["explanations"]) == N_LATENTS
+    assert len(expected["judgements"]) >= N_LATENTS * 8
+    assert not any("'failure'" in str(row) for rows in expected.values() for row in rows)
+
+
+def test_exactly_the_requests_that_fail_for_ever_are_failures(expected: Tables, tmp_path: Path) -> None:
+    doomed: set[str] = set()
+
+    def fails(request: dict[str, Any], time: int) -> Fault | None:
+        said = json.dumps(request["messages"])
+        if hashlib.sha256(said.encode()).digest()[0] > 2:
+            return None
+        doomed.add(said)
+        return Status(500)
+
+    with LLMServer(befalls=fails) as bad:
+        found = scored(bad, tmp_path / "bad")
+    unexplained = {row[1] for row in found["explanations"] if row[4] is None}
+    failed = [row for row in found["judgements"] if row[10] is not None]
+    assert 0 < len(unexplained) < 20
+    assert len(unexplained) + len({row[9] for row in failed}) == len(doomed), "windows alike are asked about once"
+    assert {row[10] for row in failed} == {"server"}
+    kept = {row for row in expected["judgements"] if row[1] not in unexplained}
+    assert {row for row in found["judgements"] if row[10] is None} == {
+        row for row in kept if row[:7] not in {other[:7] for other in failed}
+    }
