@@ -245,24 +245,24 @@ def _watch_databases(moments: _Moments) -> None:
 
 
 def _watch_work(moments: _Moments) -> None:
-    from outcrop import contents, pipeline
+    from outcrop import contents, work
     from outcrop.latents import cache
     from outcrop.train import course, evaluate
 
-    log = pipeline.Run._log
+    log = work.Work._log
 
     def watched(self: Any, record: dict[str, Any], track: Any) -> None:
         with moments.doing(f"metrics of step {record['step']} of {record['coder']}"):
             log(self, record, track)
 
-    pipeline.Run._log = watched
-    moments.around(pipeline, "deal", lambda *_: "the documents are dealt")
+    work.Work._log = watched
+    moments.around(work, "deal", lambda *_: "the documents are dealt")
     moments.around(course, "train_step", lambda state, x, step, *_: f"step {step} of {state.key.source}")
     moments.around(evaluate, "cross_entropy", lambda model, placed, *_: f"the cross-entropy of {placed.key.source}")
     moments.around(cache, "_encode_range", lambda m, corpus, coders, shard, *_: f"shard {shard.index} is encoded")
     moments.around(contents, "survey", lambda *_, **__: moments.numbered("survey"))
-    moments.around(pipeline, "summarise", lambda *_: "the summary is made")
-    moments.around(pipeline, "render_page", lambda *_: "the page is made")
+    moments.around(work, "summarise", lambda *_: "the summary is made")
+    moments.around(work, "render_page", lambda *_: "the page is made")
 
 
 def _live(arguments: list[str], kill_at: str | None, journal: str) -> int:

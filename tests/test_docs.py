@@ -24,7 +24,17 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON_PAGE = ROOT / "docs" / "python.md"
 OF_STATS = {"--sort", "--ascending", "--top", "--neighbours"}
-OF_THE_COMMAND_LINE = {"--verify", "--out", "--fresh", "--retry-failed", "--dry-run", "--config", "--help", "--port", *OF_STATS}
+OF_THE_COMMAND_LINE = {
+    "--verify",
+    "--out",
+    "--fresh",
+    "--retry-failed",
+    "--dry-run",
+    "--config",
+    "--help",
+    "--port",
+    *OF_STATS,
+}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")

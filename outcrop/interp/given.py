@@ -11,19 +11,25 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import get_args
 
+from outcrop.config import Explainer
 from outcrop.errors import ConfigError
 from outcrop.interp.telling import WHOLE
 from outcrop.types import CoderKey, Explanation, LatentId
 
 EXPLAINER = "given"
 
+_EXPECTED = 'expected {"latent": number, "text": "…"}'
+
 
 def read_explanations(path: Path, latents: Collection[LatentId]) -> list[Explanation]:
     """Those of a file. ConfigError where a line is no explanation of one of `latents`, which have examples."""
-    if not path.exists():
-        raise ConfigError(f"there is no file {path} of explanations")
-    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as explanations, JSON lines in UTF-8: {error}") from error
+    lines = enumerate(text.split("\n"), 1)
     found = [_explanation(f"{path}, line {i}", line, latents) for i, line in lines if line.strip()]
     for again in _repeated(found):
         raise ConfigError(f"{path} explains latent {again.latent.index} twice as {again.explainer} {again.source}")
@@ -33,15 +39,17 @@ def read_explanations(path: Path, latents: Collection[LatentId]) -> list[Explana
 def _explanation(where: str, line: str, latents: Collection[LatentId]) -> Explanation:
     try:
         said = json.loads(line)
-        index, text = int(said["latent"]), str(said["text"]).strip()
-        explainer, source = str(said.get("explainer", EXPLAINER)), str(said.get("source", WHOLE))
-        coder = said.get("coder")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f'{where} is {line[:80]!r}; expected {{"latent": number, "text": "…"}} ({type(error).__name__}: {error})'
-        ) from error
+        index, text, coder = said["latent"], said["text"], said.get("coder")
+        explainer, source = said.get("explainer", EXPLAINER), said.get("source", WHOLE)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{where} is {line[:80]!r}; {_EXPECTED} ({type(error).__name__}: {error})") from error
+    if type(index) is not int or not all(isinstance(word, str) for word in (text, explainer, source)):
+        raise ConfigError(f"{where} is {line[:80]!r}; {_EXPECTED}")
+    text = text.strip()
     if not text:
         raise ConfigError(f"{where} explains latent {index} with no text")
+    if explainer in get_args(Explainer):
+        raise ConfigError(f"{where} calls its explainer {explainer}, as one of ours; give it another name")
     latent = LatentId(_coder(where, coder, latents), index)
     if latent not in latents:
         raise ConfigError(

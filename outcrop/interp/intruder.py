@@ -20,10 +20,10 @@ from outcrop.config import ScoreConfig
 from outcrop.interp.judging import Arm, Choice, Question, Verdict
 from outcrop.interp.marks import generator, likewise, patterns
 from outcrop.interp.prompts import marked
-from outcrop.interp.turns import in_turn
+from outcrop.interp.turns import in_turn, shuffle
 from outcrop.interp.verdicts import one_of
 from outcrop.results import INTRUDER
-from outcrop.types import Example, Failure, Judgement, LatentExamples, Message, Reply, Request, Vocabulary, Window
+from outcrop.types import Failure, Judgement, LatentExamples, Message, Reply, Request, Vocabulary, Window
 
 _SHOTS = (
     (
@@ -65,10 +65,10 @@ def questions(arms: Iterable[Arm], vocabulary: Vocabulary, config: ScoreConfig) 
 
 def _of_latent(latent: LatentExamples, vocabulary: Vocabulary, m: int) -> Iterator[Question]:
     draw = generator(latent.latent)
-    others = in_turn(_shuffled([example for example in latent.score if not example.activating], draw))
+    others = in_turn(shuffle([example for example in latent.score if not example.activating], draw))
     intruders = cycle(others)
     for quantile in sorted({example.quantile for example in latent.score if example.quantile is not None}):
-        members = _shuffled([example for example in latent.score if example.quantile == quantile], draw)
+        members = shuffle([example for example in latent.score if example.quantile == quantile], draw)
         known = patterns(members)
         for i in range(min(len(members) // (m - 1), len(others))):
             windows = [example.window for example in members[i * (m - 1) : (i + 1) * (m - 1)]]
@@ -78,10 +78,6 @@ def _of_latent(latent: LatentExamples, vocabulary: Vocabulary, m: int) -> Iterat
             names = latent.latent, INTRUDER, "plain", "", f"q{quantile}"
             judgement = Judgement(*names, intruder.index, measured=(float(m),))
             yield _question(judgement, windows, place, vocabulary)
-
-
-def _shuffled(examples: Sequence[Example], draw: np.random.Generator) -> list[Example]:
-    return [examples[i] for i in draw.permutation(len(examples))]
 
 
 def _question(judgement: Judgement, windows: Sequence[Window], place: int, vocabulary: Vocabulary) -> Question:

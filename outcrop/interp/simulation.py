@@ -11,7 +11,7 @@ which add up over windows to what `metrics.simulation.correlation` needs.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,12 +19,13 @@ from numpy import ndarray
 
 from outcrop.config import ScoreConfig
 from outcrop.interp.judging import Arm, Question, Verdict
+from outcrop.interp.marks import generator
 from outcrop.interp.prompts import quoted
-from outcrop.interp.turns import in_turn
+from outcrop.interp.turns import in_turn, shuffle
 from outcrop.interp.verdicts import number_list
 from outcrop.interp.yes_no import described
 from outcrop.results import SIMULATION
-from outcrop.types import Example, Failure, Message, Reply, Request, Vocabulary
+from outcrop.types import Example, Failure, LatentExamples, Message, Reply, Request, Vocabulary
 
 _MOST = 10
 _EACH = 4  # tokens of one number in a list
@@ -39,14 +40,15 @@ def questions(arms: Iterable[Arm], vocabulary: Vocabulary, config: ScoreConfig) 
     for arm in arms:
         if arm.name != "base_rate":
             largest = max((float(example.window.activations.max()) for example in arm.examples.score), default=0.0)
-            chosen = _chosen(arm.examples.score, config.simulation_windows)
+            chosen = _chosen(arm.examples, config.simulation_windows)
             yield from (_question(arm, example, largest, vocabulary) for example in chosen)
 
 
-def _chosen(examples: Sequence[Example], n: int) -> list[Example]:
-    """Half of them activating, from all quantiles, the others from all strata; more of one kind where the other has
-    too few."""
-    fires, silent = (in_turn(example for example in examples if example.activating == kind) for kind in (True, False))
+def _chosen(latent: LatentExamples, n: int) -> list[Example]:
+    """Half of them activating, by turns from all quantiles, the others from all strata; more of one kind where the
+    other has too few. The same in all arms."""
+    shuffled = shuffle(latent.score, generator(latent.latent))
+    fires, silent = (in_turn(example for example in shuffled if example.activating == kind) for kind in (True, False))
     n_silent = min(len(silent), max(n // 2, n - len(fires)))
     return [*fires[: n - n_silent], *silent[:n_silent]]
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
+import numpy as np
+
 from outcrop.types import Example
+
+
+def shuffle(examples: Sequence[Example], draw: np.random.Generator) -> list[Example]:
+    return [examples[i] for i in draw.permutation(len(examples))]
 
 
 def in_turn(examples: Iterable[Example]) -> list[Example]:

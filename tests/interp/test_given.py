@@ -41,6 +41,10 @@ def test_each_line_is_an_explanation(tmp_path: Path) -> None:
         ({"latent": 0, "text": "fruit", "coder": "other"}, "names the coder other"),
         ({"latent": 0, "text": "again"}, "twice"),
         ('["latent"]', "expected"),
+        ({"latent": 1, "text": None}, "expected"),
+        ({"latent": 0.9, "text": "fruit"}, "expected"),
+        ({"latent": True, "text": "fruit"}, "expected"),
+        ({"latent": 1, "text": "fruit", "explainer": "contrastive"}, "one of ours"),
     ],
 )
 def test_a_line_that_is_none_is_told(line: object, words: str, tmp_path: Path) -> None:
@@ -50,5 +54,15 @@ def test_a_line_that_is_none_is_told(line: object, words: str, tmp_path: Path) -
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         read_explanations(tmp_path / "none", LATENTS)
+    (tmp_path / "latin").write_bytes(b'{"latent": 0, "text": "caf\xe9"}')
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read_explanations(tmp_path / "latin", LATENTS)
+
+
+def test_a_line_ends_at_a_line_feed_only(tmp_path: Path) -> None:
+    file = tmp_path / "e.jsonl"
+    file.write_text('{"latent": 0, "text": "fruit\u2028trees"}\n', encoding="utf-8")
+    (found,) = read_explanations(file, LATENTS)
+    assert found.text == "fruit\u2028trees"

@@ -82,6 +82,25 @@ def test_half_of_the_windows_are_activating_from_all_quantiles_and_strata(vocabu
         found = simulation.questions([arm], vocabulary, ScoreConfig(simulation_windows=n))
         return [question.judgements[0].example for question in found]
 
-    assert chosen(8) == [0, 4, 1, 5, 8, 14, 9, 15]
-    assert chosen(1) == [0]
+    quantile = {example.index: example.quantile for example in one.score}
+    stratum = {example.index: example.stratum for example in one.score}
+    for n in (2, 4, 8):
+        found = chosen(n)
+        assert found == chosen(n)
+        assert len(set(found)) == n
+        assert sum(quantile[i] is not None for i in found) == n // 2
+    assert [quantile[i] for i in chosen(4)[:2]] != [quantile[chosen(4)[0]]] * 2, "both quantiles"
+    assert {stratum[i] for i in chosen(4)[2:]} == {"random", "same_token"}
     assert sorted(chosen(100)) == list(range(16))
+
+
+def test_the_strongest_windows_of_a_quantile_are_simulated_as_often_as_the_weakest(vocabulary: Vocabulary) -> None:
+    fires = [Example(i, i, "score", window(" pear", fires={0: 1.0 + i}), quantile=1) for i in range(8)]
+    seen = np.zeros(8)
+    for index in range(200):
+        one = replace(latent(index), score=tuple(fires))
+        arm = Arm("none", one)
+        for question in simulation.questions([arm], vocabulary, ScoreConfig(simulation_windows=4)):
+            seen[question.judgements[0].example] += 1
+    assert seen.min() > 60
+    assert seen.max() < 140
