@@ -57,6 +57,12 @@ class RunCommand:
     """Make anew what was made with other settings, instead of refusing."""
     retry_failed: bool = False
     """Ask the explainer and the judge again where they gave no answer."""
+
+
+@dataclass(frozen=True)
+class AskingCommand(RunCommand):
+    """A run: its directory and its settings."""
+
     dry_run: bool = False
     """Ask nothing, but tell how many requests and tokens explaining and scoring would take."""
 
@@ -81,6 +87,14 @@ class StatsCommand(RunCommand):
     """Rows to show; the file holds them all."""
     neighbours: tuple[NeighbourMeasure, ...] = ()
     """Measures by which each latent's nearest latents are found."""
+
+
+_COMMANDS: dict[str, type[RunCommand]] = {
+    "run": AskingCommand,
+    "explain": AskingCommand,
+    "score": AskingCommand,
+    "cache": CacheCommand,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +133,7 @@ def _verb(name: str) -> Callable[[Sequence[str]], None]:
 
 
 def _run(verb: str, arguments: Sequence[str]) -> None:
-    command = parse_run(f"outcrop {verb}", arguments, CacheCommand if verb == "cache" else RunCommand)
+    command = parse_run(f"outcrop {verb}", arguments, _COMMANDS.get(verb, RunCommand))
     # torch and transformers take seconds to import; bad settings are told before.
     from outcrop.console import bars, quiet, say, show
     from outcrop.pipeline import Run
@@ -131,7 +145,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     if isinstance(command, CacheCommand) and command.verify:
         say(f"{run.verify()} shards are as they were written")
         return
-    if command.dry_run:
+    if isinstance(command, AskingCommand) and command.dry_run:
         show(console_requests(run.would_ask(last), command.config.judge))
         return
     run.until(last, retry_failed=command.retry_failed)

@@ -23,6 +23,7 @@ from outcrop.contents import Contents
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.client import connect
 from outcrop.interp.counting import CountingClient
+from outcrop.interp.given import require_readable
 from outcrop.judges import STAGES as JUDGED
 from outcrop.judges import Connect, Judges
 from outcrop.latents.neighbours import find_neighbours
@@ -69,6 +70,8 @@ class Run:
             require_trackers(self.config.train.track)
             for embedder in filter(None, (self.config.examples.embedder, self.config.score.embedder)):
                 require_embedder(embedder)
+            if self.config.score.explanations is not None:
+                require_readable(self.config.score.explanations)
             more = self._drop_stale(last, self._unanswered(last) if retry_failed else [])
             with self._config_written():
                 if more:
@@ -100,7 +103,7 @@ class Run:
 
     def would_ask(self, last: str) -> dict[str, CountingClient]:
         """What the stages up to `last` that ask would still send: at least this, where an explainer goes on from
-        answers. RunError where nothing is cached. Nothing is asked and nothing written."""
+        answers. RunError where nothing is cached. Nothing is asked."""
         marks = self.directory.marks()
         stale = stages.stale_stages(self.config, marks, self._model_of)
         if not self._fresh:
@@ -108,7 +111,8 @@ class Run:
         done = {stage for stage, mark in marks.items() if mark.complete} - {one.stage for one in stale}
         if "cache" not in done:
             raise RunError(f"{self.directory.path} has no cache to ask about; `outcrop cache` makes it")
-        asking = [stage for stage in stages.ORDER[: stages.ORDER.index(last) + 1] if self.config.asks(stage)]
+        wanted = stages.ORDER[: stages.ORDER.index(last) + 1]
+        asking = [stage for stage in wanted if self.config.asks(stage) and stage not in done]
         return self._work.would_ask(asking, explained="explain" in done)
 
     def verify(self) -> int:
@@ -209,7 +213,10 @@ class Run:
             done = stage in marks and marks[stage].complete and stage not in stale
             if self.config.asks(stage) and not done and stages.ORDER.index(stage) <= stages.ORDER.index(last):
                 self._judges.require(stage)
-                self.contents.replies().close()  # that their file cannot be used is told now
+                if stage == "explain" and "iterative" in self.config.explain.explainers:
+                    self._judges.require("score")
+                if self.config.judge.replies is not None:  # that this file cannot be used is told now
+                    self.contents.replies().close()
 
     def _who(self, stage: str) -> dict[str, str]:
         """The language model that does a stage, for its mark."""

@@ -119,14 +119,16 @@ SELECT l.coder, l.latent, l.layer,
     WHEN j.activating > 0 AND j.non_activating > 0 THEN 'scored'
     WHEN j.activating IS NOT NULL THEN 'failed'
     WHEN x.texts > 0 THEN 'explained only'
+    WHEN EXISTS (SELECT 1 FROM explanations) THEN 'failed'  -- others were explained
     ELSE 'not selected'
   END AS status,
   CASE
-    WHEN x.texts = 0 THEN 'explain'
+    WHEN x.texts = 0 OR (x.texts IS NULL AND EXISTS (SELECT 1 FROM explanations)) THEN 'explain'
     WHEN j.activating = 0 OR j.non_activating = 0 THEN 'score'
   END AS stage,
   CASE
     WHEN x.texts = 0 THEN x.reason
+    WHEN x.texts IS NULL AND EXISTS (SELECT 1 FROM explanations) THEN 'input: nothing explains it'
     WHEN j.activating = 0 OR j.non_activating = 0 THEN j.reason
   END AS reason
 FROM latents l LEFT JOIN explained x USING (coder, latent) LEFT JOIN judged j USING (coder, latent);

@@ -6,6 +6,7 @@ before it is stale. Nothing else makes it so: not its age, not the presence of i
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,13 +68,21 @@ class Staleness:
 
 def settings_of(stage: str, config: RunConfig) -> dict[str, Any]:
     """The settings that a stage's results depend on, flat: dotted name → value."""
-    everything = _flat(to_dict(config))
+    everything = _flat(to_dict(config)) | _contents_named(config)
     wanted = _SETTINGS[stage]
     return {
         name: value
         for name, value in everything.items()
         if any(name == prefix or name.startswith(f"{prefix}.") for prefix in wanted) and name not in _NO_RESULT
     }
+
+
+def _contents_named(config: RunConfig) -> dict[str, Any]:
+    """Settings that name a file, with what is in it: another content makes a stage stale, too."""
+    path = config.score.explanations
+    if path is None or not path.is_file():
+        return {}
+    return {"score.explanations": f"{path}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"}
 
 
 def stale_stages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from outcrop.coders.weights import find_coder, load_coder
 from outcrop.config import CoderConfig, ModelConfig, RunConfig
 from outcrop.contents import Contents
 from outcrop.interp.client import Client, RememberingClient
-from outcrop.interp.counting import CountingClient
+from outcrop.interp.counting import DRY_RUN, CountingClient
 from outcrop.interp.explain import Promoted, explain
 from outcrop.interp.given import read_explanations
 from outcrop.interp.score import MEASURING, score
@@ -144,16 +145,21 @@ class Work:
                 counts[stage] = CountingClient(self._judges.client(stage).model, replies)
             if explained:
                 with here.results() as results:
-                    explanations = results.explanations()
+                    found = [one for one in results.explanations() if one.explainer in config.explain.explainers]
             else:
-                found = self._explained(counts.get("explain"), None)
-                explanations = [_as_long_as_it_may_be(one, config.explain.max_tokens) for one in found]
+                found = [*self._explained(counts.get("explain"), None)]
+            explanations = [*(_as_long_as_it_may_be(one, config.explain.max_tokens) for one in found), *self._given()]
             if "score" in counts:
                 scorers = tuple(name for name in config.score.scorers if name not in MEASURING)
                 asked = replace(config.score, scorers=scorers)
                 for _ in score(here.examples, explanations, counts["score"], here.vocabulary, asked, self._progress):
                     pass
         return counts
+
+    def _given(self) -> list[Explanation]:
+        """Explanations that others wrote."""
+        path = self._config.score.explanations
+        return [] if path is None else read_explanations(path, {one.latent for one in self._contents.examples})
 
     def _explained(self, client: Client | None, judge: Client | None) -> Iterator[Explanation]:
         here = self._contents
@@ -189,9 +195,7 @@ class Work:
             results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
             client = self._client("score", replies) if self._config.score.asks else None
             results.keep_explainers(self._config.explain.explainers)
-            if self._config.score.explanations is not None:
-                latents = {one.latent for one in here.examples}
-                results.add_explanations(read_explanations(self._config.score.explanations, latents))
+            results.add_explanations(self._given())
             explanations = results.explanations()
             found = score(
                 here.examples,
@@ -276,10 +280,12 @@ class Work:
 
 
 def _as_long_as_it_may_be(explanation: Explanation, n_tokens: int) -> Explanation:
-    """What a judge would be shown of an explanation that is not there yet, numbered so that no two are alike."""
-    if explanation.text is not None:
+    """What a judge would be shown of an explanation that a dry run did not ask for; no two are alike."""
+    if explanation.failure is None or explanation.failure.detail != DRY_RUN:
         return explanation
-    return replace(explanation, text=f"{explanation.latent.index} ".ljust(_CHARACTERS * n_tokens, "x"), failure=None)
+    name = f"{explanation.latent} {explanation.explainer} {explanation.source} "
+    text = hashlib.sha256(name.encode()).hexdigest()[:8].ljust(_CHARACTERS * n_tokens, "x")
+    return replace(explanation, text=text, failure=None)
 
 
 def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:

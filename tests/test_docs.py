@@ -105,7 +105,8 @@ def parse(verb: str, given: list[str]) -> None:
         parse_run(verb, wanted)
 
 
-KINDS = {"cache": cli.CacheCommand, "stats": cli.StatsCommand}
+ASKING = dict.fromkeys(("run", "explain", "score"), cli.AskingCommand)
+KINDS = {**ASKING, "cache": cli.CacheCommand, "stats": cli.StatsCommand}
 
 
 def parse_run(verb: str, given: list[str]) -> None:

@@ -82,6 +82,9 @@ def test_a_dry_run_counts_what_is_then_asked(finished: Path, tmp_path: Path, run
     assert left["explain"].requests == 0
     assert left["score"].requests == len(server.asked) - n_explained > 0
     assert re.search(rf"explain +small-judge +{n_explained} ", out)
+    told = re.search(r"score +small-judge +([\d,]+) ", out)
+    assert told is not None
+    assert int(told[1].replace(",", "")) >= left["score"].requests, "no two explanations are taken to be alike"
 
 
 def test_explanations_of_others_are_scored_without_an_explainer(

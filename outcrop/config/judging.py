@@ -8,7 +8,7 @@ from typing import Literal
 
 from outcrop.config.strict import Strict, require
 
-Explainer = Literal["default", "contrastive", "bands", "single_token", "iterative", "output", "token_rule"]
+Explainer = Literal["contrastive", "default", "iterative", "output", "bands", "single_token", "token_rule"]
 Scorer = Literal["detection", "fuzzing", "intruder", "embedding", "surprisal", "simulation"]
 
 
@@ -36,6 +36,9 @@ class ExplainConfig(Strict):
         return bool({*self.explainers} - {"single_token", "token_rule"})
 
     def __post_init__(self) -> None:
+        require(
+            len({*self.explainers}) == len(self.explainers), f"explain.explainers are {self.explainers}; name each once"
+        )
         for name, least in (("max_tokens", 1), ("reasoning_tokens", 0), ("rounds", 1), ("n_promoted", 1)):
             value = getattr(self, name)
             require(value >= least, f"explain.{name.replace('_', '-')} is {value}; it must be at least {least}")
@@ -70,6 +73,7 @@ class ScoreConfig(Strict):
         return bool({*self.scorers} - {"embedding", "surprisal"})
 
     def __post_init__(self) -> None:
+        require(len({*self.scorers}) == len(self.scorers), f"score.scorers are {self.scorers}; name each once")
         for name, least in (("windows_per_prompt", 1), ("intruder_windows", 2), ("simulation_windows", 1)):
             value = getattr(self, name)
             require(value >= least, f"score.{name.replace('_', '-')} is {value}; it must be at least {least}")

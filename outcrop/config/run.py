@@ -64,6 +64,12 @@ class RunConfig(Strict):
             f"cache.window-tokens is {self.cache.window_tokens}, more than text.max-document-tokens, "
             f"{self.text.max_document_tokens}: no document would hold a window",
         )
+        needed, there = self.score.intruder_windows - 1, self.examples.score_activating // self.examples.n_quantiles
+        require(
+            "intruder" not in self.score.scorers or there >= needed,
+            f"the scorer intruder shows {needed} activating windows of one quantile, but there are {there}; raise "
+            "examples.score-activating or lower score.intruder-windows",
+        )
         require(
             self.examples.explain_windows == "grid" or self.examples.peak_offset < self.cache.window_tokens,
             f"examples.peak-offset is {self.examples.peak_offset}; the peak must stand within cache.window-tokens, "

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from outcrop.replies import Replies
 from outcrop.types import Failure, Message, Request
 
+DRY_RUN = "nothing is asked in a dry run"
+
 
 def estimated_tokens(messages: Sequence[Message]) -> int:
     """An estimate, for English text: a token has four characters."""
@@ -33,7 +35,7 @@ class CountingClient:
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Failure]]:
         for index, request in enumerate(requests):
             self._count(request)
-            yield index, Failure("input", "dry run")
+            yield index, Failure("input", DRY_RUN)
 
     def _count(self, request: Request) -> None:
         name = request.hash(self.model)

@@ -5,7 +5,7 @@
     bands          contrastive, from each third of the activating windows by peak: low, middle, high
     output         contrastive, with the tokens that the latent makes the model write
     iterative      contrastive, tried on windows of its own, and again with the mistakes (`iterative`)
-    single_token   the tokens of a pure token latent; of others nothing is said (`token_rule`)
+    single_token   the tokens of a pure token latent; of others a failure (`token_rule`)
     token_rule     the tokens that set a latent off (`token_rule`)
 
 A reply that holds no phrase is a failure with its reason, never an explanation.

@@ -25,15 +25,19 @@ _EXPECTED = 'expected {"latent": number, "text": "…"}'
 
 def read_explanations(path: Path, latents: Collection[LatentId]) -> list[Explanation]:
     """Those of a file. ConfigError where a line is no explanation of one of `latents`, which have examples."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as explanations, JSON lines in UTF-8: {error}") from error
-    lines = enumerate(text.split("\n"), 1)
+    lines = enumerate(require_readable(path).split("\n"), 1)
     found = [_explanation(f"{path}, line {i}", line, latents) for i, line in lines if line.strip()]
     for again in _repeated(found):
         raise ConfigError(f"{path} explains latent {again.latent.index} twice as {again.explainer} {again.source}")
     return found
+
+
+def require_readable(path: Path) -> str:
+    """The file's text; ConfigError where it has none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as explanations, JSON lines in UTF-8: {error}") from error
 
 
 def _explanation(where: str, line: str, latents: Collection[LatentId]) -> Explanation:

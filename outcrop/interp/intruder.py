@@ -17,7 +17,7 @@ from itertools import cycle
 import numpy as np
 
 from outcrop.config import ScoreConfig
-from outcrop.interp.judging import Arm, Choice, Question, Verdict
+from outcrop.interp.judging import Choice, Question, Verdict
 from outcrop.interp.marks import generator, likewise, patterns
 from outcrop.interp.prompts import marked
 from outcrop.interp.turns import in_turn, shuffle
@@ -53,13 +53,13 @@ _SHOTS = (
 )
 
 
-def questions(arms: Iterable[Arm], vocabulary: Vocabulary, config: ScoreConfig) -> Iterator[Question]:
+def questions(examples: Iterable[LatentExamples], vocabulary: Vocabulary, config: ScoreConfig) -> Iterator[Question]:
     """One judgement per question: its source is the quantile (q1 …), its example the intruder.
 
     A latent without a non-activating window has none, and a quantile has at most as many as there are intruders,
     so that it sees none twice.
     """
-    for latent in {arm.examples.latent: arm.examples for arm in arms if arm.name == "plain"}.values():
+    for latent in examples:
         yield from _of_latent(latent, vocabulary, config.intruder_windows)
 
 

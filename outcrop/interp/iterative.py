@@ -1,8 +1,9 @@
-"""Explaining again: a phrase is tried on windows that its explainer has not seen, and made anew with the mistakes.
+"""Explaining again: a phrase is tried on windows that its explainer was not shown, and made anew with the mistakes.
 
 Half of the latent's windows for explaining, activating and not, are shown; the other half is the pool on which the
-judge tries the phrase by detection. What it got wrong there is shown in the next round. Of all rounds the phrase with
-the best balanced accuracy on the pool stays, the earlier of equals. The scored windows are never touched.
+judge tries the phrase by detection. What it got wrong there is shown in the next round, and tried again. Of all
+rounds the phrase with the best balanced accuracy on the pool stays, the earlier of equals. The scored windows are
+never touched.
 """
 
 from __future__ import annotations

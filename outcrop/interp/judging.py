@@ -14,14 +14,14 @@ the judge in one stream, so that its slots are never idle while anything is left
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
 
 from outcrop.config import ScoreConfig
 from outcrop.interp.client import Client
-from outcrop.types import CoderKey, Example, Explanation, Failure, Judgement, LatentExamples, Reply, Request
+from outcrop.types import CoderKey, Example, Explanation, Failure, Judgement, LatentExamples, LatentId, Reply, Request
 
 ArmName = Literal["plain", "none", "other", "base_rate"]
 
@@ -71,19 +71,21 @@ class Question:
 
 def arms(examples: Sequence[LatentExamples], explanations: Sequence[Explanation], config: ScoreConfig) -> list[Arm]:
     """Each latent with each of its explanations and with its controls."""
-    with_text = [explanation for explanation in explanations if explanation.text is not None]
-    others = _others(examples, with_text) if "other" in config.controls else {}
+    own: dict[LatentId, list[Explanation]] = {latent.latent: [] for latent in examples}
+    for explanation in explanations:
+        if explanation.text is not None and explanation.latent in own:
+            own[explanation.latent].append(explanation)
+    others = _others(examples, own) if "other" in config.controls else {}
     found = []
     for latent in examples:
-        own = [explanation for explanation in with_text if explanation.latent == latent.latent]
-        for one in own:
+        for one in own[latent.latent]:
             names = one.explainer, one.source
             found.append(Arm("plain", latent, one, *names))
             if config.tell_base_rate:
                 found.append(Arm("base_rate", latent, one, *names))
             if (other := others.get((latent.latent, *names))) is not None:
                 found.append(Arm("other", latent, other, *names))
-        if own and "none" in config.controls:
+        if own[latent.latent] and "none" in config.controls:
             found.append(Arm("none", latent))
     return found
 
@@ -94,26 +96,32 @@ def with_text(arms: Iterable[Arm]) -> list[tuple[Arm, str]]:
 
 
 def _others(
-    examples: Sequence[LatentExamples], explanations: Sequence[Explanation]
-) -> dict[tuple[object, str, str], Explanation]:
+    examples: Sequence[LatentExamples], own: Mapping[LatentId, Sequence[Explanation]]
+) -> dict[tuple[LatentId, str, str], Explanation]:
     """For each explanation that of the latent nearest in log firing rate, of the same coder, explainer and source."""
-    rate = {latent.latent: latent.firing_rate for latent in examples}
-    groups: dict[tuple[CoderKey, str, str], list[Explanation]] = {}
-    for one in explanations:
-        if one.latent in rate:
-            groups.setdefault((one.latent.coder, one.explainer, one.source), []).append(one)
-    found: dict[tuple[object, str, str], Explanation] = {}
+    groups: dict[tuple[CoderKey, str, str], list[tuple[float, Explanation]]] = {}
+    for latent in examples:
+        for one in own[latent.latent]:
+            group = groups.setdefault((latent.latent.coder, one.explainer, one.source), [])
+            group.append((math.log(latent.firing_rate), one))
+    found: dict[tuple[LatentId, str, str], Explanation] = {}
     for group in groups.values():
-        for one in group:
-
-            def far(other: Explanation, here: float = math.log(rate[one.latent])) -> tuple[float, int]:
-                return abs(math.log(rate[other.latent]) - here), other.latent.index
-
-            # A text that two latents share says nothing of the difference between them.
-            different = [other for other in group if other.latent != one.latent and other.text != one.text]
-            if different:
-                found[one.latent, one.explainer, one.source] = min(different, key=far)
+        group.sort(key=lambda rated: (rated[0], rated[1].latent))
+        for i, (_, one) in enumerate(group):
+            other = _nearest(group, i)
+            if other is not None:
+                found[one.latent, one.explainer, one.source] = other
     return found
+
+
+def _nearest(group: Sequence[tuple[float, Explanation]], i: int) -> Explanation | None:
+    """The explanation beside the i-th, by rising rate, that says something else: a text that two latents share tells
+    nothing of the difference between them."""
+    here, own = group[i]
+    below = next((group[j] for j in range(i - 1, -1, -1) if group[j][1].text != own.text), None)
+    above = next((group[j] for j in range(i + 1, len(group)) if group[j][1].text != own.text), None)
+    near = [one for one in (below, above) if one is not None]
+    return min(near, key=lambda rated: abs(rated[0] - here))[1] if near else None
 
 
 def ask(questions: Iterable[Question], client: Client, advance: Callable[[int], None]) -> Iterator[Judgement]:

@@ -30,7 +30,6 @@ MEASURING = ("embedding", "surprisal")  # scorers that ask nothing
 _QUESTIONS: dict[str, Callable[[Sequence[Arm], Vocabulary, ScoreConfig], Iterator[Question]]] = {
     "detection": detection.questions,
     "fuzzing": fuzzing.questions,
-    "intruder": intruder.questions,
     "simulation": simulation.questions,
 }
 
@@ -60,14 +59,16 @@ def score(
     if "surprisal" in config.scorers:
         measuring.append(surprisal_scores(found, _given(reader, "surprisal", "reader"), vocabulary, progress))
     if client is not None:
-        return chain(_asked(found, client, vocabulary, config, progress), *measuring)
+        asking = [partial(_QUESTIONS[name], found, vocabulary, config) for name in config.scorers if name in _QUESTIONS]
+        if "intruder" in config.scorers:
+            asking.append(partial(intruder.questions, examples, vocabulary, config))
+        return chain(_asked(asking, client, progress), *measuring)
     return chain.from_iterable(measuring)
 
 
 def _asked(
-    found: Sequence[Arm], client: Client, vocabulary: Vocabulary, config: ScoreConfig, progress: Progress
+    asking: Sequence[Callable[[], Iterator[Question]]], client: Client, progress: Progress
 ) -> Iterator[Judgement]:
-    asking = [partial(_QUESTIONS[name], found, vocabulary, config) for name in config.scorers if name in _QUESTIONS]
     n = sum(len(question.judgements) for questions in asking for question in questions())
     with progress("score", n, "judgements") as advance:
         yield from ask(chain.from_iterable(questions() for questions in asking), client, advance)

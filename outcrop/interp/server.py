@@ -24,6 +24,7 @@ from outcrop.types import Failure, Request
 
 _TOP_LOGPROBS = 20  # the most that OpenAI's interface allows
 _NO_KEY = "none"  # local servers want any key at all
+_SHORTEST_KEY = 12  # characters
 _LONGEST_DETAIL = 300  # characters of a failure's detail
 
 
@@ -123,7 +124,8 @@ class Server:
         return self._without_key(words).decode()[:_LONGEST_DETAIL]
 
     def _without_key(self, body: bytes) -> bytes:
-        return body.replace(self._key.encode(), "…".encode()) if self._key != _NO_KEY else body
+        """A key as short as a word is no secret, and would tear answers that hold the word."""
+        return body.replace(self._key.encode(), "…".encode()) if len(self._key) >= _SHORTEST_KEY else body
 
 
 def _arguments(model: str, request: Request) -> dict[str, Any]:

@@ -23,15 +23,18 @@ _LIFT, _MOST, _PURE, _COVER = 10.0, 16, 0.99, 0.5
 def token_rules(
     evidence: Iterable[TokenEvidence], vocabulary: Vocabulary, explainers: Collection[str]
 ) -> Iterator[Explanation]:
-    """Per latent one explanation by `token_rule`, and by `single_token` if it is a pure token latent."""
+    """Per latent and explainer one explanation, or a failure where no token sets the latent off, or where it is no
+    pure token latent."""
     for one in evidence:
         triggers = _triggers(one)
         text = _phrase(triggers, vocabulary)
         if "token_rule" in explainers:
             failure = None if text else Failure("input", "no token sets it off ten times as often as others do")
             yield _explanation(one, "token_rule", text or None, failure)
-        if "single_token" in explainers and text and _is_pure(one, triggers):
-            yield _explanation(one, "single_token", text)
+        if "single_token" in explainers:
+            pure = text if _is_pure(one, triggers) else ""
+            failure = None if pure else Failure("input", "it is no pure token latent")
+            yield _explanation(one, "single_token", pure or None, failure)
 
 
 def _triggers(one: TokenEvidence) -> Int64[ndarray, "triggers"]:

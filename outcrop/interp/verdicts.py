@@ -33,7 +33,7 @@ def yes_or_no_list(reply: Reply, n: int) -> list[bool | Failure]:
         words = [line for line in lines if not isinstance(_said(line), Failure)]
     if len(words) != n:
         return [Failure("unreadable", f"{len(words)} answers to {n} texts: {reply.text[:100]!r}")] * n
-    return [_said(str(word)) for word in words]
+    return [_said(str(word)) if isinstance(word, str | bool) or word in (0, 1) else _no_word(word) for word in words]
 
 
 def number_list(reply: Reply, n: int, least: float, most: float) -> list[float] | Failure:
@@ -56,6 +56,10 @@ def json_list(text: str) -> list[object] | None:
         except (ValueError, RecursionError):
             continue
     return None
+
+
+def _no_word(said: object) -> Failure:
+    return Failure("unreadable", f"neither yes nor no but {str(said)[:100]!r}")
 
 
 def _said(text: str) -> bool | Failure:

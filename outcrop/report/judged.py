@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
+from outcrop.config import Explainer
 from outcrop.results import DETECTION, TOKEN_BASELINE, Results
 from outcrop.types import Stratum
 
@@ -69,9 +70,10 @@ class Judged:
 
     @property
     def explainers(self) -> list[tuple[str, str]]:
-        """Explainer and source of the explanations, those of bands last; one without a name where there are none."""
+        """Explainer and source of the explanations, ours first; one without a name where there are none."""
         found = set(zip(self.columns["explainer"], self.columns["source"], strict=True))
-        return sorted(found, key=lambda one: (one[0] == "bands", one)) or [("", "")]
+        ours = {name: i for i, name in enumerate(get_args(Explainer))}
+        return sorted(found, key=lambda one: (ours.get(one[0], len(ours)), one)) or [("", "")]
 
     def by(self, explainer: str, source: str) -> Bool[ndarray, "N"]:
         return np.asarray((self.columns["explainer"] == explainer) & (self.columns["source"] == source))

@@ -6,7 +6,7 @@
     simulation                            Pearson correlation of predicted and true activations
 
 Rates are weighted over quantiles (1/Q) and strata (v_s); in fuzzing activating windows with other tokens marked
-weigh as much as all non-activating ones together. A latent of which a stratum with weight was not judged has no score.
+weigh as much as all non-activating ones together. A latent of which a kind with weight was not judged has no score.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ SELECT j.coder || '/' || j.latent AS latent,
        j.arm, j.explainer, j.source, COALESCE(e.quantile, 0) AS quantile,
        CASE j.scorer WHEN '{MISPLACED}' THEN '{MISPLACED}' ELSE COALESCE(e.stratum, '') END AS stratum,
        j.probability, j.predicted, COALESCE(j.measured, '') AS measured
-FROM judgements j JOIN examples e USING (coder, latent, example) WHERE e.split = 'score' AND j.failure IS NULL
+FROM judgements j JOIN examples e USING (coder, latent, example) WHERE e.split = 'score'
 """
 _SHARES = "SELECT coder || '/' || latent AS latent, stratum, share FROM strata"
 
@@ -70,16 +70,9 @@ class _Judged:
     stratum: ndarray
     probability: Float[ndarray, "n"]
     predicted: Float[ndarray, "n"]
-    measured: list[list[float]]
-    shares: dict[str, float]  # of the non-activating strata
+    measured: list[list[float]]  # empty where the judgement failed
+    negative_shares: dict[str, float]  # what each non-activating kind weighs
     n_quantiles: int
-
-    @property
-    def negative_shares(self) -> dict[str, float]:
-        """What each non-activating kind weighs."""
-        if MISPLACED not in self.stratum:
-            return self.shares
-        return {stratum: share / 2 for stratum, share in self.shares.items()} | {MISPLACED: 0.5}
 
     def cells(self, values: ndarray) -> tuple[list[ndarray], list[ndarray]]:
         """Values by quantile, and by non-activating kind."""
@@ -107,8 +100,11 @@ def _area(one: _Judged, values: ndarray) -> float:
 
 
 def _above_chance(one: _Judged) -> float:
-    chance = 1 / np.array([m for (m,) in one.measured])
-    return float(((one.predicted - chance) / (1 - chance)).mean())
+    judged = ~np.isnan(one.predicted)
+    if not judged.any():
+        return float("nan")
+    chance = 1 / np.array([m for (m,) in filter(None, one.measured)])
+    return float(((one.predicted[judged] - chance) / (1 - chance)).mean())
 
 
 def _metrics(scorer: str, one: _Judged) -> dict[str, float]:
@@ -116,9 +112,9 @@ def _metrics(scorer: str, one: _Judged) -> dict[str, float]:
         case "intruder":
             return {"above_chance": _above_chance(one)}
         case "embedding" | "surprisal":
-            return {"auroc": _area(one, np.array([value for (value,) in one.measured]))}
+            return {"auroc": _area(one, np.array([value[0] if value else np.nan for value in one.measured]))}
         case "simulation":
-            return {"correlation": correlation(np.array(one.measured))}
+            return {"correlation": correlation(np.array([*filter(None, one.measured)]).reshape(-1, 6))}
         case _:
             return {"informedness": _informedness(one), "auroc": _area(one, one.probability)}
 
@@ -161,7 +157,15 @@ def _grouped(results: Results, n_quantiles: int) -> Iterator[tuple[tuple[str, st
     for i, (group, latent) in enumerate(zip(groups, columns["latent"], strict=True)):
         rows.setdefault(group, {}).setdefault(latent, []).append(i)
     for group in sorted(rows, key=lambda key: (_ORDER.index(key[0]), key[1:])):
-        yield group, [_judged(columns, at, shares.get(latent, {}), n_quantiles) for latent, at in rows[group].items()]
+        weights = {latent: _weights(group[0], shares.get(latent, {})) for latent in rows[group]}
+        yield group, [_judged(columns, at, weights[latent], n_quantiles) for latent, at in rows[group].items()]
+
+
+def _weights(scorer: str, shares: dict[str, float]) -> dict[str, float]:
+    """What each non-activating kind weighs."""
+    if scorer != FUZZING:
+        return shares
+    return {stratum: share / 2 for stratum, share in shares.items()} | {MISPLACED: 0.5}
 
 
 def _judged(columns: dict[str, ndarray], rows: list[int], shares: dict[str, float], n_quantiles: int) -> _Judged:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from outcrop.interp.client import Client
-from outcrop.interp.counting import CountingClient
+from outcrop.interp.counting import DRY_RUN, CountingClient
 from outcrop.replies import Replies
 from outcrop.types import Failure, Message, Reply, Request
 
@@ -22,7 +22,7 @@ def replies(tmp_path: Path) -> Replies:
 def test_every_request_fails_as_a_dry_run_and_is_counted(replies: Replies) -> None:
     client = CountingClient("m", replies)
     found = list(client.answer([ask("x" * 36), ask("x" * 76, "yes", "no")]))
-    assert isinstance(client, Client) and found == [(i, Failure("input", "dry run")) for i in range(2)]
+    assert isinstance(client, Client) and found == [(i, Failure("input", DRY_RUN)) for i in range(2)]
     assert (client.requests, client.prompt_tokens, client.most_completion_tokens) == (2, 10 + 20, 32 + 1)
 
 

@@ -132,8 +132,8 @@ def evidence(fired: dict[str, int], occurrences: dict[str, int]) -> TokenEvidenc
     ("fired", "texts"),
     [
         ({" apple": 10}, {"token_rule": "the token “apple”", "single_token": "the token “apple”"}),
-        ({" apple": 9, " pear": 5}, {"token_rule": "the tokens “apple”, “pear”"}),
-        ({" the": 20}, {"token_rule": None}),
+        ({" apple": 9, " pear": 5}, {"token_rule": "the tokens “apple”, “pear”", "single_token": None}),
+        ({" the": 20}, {"token_rule": None, "single_token": None}),
     ],
 )
 def test_token_rules_name_the_tokens_that_set_it_off(
@@ -144,5 +144,6 @@ def test_token_rules_name_the_tokens_that_set_it_off(
     config = ExplainConfig(explainers=("token_rule", "single_token"))
     found = list(explain([latent()], client, vocabulary, config, evidence=known))
     assert {one.explainer: one.text for one in found} == texts
+    assert all((one.text is None) == (one.failure is not None) for one in found)
     assert all(one.n_tokens == 1020 and one.request == "" for one in found)
     assert client.texts == []

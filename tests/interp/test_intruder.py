@@ -12,7 +12,7 @@ import pytest
 
 from outcrop.config import ScoreConfig
 from outcrop.interp import intruder
-from outcrop.interp.judging import Arm, Choice, Question, judged
+from outcrop.interp.judging import Choice, Question, judged
 from outcrop.types import Example, Failure, Reply, Stratum, Vocabulary
 from tests.interp.conftest import latent, window
 
@@ -32,8 +32,7 @@ def silent(stratum: Stratum, n: int, first: int) -> list[Example]:
 
 def asked(vocabulary: Vocabulary, *examples: list[Example]) -> list[Question]:
     one = replace(latent(), score=tuple(chain.from_iterable(examples)))
-    arms = [Arm("plain", one, None, "default", "all"), Arm("plain", one, None, "bands", "q1"), Arm("none", one)]
-    return list(intruder.questions(arms, vocabulary, THREE))
+    return list(intruder.questions([one], vocabulary, THREE))
 
 
 def texts(question: Question) -> list[str]:

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from outcrop.metrics.rates import Sampling
 from outcrop.report.scorers import scorer_table
 from outcrop.results import Results
-from outcrop.types import CoderKey, Example, Hookpoint, Judgement, LatentExamples, LatentId, StratumShare, Window
+from outcrop.types import (
+    CoderKey,
+    Example,
+    Failure,
+    Hookpoint,
+    Judgement,
+    LatentExamples,
+    LatentId,
+    StratumShare,
+    Window,
+)
 
 KEY = CoderKey("topk", Hookpoint("model.layers.3"), Hookpoint("model.layers.3"), 0)
 LATENT = LatentId(KEY, 0)
@@ -57,6 +69,22 @@ def test_misplaced_marks_weigh_as_much_as_all_silent_windows() -> None:
     found = table(fuzzing + verdicts("misplaced", [True, True, True, False]))
     assert found["fuzzing", "plain", "informedness"] == pytest.approx(1 - 0.5 * 0.75)
     assert ("misplaced", "plain", "informedness") not in found
+
+
+def test_without_misplaced_marks_fuzzing_has_no_score() -> None:
+    failed = [replace(one, predicted=None, failure=Failure("timeout", "")) for one in verdicts("misplaced", [True] * 4)]
+    for misplaced in ([], failed):
+        found = table(verdicts("fuzzing", [True] * 4 + [False] * 4) + misplaced)
+        assert np.isnan(found["fuzzing", "plain", "informedness"])
+
+
+def test_what_failed_is_left_out_and_where_all_failed_there_is_no_score() -> None:
+    lost = Judgement(LATENT, "intruder", "plain", "", "q1", 4, failure=Failure("timeout", ""))
+    assert np.isnan(table([lost])["intruder", "plain", "above_chance"])
+    won = Judgement(LATENT, "intruder", "plain", "", "q2", 5, None, True, measured=(5.0,))
+    assert table([lost, won])["intruder", "plain", "above_chance"] == 1
+    failed = Judgement(LATENT, "simulation", "plain", "contrastive", "all", 0, failure=Failure("unreadable", ""))
+    assert np.isnan(table([failed])["simulation", "plain", "correlation"])
 
 
 def test_a_stratum_that_nobody_judged_leaves_no_score() -> None:
