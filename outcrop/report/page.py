@@ -85,8 +85,8 @@ class _Card:
         return sum(len(group.windows) for group in self.page.scored)
 
     @property
-    def n_shown(self) -> int:
-        return sum(len(group.windows) for group in self.page.shown)
+    def n_explain(self) -> int:
+        return sum(len(group.windows) for group in self.page.explain)
 
     @property
     def n_wrong(self) -> int:
@@ -107,6 +107,7 @@ def render_page(summary: dict[str, Any], latents: Sequence[LatentPage]) -> str:
         scorer_arms=SCORER_ARMS,
         scorer_metrics=SCORER_METRICS,
         cards=cards,
+        several=len({page.explained_by for page in latents}) > 1,
         style=style,
         style_hash=digest,
         metrics=_judged(overall["macro"], METRIC_NAMES),
@@ -159,8 +160,16 @@ def _cards(summary: dict[str, Any], latents: Sequence[LatentPage]) -> list[_Card
         coder, index = str(page.latent.coder), page.latent.index
         scores = rows.get((coder, index, page.explainer, page.source))
         anchor = f"latent-{coders.index(coder)}-{index}-{i}"
-        cards.append(_Card(anchor, page, coder_label(coder), scores, scores["status"] if scores else "failed"))
+        cards.append(_Card(anchor, page, coder_label(coder), scores, _status(scores)))
     return sorted(cards, key=lambda card: (card.score is None, -(card.score or 0)))
+
+
+def _status(scores: dict[str, Any] | None) -> str:
+    """That of the explanation: its latent may be scored by another one, or by another scorer."""
+    if scores is None:
+        return "failed"
+    judged = scores["arms"]["explanation"]["balanced_accuracy"]["n"] > 0
+    return scores["status"] if judged or scores["status"] != "scored" else "not judged by detection"
 
 
 def _rows(arms: dict[str, Any], metrics: dict[str, str]) -> list[tuple[str, dict[str, dict[str, Any]]]]:

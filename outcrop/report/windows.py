@@ -83,21 +83,30 @@ class LatentPage:
     firing_rate: float
     context_rate: float
     shares: dict[str, float]
-    shown: tuple[WindowGroup, ...]  # to the explainer
+    n_windows: int  # that the explainer was shown
+    explain: tuple[WindowGroup, ...]  # those for explaining, of which it was shown some or all
     scored: tuple[WindowGroup, ...]
+
+    @property
+    def explained_by(self) -> str:
+        """The explainer, and the band where it is one of a band."""
+        return " ".join(filter(None, (self.explainer, self.source if self.source != "all" else "")))
 
 
 def latent_pages(results: Results, examples: Sequence[LatentExamples], vocabulary: Vocabulary) -> list[LatentPage]:
-    """One page per explanation whose latent is among the examples."""
+    """One page per explanation whose latent is among the examples; a failure has one only where no other explainer
+    said anything of its latent."""
     table = results.columns("SELECT coder, latent, layer FROM latents")
     rows = zip(table["coder"], table["latent"], table["layer"], strict=True)
     layer_of = {(coder, int(latent)): int(layer) for coder, latent, layer in rows}
     verdicts = _verdicts(results)
     by_latent = {example.latent: example for example in examples}
+    explanations = results.explanations()
+    told = {explanation.latent for explanation in explanations if explanation.text is not None}
     return [
         _page(explanation, by_latent[explanation.latent], layer_of, verdicts, vocabulary)
-        for explanation in results.explanations()
-        if explanation.latent in by_latent
+        for explanation in explanations
+        if explanation.latent in by_latent and (explanation.text is not None or explanation.latent not in told)
     ]
 
 
@@ -134,7 +143,8 @@ def _page(
         firing_rate=examples.firing_rate,
         context_rate=examples.context_rate,
         shares={share.stratum: share.share for share in examples.strata},
-        shown=_groups(views(examples.explain)),
+        n_windows=explanation.n_windows,
+        explain=_groups(views(examples.explain)),
         scored=_groups(views(examples.score)),
     )
 

@@ -120,8 +120,8 @@ def test_mistakes_come_first_and_explainer_windows_are_kept_apart(run: Run) -> N
         assert outcomes == sorted(outcomes)
         assert group.n_wrong == outcomes.count(0)
     assert [group.name for group in doubtful.scored] == ["5", "4", "3", "2", "1", "same_token", "random"]
-    assert {w.outcome for group in doubtful.shown for w in group.windows} == {"unjudged"}
-    assert sum(len(group.windows) for group in doubtful.shown) == 13
+    assert {w.outcome for group in doubtful.explain for w in group.windows} == {"unjudged"}
+    assert sum(len(group.windows) for group in doubtful.explain) == 13
 
 
 def test_mistakes_of_the_cards_are_the_mistakes_in_the_database(run: Run) -> None:
@@ -137,7 +137,7 @@ def test_the_text_of_a_window_is_its_tokens_with_the_firing_ones_shaded(run: Run
     page = next(p for p in latent_pages(run.results, run.examples, run.vocabulary) if p.latent.index == 3)
     window = page.scored[0].windows[0]
     assert next(piece.text for piece in window.pieces if piece.shade) == " dog"
-    strongest = max(p.shade for group in page.scored + page.shown for w in group.windows for p in w.pieces)
+    strongest = max(p.shade for group in page.scored + page.explain for w in group.windows for p in w.pieces)
     assert strongest == 8
     quiet = next(g for g in page.scored if g.name == "same_token").windows[0]
     assert quiet.trigger == "dog"
