@@ -119,10 +119,11 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
 def _scorers(table: list[dict[str, Any]], n_scored: int) -> Table:
     """A row per scorer, explainer and metric; a column per arm."""
     rows = scorer_rows(table)
-    arms = [arm for arm in SCORER_ARMS if any(arm in cells for cells in rows.values())]
-    shown = _table("\nScorers, mean over latents", "", "explained by", "", *(SCORER_ARMS[arm] for arm in arms))
+    arms = [arm for arm in SCORER_ARMS if any(arm in row for row in rows.values())]
+    shown = _table("\nScorers, mean over latents, by explanation", "", "explainer", *(SCORER_ARMS[arm] for arm in arms))
     for (scorer, told, metric), cells in rows.items():
-        names = (Text(visible(name.replace("_", " "), 40)) for name in (scorer, told, SCORER_METRICS[metric]))
+        named = (f"{scorer} {SCORER_METRICS[metric]}", told)
+        names = (Text(visible(name.replace("_", " "), 40)) for name in named)
         shown.add_row(*names, *(_cell(cells.get(arm), n_scored) for arm in arms))
     return shown
 

@@ -99,12 +99,13 @@ def render_page(summary: dict[str, Any], latents: Sequence[LatentPage]) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     cards = _cards(summary, latents)
     overall, *others = summary["scores"]["aggregates"]
+    scorers = scorer_rows(summary["scores"]["scorers"])
     return _template().render(
         summary=summary,
         overall=overall,
         places=[a for a in others if (a["explainer"], a["source"]) == (overall["explainer"], overall["source"])],
-        scorers=scorer_rows(summary["scores"]["scorers"]),
-        scorer_arms=SCORER_ARMS,
+        scorers=scorers,
+        scorer_arms={arm: name for arm, name in SCORER_ARMS.items() if any(arm in row for row in scorers.values())},
         scorer_metrics=SCORER_METRICS,
         cards=cards,
         several=len({page.explained_by for page in latents}) > 1,

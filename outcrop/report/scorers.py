@@ -37,9 +37,9 @@ from outcrop.results import (
 )
 
 SCORER_ARMS = {
-    "plain": "its explanation",
+    "plain": "its own",
     "base_rate": "… and the base rate",
-    "other": "another latent's",
+    "other": "another's",
     "none": "none",
 }
 SCORER_METRICS = {
@@ -137,7 +137,7 @@ def scorer_rows(table: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[
     """(scorer, explained by, metric) → arm → its line. The control without explanation stands by itself."""
     rows: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for line in table:
-        told = " ".join(filter(None, (line["explainer"], line["source"])))
+        told = " ".join(filter(None, (line["explainer"], line["source"] if line["source"] != "all" else "")))
         rows.setdefault((line["scorer"], told, line["metric"]), {})[line["arm"]] = line
     return rows
 
