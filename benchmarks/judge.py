@@ -20,10 +20,10 @@ import numpy as np
 from outcrop.config import JudgeConfig, ScoreConfig, TextConfig
 from outcrop.demo.assets import Assets
 from outcrop.demo.llama import llama_server
-from outcrop.interp import detection
-from outcrop.interp.client import Client, connect
-from outcrop.interp.judging import Arm
+from outcrop.interp.clients.client import Client, connect
 from outcrop.interp.prompts import Evidence, explain_messages
+from outcrop.interp.scorers import detection
+from outcrop.interp.scorers.judging import Arm
 from outcrop.model.text import read_documents
 from outcrop.types import (
     CoderKey,

@@ -7,8 +7,8 @@ from functools import cached_property
 
 from outcrop.config import JudgeConfig
 from outcrop.errors import ConfigError
-from outcrop.interp.budget import Budget, BudgetClient
-from outcrop.interp.client import Client, is_address, require_installed
+from outcrop.interp.clients.budget import Budget, BudgetClient
+from outcrop.interp.clients.client import Client, is_address, require_installed
 from outcrop.run import StageMark
 
 Connect = Callable[[str, str | None, JudgeConfig], Client]

@@ -21,9 +21,9 @@ from outcrop import stages
 from outcrop.config import NeighbourMeasure, RunConfig
 from outcrop.contents import Contents
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
-from outcrop.interp.client import connect
-from outcrop.interp.counting import CountingClient
-from outcrop.interp.given import require_readable
+from outcrop.interp.clients.client import connect
+from outcrop.interp.clients.counting import CountingClient
+from outcrop.interp.explainers.given import require_readable
 from outcrop.judges import STAGES as JUDGED
 from outcrop.judges import Connect, Judges
 from outcrop.latents.neighbours import find_neighbours

@@ -301,7 +301,7 @@ class Judgement:
 
     `explainer` and `source` name the explanation that was judged, or beside which the arm "other" (the control
     with another latent's explanation) stands; in the arm "none" (the control without any) and for scorers that
-    need no explanation `explainer` is empty. Which arms there are, see `interp.judging`.
+    need no explanation `explainer` is empty. Which arms there are, see `interp.scorers.judging`.
     """
 
     latent: LatentId

@@ -17,12 +17,12 @@ from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import find_coder, load_coder
 from outcrop.config import CoderConfig, ModelConfig, RunConfig
 from outcrop.contents import Contents
-from outcrop.interp.client import Client, RememberingClient
-from outcrop.interp.counting import DRY_RUN, CountingClient
+from outcrop.interp.clients.client import Client, RememberingClient
+from outcrop.interp.clients.counting import DRY_RUN, CountingClient
 from outcrop.interp.explain import Promoted, explain
-from outcrop.interp.given import read_explanations
+from outcrop.interp.explainers.given import read_explanations
 from outcrop.interp.score import MEASURING, score
-from outcrop.interp.token_baseline import token_baseline
+from outcrop.interp.scorers.token_baseline import token_baseline
 from outcrop.judges import Judges
 from outcrop.latents.cache import cache_latents
 from outcrop.latents.examples import token_evidence

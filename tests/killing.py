@@ -285,7 +285,7 @@ def _fork(arguments: list[str], kill_at: str | None, kill_after_seconds: float, 
 
 def _serve() -> None:
     import outcrop.console
-    import outcrop.interp.openai
+    import outcrop.interp.clients.openai
     import outcrop.pipeline
     import outcrop.report.console  # noqa: F401
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from outcrop.errors import CorruptError, RunError
-from outcrop.interp.client import RememberingClient
+from outcrop.interp.clients.client import RememberingClient
 from outcrop.replies import Replies
 from outcrop.types import Failure, Message, Reply, Request
 

@@ -10,7 +10,7 @@ from given import WINDOW, words
 from serve import Step, serve
 
 from outcrop.config import JudgeConfig, ScoreConfig
-from outcrop.interp.openai import OpenAIClient
+from outcrop.interp.clients.openai import OpenAIClient
 from outcrop.interp.score import score
 from outcrop.types import CoderKey, Example, Explanation, Hookpoint, LatentExamples, LatentId, Vocabulary, Window
 

@@ -21,7 +21,7 @@ from outcrop.config import (
 )
 from outcrop.demo.assets import Assets
 from outcrop.demo.llama import llama_server
-from outcrop.interp.client import Client, connect
+from outcrop.interp.clients.client import Client, connect
 from outcrop.progress import Progress, silent
 
 EMBEDDED = ("qwen-0.5b", "qwen-1.5b")

@@ -19,11 +19,11 @@ import numpy as np
 
 from outcrop.config import ExplainConfig
 from outcrop.errors import ConfigError
-from outcrop.interp.client import Client
-from outcrop.interp.iterative import iterative
+from outcrop.interp.clients.client import Client
+from outcrop.interp.explainers.iterative import iterative
+from outcrop.interp.explainers.telling import WHOLE, Telling, tell
+from outcrop.interp.explainers.token_rule import token_rules
 from outcrop.interp.prompts import Evidence
-from outcrop.interp.telling import WHOLE, Telling, tell
-from outcrop.interp.token_rule import token_rules
 from outcrop.progress import Progress, silent
 from outcrop.types import Explanation, LatentExamples, LatentId, TokenEvidence, Vocabulary
 

@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from outcrop.config import ScoreConfig
 from outcrop.errors import ConfigError
-from outcrop.interp import detection, fuzzing, intruder, simulation
-from outcrop.interp.client import Client
-from outcrop.interp.embedding import embedding_scores
-from outcrop.interp.judging import Arm, Question, arms, ask
-from outcrop.interp.surprisal import surprisal_scores
+from outcrop.interp.clients.client import Client
+from outcrop.interp.scorers import detection, fuzzing, intruder, simulation
+from outcrop.interp.scorers.embedding import embedding_scores
+from outcrop.interp.scorers.judging import Arm, Question, arms, ask
+from outcrop.interp.scorers.surprisal import surprisal_scores
 from outcrop.model.embed import Embedder
 from outcrop.model.likelihood import Reader
 from outcrop.progress import Progress, silent

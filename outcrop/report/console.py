@@ -12,7 +12,7 @@ from rich.text import Text
 
 from outcrop.config import JudgeConfig
 from outcrop.errors import ConfigError
-from outcrop.interp.counting import CountingClient
+from outcrop.interp.clients.counting import CountingClient
 from outcrop.report.figures import ARM_NAMES
 from outcrop.report.ledger import coder_label
 from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows

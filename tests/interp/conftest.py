@@ -49,4 +49,4 @@ def quick() -> JudgeConfig:
 @pytest.fixture(autouse=True)
 def no_key_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.setattr("outcrop.interp.openai._FIRST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr("outcrop.interp.clients.openai._FIRST_WAIT_SECONDS", 0.02)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from outcrop.config import ExplainConfig, JudgeConfig, ScoreConfig
+from outcrop.interp.clients.openai import OpenAIClient
 from outcrop.interp.explain import explain
-from outcrop.interp.openai import OpenAIClient
-from outcrop.interp.phrases import phrase
+from outcrop.interp.explainers.phrases import phrase
 from outcrop.interp.score import score
-from outcrop.interp.verdicts import yes_or_no
+from outcrop.interp.scorers.verdicts import yes_or_no
 from outcrop.types import Explanation, Failure, Judgement, Reply, Request, Vocabulary
 from tests.interp.conftest import latent
 from tests.llm_server import NOT_JSON, LLMServer, Says
@@ -118,7 +118,7 @@ def test_without_the_control_only_explanations_are_judged(vocabulary: Vocabulary
 
 
 def test_questions_go_out_in_bounded_portions(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("outcrop.interp.judging._AT_ONCE", 3)
+    monkeypatch.setattr("outcrop.interp.scorers.judging._AT_ONCE", 3)
     client = Answering(says("Yes", 0.6, 0.2))
     assert len(list(score([latent()], [explained()], client, vocabulary, ScoreConfig()))) == 8
     assert client.calls == [3, 3, 2]

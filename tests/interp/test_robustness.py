@@ -15,11 +15,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from outcrop.config import ExplainConfig, JudgeConfig, ScoreConfig
-from outcrop.interp.client import RememberingClient, connect
+from outcrop.interp.clients.client import RememberingClient, connect
+from outcrop.interp.clients.openai import read_completion
 from outcrop.interp.explain import explain
-from outcrop.interp.openai import read_completion
 from outcrop.interp.score import score
-from outcrop.interp.verdicts import json_list, number_list, one_of, yes_or_no, yes_or_no_list
+from outcrop.interp.scorers.verdicts import json_list, number_list, one_of, yes_or_no, yes_or_no_list
 from outcrop.replies import Replies
 from outcrop.results import Results
 from outcrop.types import Example, Failure, LatentExamples, Message, Reply, Request, Vocabulary

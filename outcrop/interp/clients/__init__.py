@@ -1,0 +1,1 @@
+"""Who is asked: servers and models that answer requests."""

@@ -1,0 +1,214 @@
+"""Asking OpenAI-compatible servers (vLLM, llama.cpp, Ollama, OpenRouter, OpenAI), one or several at once.
+
+The probability of a label is the sum over the 20 likeliest first tokens whose text is the label,
+whatever its case and the spaces around it:
+
+    p(label) = Σ_t exp(logprob_t) [strip(casefold(t)) = casefold(label)]
+
+Each request goes to the server with the fewest of ours in flight. One that refuses connections rests
+for a while, if there is another. Requests run on an event loop in a thread of their own, so that they
+go on while the caller is busy and so that a caller with a loop of its own (a notebook) can use this, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from queue import SimpleQueue
+from typing import Any
+
+import openai
+
+from outcrop.config import JudgeConfig
+from outcrop.config.judge import addresses
+from outcrop.errors import JudgeError
+from outcrop.interp.clients.chat import label_probabilities
+from outcrop.interp.clients.server import Outcome, Server
+from outcrop.types import Failure, FailureKind, Reply, Request
+
+_FIRST_WAIT_SECONDS = 0.5  # doubled after every attempt
+_LONGEST_BACKOFF_SECONDS = 30.0
+_LONGEST_WAIT_SECONDS = 300.0  # who asks for more is taken to refuse
+_REST_SECONDS = 5.0  # of a server that refused a connection
+_MOST_TOKENS = 1 << 53  # a count beyond is none
+
+_AGAIN: frozenset[FailureKind] = frozenset({"timeout", "connection", "rate limit", "server", "unreadable"})
+
+Answer = tuple[int, Reply | Failure]
+
+
+class OpenAIClient:
+    """One model on one or several servers (addresses separated by commas), each asked over at most
+    `config.concurrency` connections at once."""
+
+    def __init__(self, name: str, model: str | None, config: JudgeConfig) -> None:
+        self._config = config
+        self._servers = [Server(address, config) for address in addresses(name)]
+        self.model = _choose_model(self._servers, model)
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        answers: SimpleQueue[Answer | BaseException] = SimpleQueue()
+        with _LoopThread(self._ask_all(requests, answers.put), answers.put):
+            for _ in requests:
+                answer = answers.get()
+                if isinstance(answer, BaseException):
+                    raise answer
+                yield answer
+
+    async def _ask_all(self, requests: Sequence[Request], put: Callable[[Answer], None]) -> None:
+        todo = iter(enumerate(requests))  # shared by the workers
+        async with AsyncExitStack() as stack:
+            lines = [
+                _Line(server, await stack.enter_async_context(server.connection()), self._config.concurrency)
+                for server in self._servers
+            ]
+
+            async def work() -> None:
+                for index, request in todo:
+                    put((index, await self._ask(lines, request)))
+
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(self._config.concurrency * len(lines), len(requests))):
+                    workers.create_task(work())
+
+    async def _ask(self, lines: Sequence[_Line], request: Request) -> Reply | Failure:
+        """One request, tried as often as it may be."""
+        refused: list[_Line] = []
+        for attempt in range(1, self._config.attempts + 1):
+            line = min(lines, key=lambda line: (line in refused, line.rests, line.in_flight))
+            outcome = await line.ask(self.model, request)
+            answer = _read(outcome, request)
+            wait_seconds = max(outcome.wait_seconds, _backoff_seconds(attempt))
+            last = attempt == self._config.attempts or wait_seconds > _LONGEST_WAIT_SECONDS
+            if last or isinstance(answer, Reply) or answer.kind not in _AGAIN:
+                return answer
+            if answer.kind == "connection":
+                refused.append(line)
+            await asyncio.sleep(wait_seconds)
+        raise AssertionError("there is at least one attempt")
+
+
+class _Line:
+    """What one call has under way at one server."""
+
+    def __init__(self, server: Server, connection: openai.AsyncOpenAI, most: int) -> None:
+        self._server, self._connection = server, connection
+        self._slots = asyncio.Semaphore(most)
+        self._rests_until = -math.inf
+        self.in_flight = 0
+
+    @property
+    def rests(self) -> bool:
+        return time.monotonic() < self._rests_until
+
+    async def ask(self, model: str, request: Request) -> Outcome:
+        self.in_flight += 1
+        try:
+            async with self._slots:
+                outcome = await self._server.complete(self._connection, model, request)
+        finally:
+            self.in_flight -= 1
+        if isinstance(outcome.body, Failure) and outcome.body.kind == "connection":
+            self._rests_until = time.monotonic() + _REST_SECONDS
+        return outcome
+
+
+def _read(outcome: Outcome, request: Request) -> Reply | Failure:
+    body = outcome.body
+    return body if isinstance(body, Failure) else read_completion(body, request, outcome.seconds)
+
+
+def _choose_model(servers: Sequence[Server], wanted: str | None) -> str:
+    """The model asked for, or the first that all servers serve."""
+    served = [server.served() for server in servers]
+    common = [model for model in served[0] if all(model in models for models in served)]
+    if not common or wanted not in (None, *common):
+        seen = "; ".join(
+            f"The server at {server.address} serves {', '.join(models) or 'no model'}"
+            for server, models in zip(servers, served, strict=True)
+        )
+        if len(servers) == 1:
+            expected, remedy = "at least one model", "Name one of those that it serves, or start it with another."
+        else:
+            expected, remedy = "one model on all", "Start each with the same, or leave out those that serve another."
+        raise JudgeError(f"{seen}; expected {wanted or expected}. {remedy}")
+    return wanted or common[0]
+
+
+def read_completion(body: bytes, request: Request, seconds: float) -> Reply | Failure:
+    """A chat completion, or why the body is none."""
+    try:
+        completion = json.loads(body)
+        choice = completion["choices"][0]
+        text = _whole(choice["message"].get("content") or "")
+        probabilities = _of_labels(choice, request.labels) if request.labels else None
+        usage = completion.get("usage") or {}
+        tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        start = body[:100].decode("utf-8", "replace")
+        return Failure("unreadable", f"no chat completion ({type(error).__name__}) but {start!r}")
+    if probabilities is None and not text.strip():
+        return Failure("empty", "an answer without text")
+    return Reply(text, probabilities, *tokens, seconds)
+
+
+def _of_labels(choice: dict[str, Any], labels: tuple[str, ...]) -> tuple[float, ...] | None:
+    """None where the server gives none."""
+    tokens = (choice.get("logprobs") or {}).get("content")
+    if not tokens:
+        return None
+    first = tokens[0]
+    alternatives = first.get("top_logprobs") or [first]
+    return label_probabilities([(str(a["token"]), a["logprob"]) for a in alternatives], labels)
+
+
+def _count(tokens: object) -> int:
+    """0 where the server counts none."""
+    return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else 0
+
+
+def _whole(text: str) -> str:
+    """JSON can hold half a surrogate pair, which no file can."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _backoff_seconds(attempt: int) -> float:
+    """Exponential, with jitter so that requests refused together do not come back together."""
+    longest = min(math.ldexp(_FIRST_WAIT_SECONDS, attempt - 1), _LONGEST_BACKOFF_SECONDS)
+    return longest * random.uniform(0.5, 1.0)
+
+
+class _LoopThread:
+    """Runs a coroutine in a thread of its own, and cancels it on leaving."""
+
+    def __init__(self, coroutine: Any, report: Callable[[BaseException], None]) -> None:
+        self._coroutine = coroutine
+        self._report = report
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="outcrop-requests", daemon=True)
+
+    def __enter__(self) -> None:
+        self._task = self._loop.create_task(self._coroutine)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # a defect; the caller raises it
+            self._report(error)
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()

@@ -1,0 +1,1 @@
+"""How a latent is put into words."""
