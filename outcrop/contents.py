@@ -44,6 +44,7 @@ class Contents:
 
     def __init__(self, directory: RunDirectory, config: RunConfig, progress: Progress) -> None:
         self.directory, self._config, self._progress = directory, config, progress
+        self._embedders: dict[str, Embedder] = {}
 
     def corpus(self, part: str) -> Corpus:
         return load_corpus(self._part(part))
@@ -115,15 +116,16 @@ class Contents:
 
     def _index(self, grid: Grid) -> WindowIndex | None:
         """By which windows alike in meaning are found; made when it is first needed."""
-        if not self._config.examples.wants("semantic"):
-            return None
-        return build_index(grid, self.vocabulary, self._embedder, self.directory.semantic, self._progress)
-
-    @cached_property
-    def _embedder(self) -> Embedder:
         name = self._config.examples.embedder
-        assert name is not None, "without an embedder no semantic windows are wanted"
-        return load_embedder(name, choose_device(self._config.model.device))
+        if name is None or not self._config.examples.wants("semantic"):
+            return None
+        return build_index(grid, self.vocabulary, self.embedder(name), self.directory.semantic, self._progress)
+
+    def embedder(self, name: str) -> Embedder:
+        """A sentence embedder, loaded once whoever needs it."""
+        if name not in self._embedders:
+            self._embedders[name] = load_embedder(name, choose_device(self._config.model.device))
+        return self._embedders[name]
 
     def save_statistics(self, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()

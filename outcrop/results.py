@@ -109,29 +109,27 @@ WITH judged AS (
 ), explained AS (
   SELECT coder, latent, COUNT(text) AS texts, MIN(failure || ': ' || failure_detail) AS reason
   FROM explanations GROUP BY coder, latent
+), told AS (
+  SELECT l.coder, l.latent, l.layer,
+    COALESCE(x.texts = 0, 0) OR j.latent IS NULL AS unexplained,  -- of a failed one: no explanation, and so no score
+    COALESCE(x.reason, 'input: nothing explains it') AS why_unexplained, j.reason AS why_unscored,
+    CASE
+      WHEN l.n_fired = 0 THEN 'unfired'
+      WHEN l.rare THEN 'rare'
+      WHEN l.selection_probability IS NULL THEN 'not selected'
+      WHEN x.texts = 0 THEN 'failed'
+      WHEN j.activating > 0 AND j.non_activating > 0 THEN 'scored'
+      WHEN j.activating IS NOT NULL THEN 'failed'
+      WHEN x.texts > 0 THEN 'explained only'
+      WHEN EXISTS (SELECT 1 FROM explanations) THEN 'failed'  -- others were explained
+      ELSE 'not selected'
+    END AS status
+  FROM latents l LEFT JOIN explained x USING (coder, latent) LEFT JOIN judged j USING (coder, latent)
 )
-SELECT l.coder, l.latent, l.layer,
-  CASE
-    WHEN l.n_fired = 0 THEN 'unfired'
-    WHEN l.rare THEN 'rare'
-    WHEN l.selection_probability IS NULL THEN 'not selected'
-    WHEN x.texts = 0 THEN 'failed'
-    WHEN j.activating > 0 AND j.non_activating > 0 THEN 'scored'
-    WHEN j.activating IS NOT NULL THEN 'failed'
-    WHEN x.texts > 0 THEN 'explained only'
-    WHEN EXISTS (SELECT 1 FROM explanations) THEN 'failed'  -- others were explained
-    ELSE 'not selected'
-  END AS status,
-  CASE
-    WHEN x.texts = 0 OR (x.texts IS NULL AND EXISTS (SELECT 1 FROM explanations)) THEN 'explain'
-    WHEN j.activating = 0 OR j.non_activating = 0 THEN 'score'
-  END AS stage,
-  CASE
-    WHEN x.texts = 0 THEN x.reason
-    WHEN x.texts IS NULL AND EXISTS (SELECT 1 FROM explanations) THEN 'input: nothing explains it'
-    WHEN j.activating = 0 OR j.non_activating = 0 THEN j.reason
-  END AS reason
-FROM latents l LEFT JOIN explained x USING (coder, latent) LEFT JOIN judged j USING (coder, latent);
+SELECT coder, latent, layer, status,
+  CASE WHEN status = 'failed' THEN CASE WHEN unexplained THEN 'explain' ELSE 'score' END END AS stage,
+  CASE WHEN status = 'failed' THEN CASE WHEN unexplained THEN why_unexplained ELSE why_unscored END END AS reason
+FROM told;
 """
 
 TABLES = ("coders", "latents", "strata", "examples", "explanations", "judgements")

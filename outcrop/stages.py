@@ -68,21 +68,21 @@ class Staleness:
 
 def settings_of(stage: str, config: RunConfig) -> dict[str, Any]:
     """The settings that a stage's results depend on, flat: dotted name → value."""
-    everything = _flat(to_dict(config)) | _contents_named(config)
+    everything = _flat(to_dict(config))
     wanted = _SETTINGS[stage]
     return {
-        name: value
+        name: _with_content(value) if name == "score.explanations" and value else value
         for name, value in everything.items()
         if any(name == prefix or name.startswith(f"{prefix}.") for prefix in wanted) and name not in _NO_RESULT
     }
 
 
-def _contents_named(config: RunConfig) -> dict[str, Any]:
-    """Settings that name a file, with what is in it: another content makes a stage stale, too."""
-    path = config.score.explanations
-    if path is None or not path.is_file():
-        return {}
-    return {"score.explanations": f"{path}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"}
+def _with_content(file: str) -> str:
+    """A file by its name and what is in it: another content makes a stage stale, too."""
+    path = Path(file)
+    if not path.is_file():
+        return file
+    return f"{file}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def stale_stages(

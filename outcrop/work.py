@@ -21,7 +21,7 @@ from outcrop.interp.clients.client import Client, RememberingClient
 from outcrop.interp.clients.counting import DRY_RUN, CountingClient
 from outcrop.interp.explain import Promoted, explain
 from outcrop.interp.explainers.given import read_explanations
-from outcrop.interp.score import MEASURING, score
+from outcrop.interp.score import score
 from outcrop.interp.scorers.token_baseline import token_baseline
 from outcrop.judges import Judges
 from outcrop.latents.cache import cache_latents
@@ -29,10 +29,10 @@ from outcrop.latents.examples import token_evidence
 from outcrop.latents.outputs import outputs
 from outcrop.latents.survey import coder_row, latent_rows
 from outcrop.model.corpus import Corpus
-from outcrop.model.embed import Embedder, load_embedder
+from outcrop.model.embed import Embedder
 from outcrop.model.hooks import find_places, place_widths
 from outcrop.model.likelihood import Reader
-from outcrop.model.load import LanguageModel, choose_device, load_model
+from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents, shuffled
 from outcrop.model.tokens import deal, vocabulary
 from outcrop.progress import Progress
@@ -129,7 +129,7 @@ class Work:
         with here.results() as results, here.replies() as replies:
             results.clear("explanations", "judgements")
             iterates = "iterative" in self._config.explain.explainers
-            client = self._client("explain", replies) if self._config.explain.asks else None
+            client = self._client("explain", replies) if self._config.asks("explain") else None
             found = self._explained(client, self._client("score", replies) if iterates else None)
             for group in _grouped(found):
                 results.add_explanations(group)
@@ -150,8 +150,7 @@ class Work:
                 found = [*self._explained(counts.get("explain"), None)]
             explanations = [*(_as_long_as_it_may_be(one, config.explain.max_tokens) for one in found), *self._given()]
             if "score" in counts:
-                scorers = tuple(name for name in config.score.scorers if name not in MEASURING)
-                asked = replace(config.score, scorers=scorers)
+                asked = replace(config.score, scorers=config.score.asking)
                 for _ in score(here.examples, explanations, counts["score"], here.vocabulary, asked, self._progress):
                     pass
         return counts
@@ -193,7 +192,7 @@ class Work:
         with here.results() as results, here.replies() as replies:
             results.clear("judgements")
             results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
-            client = self._client("score", replies) if self._config.score.asks else None
+            client = self._client("score", replies) if self._config.asks("score") else None
             results.keep_explainers(self._config.explain.explainers)
             results.add_explanations(self._given())
             explanations = results.explanations()
@@ -211,10 +210,10 @@ class Work:
                 results.add_judgements(group)
 
     def _embedder(self) -> Embedder | None:
-        config = self._config
-        if "embedding" not in config.score.scorers or config.score.embedder is None:
+        config = self._config.score
+        if "embedding" not in config.scorers or config.embedder is None:
             return None
-        return load_embedder(config.score.embedder, choose_device(config.model.device))
+        return self._contents.embedder(config.embedder)
 
     def _reader(self) -> Reader | None:
         config = self._config

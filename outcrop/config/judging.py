@@ -11,6 +11,10 @@ from outcrop.config.strict import Strict, require
 Explainer = Literal["contrastive", "default", "iterative", "output", "bands", "single_token", "token_rule"]
 Scorer = Literal["detection", "fuzzing", "intruder", "embedding", "surprisal", "simulation"]
 
+# Those that ask no language model.
+TOKEN_RULES: tuple[Explainer, ...] = ("single_token", "token_rule")
+MEASURING: tuple[Scorer, ...] = ("embedding", "surprisal")
+
 
 @dataclass(frozen=True)
 class ExplainConfig(Strict):
@@ -31,9 +35,9 @@ class ExplainConfig(Strict):
     """Promoted tokens that the explainer `output` is shown."""
 
     @property
-    def asks(self) -> bool:
-        """Whether any explainer asks a language model."""
-        return bool({*self.explainers} - {"single_token", "token_rule"})
+    def asking(self) -> tuple[Explainer, ...]:
+        """The explainers that ask a language model."""
+        return tuple(name for name in self.explainers if name not in TOKEN_RULES)
 
     def __post_init__(self) -> None:
         require(
@@ -68,9 +72,9 @@ class ScoreConfig(Strict):
     """A transformers model (directory or hub name), for the scorer surprisal."""
 
     @property
-    def asks(self) -> bool:
-        """Whether any scorer asks a language model."""
-        return bool({*self.scorers} - {"embedding", "surprisal"})
+    def asking(self) -> tuple[Scorer, ...]:
+        """The scorers that ask a language model."""
+        return tuple(name for name in self.scorers if name not in MEASURING)
 
     def __post_init__(self) -> None:
         require(len({*self.scorers}) == len(self.scorers), f"score.scorers are {self.scorers}; name each once")

@@ -49,9 +49,9 @@ class RunConfig(Strict):
         """Whether a stage asks a language model."""
         match stage:
             case "explain":
-                return self.explain.asks
+                return bool(self.explain.asking)
             case "score":
-                return self.score.asks
+                return bool(self.score.asking)
             case _:
                 return False
 

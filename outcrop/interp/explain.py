@@ -18,17 +18,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from outcrop.config import ExplainConfig
+from outcrop.config.judging import TOKEN_RULES
 from outcrop.errors import ConfigError
 from outcrop.interp.clients.client import Client
 from outcrop.interp.explainers.iterative import iterative
-from outcrop.interp.explainers.telling import WHOLE, Telling, tell
+from outcrop.interp.explainers.telling import WHOLE, Telling, evidence_of, tell
 from outcrop.interp.explainers.token_rule import token_rules
 from outcrop.interp.prompts import Evidence
 from outcrop.progress import Progress, silent
 from outcrop.types import Explanation, LatentExamples, LatentId, TokenEvidence, Vocabulary
 
 BANDS = ("low", "middle", "high")
-TOKEN_RULES = {"single_token", "token_rule"}
 
 Promoted = Mapping[LatentId, Sequence[int]]
 
@@ -50,13 +50,15 @@ def explain(
     token rules are made of `evidence`; `promoted` holds the tokens for `output`, the most promoted first. ConfigError
     where one is wanted without what it needs.
     """
-    if config.asks and client is None:
-        raise ConfigError(f"the explainers {', '.join(config.explainers)} ask a language model, but none is given")
+    if config.asking and client is None:
+        raise ConfigError(f"the explainers {', '.join(config.asking)} ask a language model, but none is given")
     if "output" in config.explainers and promoted is None:
         raise ConfigError("the explainer output is wanted, but no promoted tokens are given")
-    if rules := TOKEN_RULES & {*config.explainers}:
+    if rules := {*config.explainers} & {*TOKEN_RULES}:
         yield from token_rules(evidence, vocabulary, rules)
-    of_latent = {one.latent: _evidence(one, (promoted or {}).get(one.latent, ())) for one in examples}
+    if client is None:
+        return
+    of_latent = {one.latent: evidence_of(one.explain, (promoted or {}).get(one.latent, ())) for one in examples}
     tellings = [
         Telling(latent, name, source, shown)
         for name in config.explainers
@@ -64,18 +66,10 @@ def explain(
         for latent, whole in of_latent.items()
         for source, shown in _SHOWN[name](whole)
     ]
-    if client is None:
-        return
     with progress("explain", len(tellings), "explanations") as advance:
         yield from tell(tellings, client, vocabulary, config, advance)
     if "iterative" in config.explainers:
         yield from iterative(examples, client, judge or client, vocabulary, config, progress)
-
-
-def _evidence(latent: LatentExamples, promoted: Sequence[int]) -> Evidence:
-    windows = [(example.activating, example.window) for example in latent.explain]
-    activating, others = (tuple(w for fires, w in windows if fires == kind) for kind in (True, False))
-    return Evidence(activating, others, tuple(promoted))
 
 
 Shown = Iterator[tuple[str, Evidence]]

@@ -25,8 +25,6 @@ from outcrop.types import Explanation, Judgement, LatentExamples, Vocabulary
 
 _Needed = TypeVar("_Needed", Embedder, Reader)
 
-MEASURING = ("embedding", "surprisal")  # scorers that ask nothing
-
 _QUESTIONS: dict[str, Callable[[Sequence[Arm], Vocabulary, ScoreConfig], Iterator[Question]]] = {
     "detection": detection.questions,
     "fuzzing": fuzzing.questions,
@@ -50,8 +48,8 @@ def score(
     ConfigError, before anything is asked, where a scorer asks and there is no `client`, the scorer embedding has no
     embedder or surprisal no reader.
     """
-    if config.asks and client is None:
-        raise ConfigError(f"the scorers {', '.join(config.scorers)} ask a language model, but none is given")
+    if config.asking and client is None:
+        raise ConfigError(f"the scorers {', '.join(config.asking)} ask a language model, but none is given")
     found = arms(examples, explanations, config)
     measuring: list[Iterator[Judgement]] = []
     if "embedding" in config.scorers:

@@ -16,7 +16,7 @@ from outcrop.interp.clients.counting import CountingClient
 from outcrop.report.figures import ARM_NAMES
 from outcrop.report.ledger import coder_label
 from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
-from outcrop.report.text import count, interval, number, percent, visible
+from outcrop.report.text import count, explained_by, interval, number, percent, visible
 
 _SHOWN = {
     "balanced_accuracy": "balanced accuracy",
@@ -104,7 +104,7 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
     overall = summary["scores"]["aggregates"][0]
     if not overall["n_scored"]:
         return Text("\nNo latent was scored.")
-    by = " ".join(filter(None, (overall["explainer"], overall["source"])))
+    by = explained_by(overall["explainer"], overall["source"])
     title = f"\nScores, mean over {count(overall['n_scored'])} scored latents, explained by {visible(by, 40)}"
     table = _table(title, "", *ARM_NAMES.values())
     for metric, name in _SHOWN.items():

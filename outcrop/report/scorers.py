@@ -12,7 +12,7 @@ weigh as much as all non-activating ones together. A latent of which a kind with
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,10 @@ from numpy import ndarray
 
 from outcrop.metrics.auroc import area
 from outcrop.metrics.coverage import macro_mean
-from outcrop.metrics.rates import Sampling
+from outcrop.metrics.rates import Sampling, informedness, weighted_rate
 from outcrop.metrics.simulation import correlation
+from outcrop.report.judged import STRATA
+from outcrop.report.text import explained_by
 from outcrop.results import (
     DETECTION,
     EMBEDDING,
@@ -49,6 +51,7 @@ SCORER_METRICS = {
     "correlation": "correlation",
 }
 
+_KINDS = (*STRATA, MISPLACED)  # of windows and marks that are no positives
 _ORDER = (DETECTION, FUZZING, INTRUDER, EMBEDDING, SURPRISAL, SIMULATION, TOKEN_BASELINE)
 
 _JUDGEMENTS = f"""
@@ -71,32 +74,29 @@ class _Judged:
     probability: Float[ndarray, "n"]
     predicted: Float[ndarray, "n"]
     measured: list[list[float]]  # empty where the judgement failed
-    negative_shares: dict[str, float]  # what each non-activating kind weighs
+    weights: list[float]  # of the non-activating kinds
     n_quantiles: int
 
-    def cells(self, values: ndarray) -> tuple[list[ndarray], list[ndarray]]:
-        """Values by quantile, and by non-activating kind."""
-        known = ~np.isnan(values)
-        fires = (self.quantile > 0) & (self.stratum != MISPLACED)
-        positive = [values[known & fires & (self.quantile == q + 1)] for q in range(self.n_quantiles)]
-        negative = [values[known & ~fires & (self.stratum == name)] for name in self.negative_shares]
-        return positive, negative
+    def cells(self, values: ndarray) -> list[ndarray]:
+        """The values that are there, by quantile and then by non-activating kind."""
+        known, fires = ~np.isnan(values), (self.quantile > 0) & (self.stratum != MISPLACED)
+        quantiles = (fires & (self.quantile == q + 1) for q in range(self.n_quantiles))
+        kinds = (~fires & (self.stratum == kind) for kind in _KINDS)
+        return [values[known & cell] for cell in (*quantiles, *kinds)]
 
 
-def _informedness(one: _Judged) -> float:
-    positive, negative = one.cells(one.predicted)
-    if not all(map(len, positive)):
-        return float("nan")
-    tpr = float(np.mean([cell.mean() for cell in positive]))
-    weighed = [(cell, v) for cell, v in zip(negative, one.negative_shares.values(), strict=True) if v > 0]
-    if not weighed or not all(len(cell) for cell, _ in weighed):
-        return float("nan")
-    return tpr - float(sum(v * cell.mean() for cell, v in weighed)) / sum(v for _, v in weighed)
+def _informedness(latents: Sequence[_Judged], confidence: float) -> Float[ndarray, "latents"]:
+    cells = [one.cells(one.predicted) for one in latents]
+    hits, n = (np.array([[of(cell) for cell in row] for row in cells], float) for of in (np.sum, len))
+    q = latents[0].n_quantiles
+    tpr = weighted_rate(hits[:, :q], n[:, :q], np.full(q, 1 / q), confidence)
+    fpr = weighted_rate(hits[:, q:], n[:, q:], np.array([one.weights for one in latents]), confidence)
+    return informedness(tpr.value, fpr.value)
 
 
 def _area(one: _Judged, values: ndarray) -> float:
-    positive, negative = one.cells(values)
-    return area(positive, negative, np.ones(len(positive)), list(one.negative_shares.values()))
+    cells, q = one.cells(values), one.n_quantiles
+    return area(cells[:q], cells[q:], np.ones(q), one.weights)
 
 
 def _above_chance(one: _Judged) -> float:
@@ -107,25 +107,24 @@ def _above_chance(one: _Judged) -> float:
     return float(((one.predicted[judged] - chance) / (1 - chance)).mean())
 
 
-def _metrics(scorer: str, one: _Judged) -> dict[str, float]:
-    match scorer:
-        case "intruder":
-            return {"above_chance": _above_chance(one)}
-        case "embedding" | "surprisal":
-            return {"auroc": _area(one, np.array([value[0] if value else np.nan for value in one.measured]))}
-        case "simulation":
-            return {"correlation": correlation(np.array([*filter(None, one.measured)]).reshape(-1, 6))}
-        case _:
-            return {"informedness": _informedness(one), "auroc": _area(one, one.probability)}
+def _metrics(scorer: str, latents: Sequence[_Judged], confidence: float) -> dict[str, Float[ndarray, "latents"]]:
+    if scorer == INTRUDER:
+        return {"above_chance": np.array([_above_chance(one) for one in latents])}
+    if scorer == SIMULATION:
+        moments = (np.array([*filter(None, one.measured)]).reshape(-1, 6) for one in latents)
+        return {"correlation": np.array([correlation(of) for of in moments])}
+    if scorer in (EMBEDDING, SURPRISAL):
+        values = (np.array([value[0] if value else np.nan for value in one.measured]) for one in latents)
+        return {"auroc": np.array([_area(one, of) for one, of in zip(latents, values, strict=True)])}
+    areas = np.array([_area(one, one.probability) for one in latents])
+    return {"informedness": _informedness(latents, confidence), "auroc": areas}
 
 
 def scorer_table(results: Results, n_quantiles: int, sampling: Sampling) -> list[dict[str, Any]]:
     """[scorer, explainer, source, arm, metric, value, low, high, n]; n latents have a value."""
     table = []
     for (scorer, explainer, source, arm), latents in _grouped(results, n_quantiles):
-        scores = [_metrics(scorer, one) for one in latents]
-        for metric in scores[0]:
-            values = np.array([score[metric] for score in scores])
+        for metric, values in _metrics(scorer, latents, sampling.confidence).items():
             mean = macro_mean(values[:, None], sampling)
             names = {"scorer": scorer, "explainer": explainer, "source": source, "arm": arm, "metric": metric}
             ends = {end: getattr(mean, end)[0] for end in ("value", "low", "high")}
@@ -137,8 +136,8 @@ def scorer_rows(table: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[
     """(scorer, explained by, metric) → arm → its line. The control without explanation stands by itself."""
     rows: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for line in table:
-        told = " ".join(filter(None, (line["explainer"], line["source"] if line["source"] != "all" else "")))
-        rows.setdefault((line["scorer"], told, line["metric"]), {})[line["arm"]] = line
+        key = line["scorer"], explained_by(line["explainer"], line["source"]), line["metric"]
+        rows.setdefault(key, {})[line["arm"]] = line
     return rows
 
 
@@ -161,16 +160,15 @@ def _grouped(results: Results, n_quantiles: int) -> Iterator[tuple[tuple[str, st
         yield group, [_judged(columns, at, weights[latent], n_quantiles) for latent, at in rows[group].items()]
 
 
-def _weights(scorer: str, shares: dict[str, float]) -> dict[str, float]:
+def _weights(scorer: str, shares: dict[str, float]) -> list[float]:
     """What each non-activating kind weighs."""
-    if scorer != FUZZING:
-        return shares
-    return {stratum: share / 2 for stratum, share in shares.items()} | {MISPLACED: 0.5}
+    strata = [shares.get(stratum, 0.0) for stratum in STRATA]
+    return [*strata, 0.0] if scorer != FUZZING else [*(share / 2 for share in strata), 0.5]
 
 
-def _judged(columns: dict[str, ndarray], rows: list[int], shares: dict[str, float], n_quantiles: int) -> _Judged:
+def _judged(columns: dict[str, ndarray], rows: list[int], weights: list[float], n_quantiles: int) -> _Judged:
     probability, predicted = (columns[name][rows].astype(float) for name in ("probability", "predicted"))
     measured = [json.loads(text) if text else [] for text in columns["measured"][rows]]
     return _Judged(
-        columns["quantile"][rows], columns["stratum"][rows], probability, predicted, measured, shares, n_quantiles
+        columns["quantile"][rows], columns["stratum"][rows], probability, predicted, measured, weights, n_quantiles
     )

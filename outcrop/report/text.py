@@ -13,6 +13,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from outcrop.interp.explainers.telling import WHOLE
+
 _SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # of emoji and of Persian and Indic script; harmless
@@ -52,6 +54,11 @@ def marked(text: str) -> Markup:
         parts += [escape(text[end : match.start()]), Markup('<span class="sign">{}</span>').format(match.group())]
         end = match.end()
     return Markup("").join([*parts, escape(text[end:])])
+
+
+def explained_by(explainer: str, source: str) -> str:
+    """The explainer, and the band where it was shown but one."""
+    return " ".join(filter(None, (explainer, source if source != WHOLE else "")))
 
 
 def number(value: int | float | None) -> str:

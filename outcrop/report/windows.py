@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from outcrop.report.judged import ARM_JUDGEMENTS, STRATA
-from outcrop.report.text import number, visible_token
+from outcrop.report.text import explained_by, number, visible_token
 from outcrop.results import Results
 from outcrop.types import Example, Explanation, LatentExamples, LatentId, Vocabulary
 
@@ -89,8 +89,7 @@ class LatentPage:
 
     @property
     def explained_by(self) -> str:
-        """The explainer, and the band where it is one of a band."""
-        return " ".join(filter(None, (self.explainer, self.source if self.source != "all" else "")))
+        return explained_by(self.explainer, self.source)
 
 
 def latent_pages(results: Results, examples: Sequence[LatentExamples], vocabulary: Vocabulary) -> list[LatentPage]:

@@ -188,3 +188,21 @@ def test_an_empty_database_has_an_empty_summary() -> None:
     summary = summarise(Results(":memory:"), [], ReportConfig(draws=100))
     assert summary["ledger"]["n_latents"] == sum(summary["ledger"]["counts"].values()) == 0
     assert summary["scores"]["aggregates"][0]["macro"]["explanation"]["tpr"]["value"] is None
+
+
+def test_only_a_failed_latent_has_a_stage_and_a_reason(run: Run) -> None:
+    rows = run.results.rows("ledger")
+    assert {status for *_, status, _, _ in rows} == {*STATUSES}
+    for *_, status, stage, reason in rows:
+        assert (stage is not None) == (reason is not None) == (status == "failed")
+
+
+def test_a_selected_latent_that_nothing_explains_has_failed(run: Run) -> None:
+    left = Results(":memory:")
+    run.results._db.backup(left._db)
+    left._db.execute("DELETE FROM explanations WHERE latent IN (7, 39)")
+    left._db.execute("DELETE FROM judgements WHERE latent IN (7, 39)")
+    found = {latent: rest for _, latent, _, *rest in left.rows("ledger")}
+    assert found[7] == found[39] == ["failed", "explain", "input: nothing explains it"]
+    left._db.execute("DELETE FROM explanations")
+    assert {latent: rest for _, latent, _, *rest in left.rows("ledger")}[7] == ["not selected", None, None]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from outcrop.types import Message
+from outcrop.types import Failure, Message, Request
 
 _MOST_MASS = 1.01  # of probabilities together; some servers round
 
@@ -26,6 +26,15 @@ class ChatTokens:
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         text = "".join(f"{turn['role']}: {turn['content']}\n\n" for turn in turns) + "assistant:"
         return list(self._tokenizer(text)["input_ids"])
+
+
+def misfits(prompts: Sequence[Sequence[int]], requests: Sequence[Request], limit: int) -> dict[int, Failure]:
+    """Which prompts are too long for a model that reads `limit` tokens, its answer included."""
+    return {
+        index: Failure("input", f"a prompt of {len(prompt)} tokens; the model reads {limit}, the answer included")
+        for index, (prompt, request) in enumerate(zip(prompts, requests, strict=True))
+        if len(prompt) + request.max_tokens > limit
+    }
 
 
 def label_probabilities(likeliest: Iterable[tuple[str, float]], labels: Sequence[str]) -> tuple[float, ...]:

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
-from outcrop.interp.clients.chat import ChatTokens
+from outcrop.interp.clients.chat import ChatTokens, misfits
 from outcrop.model.likelihood import spread
 from outcrop.model.load import LanguageModel
 from outcrop.types import Failure, Reply, Request
@@ -49,13 +49,9 @@ class LocalClient:
     def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
         prompts = [self._tokens(request.messages) for request in requests]
         limit = getattr(self._lm.module.config, "max_position_embeddings", None) or 1 << 30
-        fitting: list[int] = []
-        for index, request in enumerate(requests):
-            if len(prompts[index]) + request.max_tokens <= limit:
-                fitting.append(index)
-            else:
-                detail = f"a prompt of {len(prompts[index])} tokens; the model reads {limit}, the answer included"
-                yield index, Failure("input", detail)
+        too_long = misfits(prompts, requests, limit)
+        yield from too_long.items()
+        fitting = [index for index in range(len(requests)) if index not in too_long]
         yield from self._texts(requests, prompts, [i for i in fitting if not requests[i].labels])
         yield from self._labels(requests, prompts, [i for i in fitting if requests[i].labels])
 

@@ -1,7 +1,8 @@
 """One OpenAI-compatible server: what it serves, and one chat completion asked of it.
 
 An attempt gives the body as it came, or the kind of failure; who reads it and who tries again is
-`interp.openai`. The key is read from OPENAI_API_KEY; it is cut from all that a server says.
+`interp.clients.openai`. The key is read from OPENAI_API_KEY; it is cut from all that a server says, unless it is as
+short as a word.
 """
 
 from __future__ import annotations

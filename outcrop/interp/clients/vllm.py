@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from outcrop.errors import JudgeError, shortened
-from outcrop.interp.clients.chat import ChatTokens, label_probabilities
+from outcrop.interp.clients.chat import ChatTokens, label_probabilities, misfits
 from outcrop.types import Failure, Reply, Request
 
 _TOP_LOGPROBS = 20  # the most that the engine gives by default
@@ -46,13 +46,9 @@ class VLLMClient:
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | Failure]]:
         prompts = [self._tokens(request.messages) for request in requests]
         limit = self._engine.llm_engine.model_config.max_model_len
-        fitting: list[int] = []
-        for index, request in enumerate(requests):
-            if len(prompts[index]) + request.max_tokens <= limit:
-                fitting.append(index)
-            else:
-                detail = f"a prompt of {len(prompts[index])} tokens; the model reads {limit}, the answer included"
-                yield index, Failure("input", detail)
+        too_long = misfits(prompts, requests, limit)
+        yield from too_long.items()
+        fitting = [index for index in range(len(requests)) if index not in too_long]
         for start in range(0, len(fitting), _AT_ONCE):
             yield from self._generate(requests, prompts, fitting[start : start + _AT_ONCE])
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 from outcrop.config import ExplainConfig, ScoreConfig
 from outcrop.interp.clients.client import Client
-from outcrop.interp.explainers.telling import WHOLE, Telling, tell
-from outcrop.interp.prompts import Evidence, Mistakes
+from outcrop.interp.explainers.telling import WHOLE, Telling, evidence_of, tell
+from outcrop.interp.prompts import Mistakes
 from outcrop.interp.scorers import detection
 from outcrop.interp.scorers.judging import Arm, ask
 from outcrop.progress import Progress, silent
-from outcrop.types import Example, Explanation, LatentExamples, LatentId, Vocabulary, Window
+from outcrop.types import Example, Explanation, LatentExamples, LatentId, Vocabulary
 
 EXPLAINER = "iterative"
 
@@ -45,8 +45,9 @@ def iterative(
     """One explanation per latent, after all rounds. Each round asks for all latents together."""
     best: dict[LatentId, _Trial] = {}
     failed: dict[LatentId, Explanation] = {}
-    evidence = {latent.latent: _evidence(_halves(latent)[0]) for latent in examples}
-    pools = [replace(latent, score=_halves(latent)[1]) for latent in examples]
+    halves = [_halves(latent) for latent in examples]
+    evidence = {latent.latent: evidence_of(shown) for latent, (shown, _) in zip(examples, halves, strict=True)}
+    pools = [replace(latent, score=pool) for latent, (_, pool) in zip(examples, halves, strict=True)]
     for i in range(config.rounds):
         tellings = [Telling(latent, EXPLAINER, WHOLE, shown) for latent, shown in evidence.items()]
         with progress(f"explain, round {i + 1}", len(tellings), "latents") as advance:
@@ -73,15 +74,6 @@ def _halves(latent: LatentExamples) -> tuple[tuple[Example, ...], tuple[Example,
         kinds.setdefault(example.stratum, []).append(example)
     shown = tuple(example for kind in kinds.values() for example in kind[::2])
     return shown, tuple(example for kind in kinds.values() for example in kind[1::2])
-
-
-def _evidence(shown: Iterable[Example]) -> Evidence:
-    shown = list(shown)
-    return Evidence(_windows(shown, activating=True), _windows(shown, activating=False))
-
-
-def _windows(examples: Iterable[Example], *, activating: bool) -> tuple[Window, ...]:
-    return tuple(example.window for example in examples if example.activating == activating)
 
 
 def _tried(

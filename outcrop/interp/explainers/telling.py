@@ -9,9 +9,14 @@ from outcrop.config import ExplainConfig
 from outcrop.interp.clients.client import Client
 from outcrop.interp.explainers.phrases import explanation_of
 from outcrop.interp.prompts import Evidence, explain_messages
-from outcrop.types import Explanation, Failure, LatentId, Reply, Request, Vocabulary
+from outcrop.types import Example, Explanation, Failure, LatentId, Reply, Request, Vocabulary
 
 WHOLE = "all"  # the source of an explanation from windows of every quantile
+
+
+def evidence_of(shown: Sequence[Example], promoted: Sequence[int] = ()) -> Evidence:
+    activating, others = (tuple(one.window for one in shown if one.activating == kind) for kind in (True, False))
+    return Evidence(activating, others, tuple(promoted))
 
 
 @dataclass(frozen=True)
