@@ -97,7 +97,7 @@ class ReportConfig(Strict):
     confidence: float = 0.95
     """Coverage of the intervals."""
     draws: int = 4_000
-    """Draws from the Betas through which intervals are propagated."""
+    """Times that latents, or windows, are redrawn for the intervals of averages and of AUROC."""
 
     def __post_init__(self) -> None:
         require(0 < self.confidence < 1, f"report.confidence is {self.confidence}; it must lie between 0 and 1")

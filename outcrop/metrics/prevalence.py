@@ -7,7 +7,7 @@
     true F1          2 π TPR / (π̂ + π)
     breadth          π̂ / π
 
-All arrays have the shape [...] of the latents; draws stand in front of it.
+Each is a form of (TPR, FPR), made for context rates [...] of latents.
 """
 
 from __future__ import annotations
@@ -17,46 +17,48 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from numpy.typing import ArrayLike
 
-from outcrop.metrics.rates import Estimate, Rate, Sampling, propagate
+from outcrop.metrics.forms import Linear, Quotient, estimate
+from outcrop.metrics.rates import Estimate, Rate
 
-
-def true_accuracy(tpr: ndarray, fpr: ndarray, prevalence: ndarray) -> ndarray:
-    return np.asarray(prevalence * tpr + (1 - prevalence) * (1 - fpr))
+Prevalence = Float[ndarray, "..."]
 
 
-def accuracy_skill(tpr: ndarray, fpr: ndarray, prevalence: ndarray) -> ndarray:
+def true_accuracy(prevalence: Prevalence) -> Linear:
+    return Linear((prevalence, prevalence - 1), 1 - prevalence)
+
+
+def accuracy_skill(prevalence: Prevalence) -> Linear:
     """The quotient of the definition, reduced for each case so that a tiny π loses no digits."""
-    safe = np.where((prevalence > 0) & (prevalence < 1), prevalence, np.nan)
-    rare = tpr - (1 - safe) / safe * fpr
-    common = 1 - fpr - safe / (1 - safe) * (1 - tpr)
-    return np.asarray(np.where(safe <= 0.5, rare, common))
+    odds = _odds(prevalence)
+    rare = prevalence <= 0.5
+    return Linear((np.where(rare, 1, odds), np.where(rare, -1 / odds, -1)), np.where(rare, 0, 1 - odds))
 
 
-def predicted_rate(tpr: ndarray, fpr: ndarray, prevalence: ndarray) -> ndarray:
-    return np.asarray(prevalence * tpr + (1 - prevalence) * fpr)
+def predicted_rate(prevalence: Prevalence) -> Linear:
+    return Linear((prevalence, 1 - prevalence))
 
 
-def precision(tpr: ndarray, fpr: ndarray, prevalence: ndarray) -> ndarray:
-    """NaN where nothing is predicted."""
-    return _ratio(prevalence * tpr, predicted_rate(tpr, fpr, prevalence))
+def precision(prevalence: Prevalence) -> Quotient:
+    """Missing where nothing is predicted."""
+    return Quotient(Linear((prevalence, 0)), predicted_rate(prevalence))
 
 
-def f1(tpr: ndarray, fpr: ndarray, prevalence: ndarray) -> ndarray:
-    return _ratio(2 * prevalence * tpr, predicted_rate(tpr, fpr, prevalence) + prevalence)
+def f1(prevalence: Prevalence) -> Quotient:
+    return Quotient(Linear((2 * prevalence, 0)), Linear((prevalence, 1 - prevalence), prevalence))
 
 
-def breadth(tpr: ndarray, fpr: ndarray, prevalence: ndarray) -> ndarray:
-    return _ratio(predicted_rate(tpr, fpr, prevalence), prevalence)
+def breadth(prevalence: Prevalence) -> Linear:
+    return Linear((1, 1 / _odds(prevalence)))
 
 
-def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> ndarray:
-    positive = np.where(np.asarray(denominator) > 0, denominator, np.nan)
-    return np.asarray(np.asarray(numerator) / positive)
+def _odds(prevalence: Prevalence) -> Prevalence:
+    """π / (1 − π); missing where a latent fires nowhere or everywhere."""
+    inside = np.where((prevalence > 0) & (prevalence < 1), prevalence, np.nan)
+    return np.asarray(inside / (1 - inside))
 
 
-_FORMULAS: dict[str, Callable[[ndarray, ndarray, ndarray], ndarray]] = {
+_FORMS: dict[str, Callable[[Prevalence], Linear | Quotient]] = {
     "true_accuracy": true_accuracy,
     "accuracy_skill": accuracy_skill,
     "precision": precision,
@@ -66,10 +68,6 @@ _FORMULAS: dict[str, Callable[[ndarray, ndarray, ndarray], ndarray]] = {
 }
 
 
-def at_prevalence(tpr: Rate, fpr: Rate, prevalence: Float[ndarray, "..."], sampling: Sampling) -> dict[str, Estimate]:
+def at_prevalence(tpr: Rate, fpr: Rate, prevalence: Prevalence) -> dict[str, Estimate]:
     """Every formula above with its interval, by name."""
-
-    def at(formula: Callable[[ndarray, ndarray, ndarray], ndarray]) -> Callable[..., ndarray]:
-        return lambda hit, alarm: formula(hit, alarm, prevalence)
-
-    return {name: propagate(at(formula), (tpr, fpr), sampling) for name, formula in _FORMULAS.items()}
+    return {name: estimate(form(prevalence), (tpr, fpr)) for name, form in _FORMS.items()}

@@ -1,4 +1,4 @@
-"""Weighted rates with their intervals, and formulas of rates.
+"""Weighted rates with their intervals.
 
 With h_s hits of n_s judgements in stratum s of weight w_s (Σ w_s = 1; arrays [..., S]):
 
@@ -17,10 +17,7 @@ is the *gap* g, and the bounds carry all that could be in it: [(1 − g) low, (1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from itertools import product
 
 import numpy as np
 from jaxtyping import Float
@@ -40,10 +37,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rate(Estimate):
-    """A rate whose measured part is (1 − gap) · Beta(a, b)."""
+    """A rate: of the strata that were judged, and the weight of those that were not."""
 
-    a: Float[ndarray, "..."]
-    b: Float[ndarray, "..."]
+    measured: Estimate
     gap: Float[ndarray, "..."]
 
 
@@ -84,9 +80,9 @@ def weighted_rate(hits: ArrayLike, n: ArrayLike, weights: ArrayLike, confidence:
     tail = (1 - confidence) / 2
     low = np.where((hits * seen).sum(-1) == 0, 0.0, stats.beta.ppf(tail, a, b))
     high = np.where(((n - hits) * seen).sum(-1) == 0, 1.0, stats.beta.ppf(1 - tail, a, b))
-    low, high = np.minimum(low, p), np.maximum(high, p)
-    value = np.where(gap == 0, p, np.nan)
-    return Rate(*map(np.asarray, (value, (1 - gap) * low, (1 - gap) * high + gap, a, b, gap)))
+    measured = Estimate(p, np.minimum(low, p), np.maximum(high, p))
+    ends = (1 - gap) * measured.low, (1 - gap) * measured.high + gap
+    return Rate(np.where(gap == 0, p, np.nan), *ends, measured, np.asarray(gap))
 
 
 def _effective_size(share: ndarray, smooth: ndarray, n: ndarray) -> ndarray:
@@ -94,37 +90,3 @@ def _effective_size(share: ndarray, smooth: ndarray, n: ndarray) -> ndarray:
     pooled = (share * smooth).sum(-1)
     variance = (share**2 * smooth * (1 - smooth) / n).sum(-1)
     return np.where(variance > 0, pooled * (1 - pooled) / np.where(variance > 0, variance, 1), 0.0)
-
-
-def propagate(formula: Callable[..., ndarray], rates: Sequence[Rate], sampling: Sampling) -> Estimate:
-    """A formula of independent rates, monotone in each of them, by draws from their Betas.
-
-    Where a rate has a gap, each draw is taken with the gap all misses and all hits, and the
-    outer of the two counts.
-    """
-    corners = [formula(*ends) for ends in product(*(_draw(rate, sampling) for rate in rates))]
-    value = formula(*(rate.value for rate in rates))
-    return sampling.interval(value, reduce(np.fmin, corners), reduce(np.fmax, corners))
-
-
-def _draw(rate: Rate, sampling: Sampling) -> tuple[ndarray, ...]:
-    """Draws [draws, ...] of the rate; two arrays, for both ends, if there is a gap anywhere."""
-    beta = sampling.generator.beta(rate.a, rate.b, size=(sampling.draws, *rate.a.shape))
-    measured = (1 - rate.gap) * beta
-    return (measured, measured + rate.gap) if np.any(rate.gap > 0) else (measured,)
-
-
-def balanced_accuracy(tpr: ndarray, fpr: ndarray) -> ndarray:
-    return np.asarray((tpr + 1 - fpr) / 2)
-
-
-def informedness(tpr: ndarray, fpr: ndarray) -> ndarray:
-    """J."""
-    return np.asarray(tpr - fpr)
-
-
-def chance_corrected(tpr: ndarray, fpr: ndarray, control_tpr: ndarray, control_fpr: ndarray) -> ndarray:
-    """(S − S_c) / (1 − S_c) of balanced accuracies; NaN where the control is perfect."""
-    score, control = balanced_accuracy(tpr, fpr), balanced_accuracy(control_tpr, control_fpr)
-    room = np.where(control < 1, 1 - control, np.nan)
-    return np.asarray((score - control) / room)

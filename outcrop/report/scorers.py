@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from outcrop.metrics.accuracy import INFORMEDNESS
 from outcrop.metrics.auroc import area
 from outcrop.metrics.coverage import macro_mean
-from outcrop.metrics.rates import Sampling, informedness, weighted_rate
+from outcrop.metrics.rates import Sampling, weighted_rate
 from outcrop.metrics.simulation import correlation
 from outcrop.report.judged import STRATA
 from outcrop.report.text import explained_by
@@ -91,7 +92,7 @@ def _informedness(latents: Sequence[_Judged], confidence: float) -> Float[ndarra
     q = latents[0].n_quantiles
     tpr = weighted_rate(hits[:, :q], n[:, :q], np.full(q, 1 / q), confidence)
     fpr = weighted_rate(hits[:, q:], n[:, q:], np.array([one.weights for one in latents]), confidence)
-    return informedness(tpr.value, fpr.value)
+    return INFORMEDNESS(tpr.value, fpr.value)
 
 
 def _area(one: _Judged, values: ndarray) -> float:

@@ -16,19 +16,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from outcrop.metrics.accuracy import BALANCED_ACCURACY, CHANCE_CORRECTED, INFORMEDNESS
 from outcrop.metrics.auroc import auroc
+from outcrop.metrics.forms import estimate
 from outcrop.metrics.prevalence import at_prevalence
-from outcrop.metrics.rates import (
-    Estimate,
-    Rate,
-    Sampling,
-    balanced_accuracy,
-    chance_corrected,
-    informedness,
-    propagate,
-    weighted_rate,
-)
-from outcrop.metrics.tokens import beyond_tokens, token_illusion
+from outcrop.metrics.rates import Estimate, Rate, Sampling, weighted_rate
+from outcrop.metrics.tokens import BEYOND_TOKENS, TOKEN_ILLUSION
 from outcrop.report.judged import ARMS, STRATA, Arm, Judged
 
 
@@ -52,7 +45,7 @@ def score(judged: Judged, sampling: Sampling) -> dict[str, dict[str, Column]]:
     """arm → metric → column."""
     rates = {arm: _rates(judged, judged.arms[arm], sampling.confidence) for arm in ARMS}
     columns = {arm: _arm_columns(judged, judged.arms[arm], rates[arm], sampling) for arm in ARMS}
-    columns["explanation"] |= _compared(judged, rates, sampling)
+    columns["explanation"] |= _compared(judged, rates)
     return columns
 
 
@@ -82,21 +75,21 @@ def _arm_columns(judged: Judged, arm: Arm, rates: _ArmRates, sampling: Sampling)
     columns = {
         "tpr": Column(rates.tpr, n_positive),
         "fpr": Column(rates.fpr, n_negative),
-        "balanced_accuracy": Column(propagate(balanced_accuracy, both, sampling), n),
-        "informedness": Column(propagate(informedness, both, sampling), n),
+        "balanced_accuracy": Column(estimate(BALANCED_ACCURACY, both), n),
+        "informedness": Column(estimate(INFORMEDNESS, both), n),
         "auroc": Column(_auroc(judged, arm, sampling), n),
     }
     for i, rate in enumerate(rates.quantiles):
         columns[f"tpr_q{i + 1}"] = Column(rate, arm.n[:, i])
     for i, (stratum, rate) in enumerate(zip(STRATA, rates.strata, strict=True)):
-        alone = propagate(balanced_accuracy, (rates.tpr, rate), sampling)
+        alone = estimate(BALANCED_ACCURACY, (rates.tpr, rate))
         columns[f"fpr_{stratum}"] = Column(rate, arm.n[:, q + i])
         columns[f"balanced_accuracy_{stratum}"] = Column(alone, n_positive + arm.n[:, q + i])
     prevalence = judged.columns["context_rate"].astype(float)
-    for name, estimate in at_prevalence(*both, prevalence, sampling).items():
-        columns[name] = Column(estimate, n)
+    for name, found in at_prevalence(*both, prevalence).items():
+        columns[name] = Column(found, n)
     same_token, random = (rates.strata[STRATA.index(name)] for name in ("same_token", "random"))
-    columns["token_illusion"] = Column(token_illusion(same_token, random, sampling), n_negative)
+    columns["token_illusion"] = Column(estimate(TOKEN_ILLUSION, (same_token, random)), n_negative)
     return columns
 
 
@@ -108,13 +101,13 @@ def _auroc(judged: Judged, arm: Arm, sampling: Sampling) -> Estimate:
     return Estimate(*(np.array([getattr(row, end) for row in rows], float) for end in ("value", "low", "high")))
 
 
-def _compared(judged: Judged, rates: dict[str, _ArmRates], sampling: Sampling) -> dict[str, Column]:
+def _compared(judged: Judged, rates: dict[str, _ArmRates]) -> dict[str, Column]:
     """The explanation against the control and against the token baseline."""
     explanation, control, baseline = (rates[arm] for arm in ARMS)
     n = judged.arms["explanation"].n.sum(-1)
     against_control = (explanation.tpr, explanation.fpr, control.tpr, control.fpr)
     against_tokens = (explanation.tpr, explanation.fpr, baseline.tpr, baseline.fpr)
     return {
-        "chance_corrected": Column(propagate(chance_corrected, against_control, sampling), n),
-        "beyond_tokens": Column(beyond_tokens(*against_tokens, sampling), n),
+        "chance_corrected": Column(estimate(CHANCE_CORRECTED, against_control), n),
+        "beyond_tokens": Column(estimate(BEYOND_TOKENS, against_tokens), n),
     }

@@ -3,12 +3,9 @@
 import numpy as np
 import pytest
 
-from outcrop.metrics.rates import Rate, Sampling, weighted_rate
-from outcrop.metrics.tokens import beyond_tokens, token_illusion
-
-
-def sampling() -> Sampling:
-    return Sampling(np.random.default_rng(0), 2_000, 0.95)
+from outcrop.metrics.forms import estimate
+from outcrop.metrics.rates import Rate, weighted_rate
+from outcrop.metrics.tokens import BEYOND_TOKENS, TOKEN_ILLUSION
 
 
 def rate(hits: int, n: int, weight: float = 1.0) -> Rate:
@@ -16,24 +13,24 @@ def rate(hits: int, n: int, weight: float = 1.0) -> Rate:
 
 
 def test_token_illusion_is_the_rise_of_false_alarms_on_trigger_tokens() -> None:
-    estimate = token_illusion(rate(8, 10), rate(1, 20), sampling())
-    assert estimate.value == pytest.approx(0.75)
-    assert 0.3 < estimate.low < 0.75 < estimate.high < 1
+    found = estimate(TOKEN_ILLUSION, (rate(8, 10), rate(1, 20)))
+    assert found.value == pytest.approx(0.75)
+    assert 0.3 < found.low < 0.75 < found.high < 1
 
 
 def test_token_illusion_is_missing_without_a_same_token_stratum() -> None:
-    estimate = token_illusion(rate(0, 0, weight=0.0), rate(1, 20), sampling())
-    assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
+    found = estimate(TOKEN_ILLUSION, (rate(0, 0, weight=0.0), rate(1, 20)))
+    assert np.isnan([found.value, found.low, found.high]).all()
 
 
 def test_beyond_tokens_is_the_difference_of_both_informednesses() -> None:
-    estimate = beyond_tokens(rate(18, 20), rate(3, 30), rate(19, 20), rate(9, 30), sampling())
-    assert estimate.value == pytest.approx((0.9 - 0.1) - (0.95 - 0.3))
-    assert estimate.low < estimate.value < estimate.high
+    found = estimate(BEYOND_TOKENS, (rate(18, 20), rate(3, 30), rate(19, 20), rate(9, 30)))
+    assert found.value == pytest.approx((0.9 - 0.1) - (0.95 - 0.3))
+    assert found.low < found.value < found.high
 
 
 def test_an_explanation_that_is_the_token_baseline_adds_nothing() -> None:
     same = (rate(18, 20), rate(3, 30))
-    estimate = beyond_tokens(*same, *same, sampling())
-    assert estimate.value == 0
-    assert estimate.low < 0 < estimate.high
+    found = estimate(BEYOND_TOKENS, (*same, *same))
+    assert found.value == pytest.approx(0)
+    assert found.low < 0 < found.high
