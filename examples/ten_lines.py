@@ -25,7 +25,7 @@ def main(model_name: str, text_file: str, hookpoint: str, judge_address: str) ->
     explanations = list(oc.explain(examples, judge, words, oc.ExplainConfig()))
     judgements = list(oc.score(examples, explanations, judge, words, oc.ScoreConfig()))
     results = oc.tabulate([survey], examples, explanations, judgements)
-    summary = oc.summarise(results, [one.reconstruction for one in trained], oc.ReportConfig())
+    summary = oc.summarise(oc.read_tables(results), [one.reconstruction for one in trained], oc.ReportConfig())
     print(summary["ledger"]["counts"], *(explanation.text for explanation in explanations), sep="\n")
 
 

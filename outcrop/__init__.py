@@ -37,6 +37,7 @@ _HOME = {
     "outcrop.model.tokens": ("deal", "vocabulary"),
     "outcrop.pipeline": ("Run", "tabulate"),
     "outcrop.report.summary": ("summarise",),
+    "outcrop.report.tables": ("read_tables",),
     "outcrop.results": ("Results",),
     "outcrop.train.loop": ("Trained", "evaluate_coders", "train_coders"),
 }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -16,7 +16,7 @@ import tyro
 from tyro.conf import arg
 
 from outcrop import config as configs
-from outcrop.config import ModelConfig, NeighbourMeasure, RunConfig
+from outcrop.config import ModelConfig, NeighbourMeasure, RunConfig, Where
 from outcrop.errors import ConfigError, OutcropError
 
 if TYPE_CHECKING:
@@ -89,11 +89,20 @@ class StatsCommand(RunCommand):
     """Measures by which each latent's nearest latents are found."""
 
 
+@dataclass(frozen=True)
+class ReportCommand(RunCommand):
+    """A run: its directory and its settings."""
+
+    where: Where = field(default_factory=Where)
+    """Which latents the numbers on the console are about, and those in report/where.json; the page shows all."""
+
+
 _COMMANDS: dict[str, type[RunCommand]] = {
     "run": AskingCommand,
     "explain": AskingCommand,
     "score": AskingCommand,
     "cache": CacheCommand,
+    "report": ReportCommand,
 }
 
 
@@ -149,7 +158,9 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
         show(console_requests(run.would_ask(last), command.config.judge))
         return
     run.until(last, retry_failed=command.retry_failed)
-    if last == "report":
+    if isinstance(command, ReportCommand) and command.where != Where():
+        _show_where(run, command.where)
+    elif last == "report":
         _show(run)
     elif last == "train":
         _show_training(run)
@@ -176,6 +187,16 @@ def _show_training(run: Run) -> None:
 
     show(console_reconstruction(reconstruction_table(run.contents.reconstructions())))
     say(f"The coders: {run.directory.coders.resolve()}")
+
+
+def _show_where(run: Run, where: Where) -> None:
+    """The summary of some latents, and where it is kept."""
+    from outcrop.console import say, show
+    from outcrop.report.console import console_summary
+
+    summary = run.summary(where)
+    show(console_summary(summary))
+    say(f"Of the latents with {where} alone: {run.contents.save_where(summary).resolve()}")
 
 
 def _show(run: Run) -> None:

@@ -30,7 +30,8 @@ from outcrop.model.embed import Embedder, load_embedder
 from outcrop.model.load import choose_device
 from outcrop.progress import Progress
 from outcrop.replies import Replies
-from outcrop.results import Results
+from outcrop.report.tables import Tables, load_tables, read_tables, save_tables
+from outcrop.results import SCHEMA_VERSION, Results
 from outcrop.run import RunDirectory, write_atomically
 from outcrop.train.loop import Trained
 from outcrop.types import CoderKey, LatentExamples, Reconstruction, Vocabulary
@@ -138,12 +139,32 @@ class Contents:
     def replies(self) -> Replies:
         return Replies(self._config.judge.replies or self.directory.replies)
 
+    def tables(self, results: Results) -> Tables:
+        """What a report is computed from; kept beside it until there are other results."""
+        confidence = self._config.report.confidence
+        made_of = {"schema": SCHEMA_VERSION, "changes": results.changes, "confidence": confidence}
+        mark = self.directory.tables
+        if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == made_of:
+            return load_tables(self.directory.report)
+        mark.unlink(missing_ok=True)
+        tables = read_tables(results, confidence)
+        self.directory.report.mkdir(exist_ok=True)
+        save_tables(tables, self.directory.report)
+        write_atomically(mark, _json(made_of))
+        return tables
+
     def summary(self) -> dict[str, Any]:
         return json.loads(self.directory.summary.read_text(encoding="utf-8"))
 
+    def save_where(self, summary: dict[str, Any]) -> Path:
+        """A summary of some latents, in place of the last one."""
+        path = self.directory.report / "where.json"
+        write_atomically(path, _json(summary))
+        return path
+
     def save_report(self, summary: dict[str, Any], page: str) -> None:
         self.directory.report.mkdir(exist_ok=True)
-        write_atomically(self.directory.summary, (json.dumps(summary, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(self.directory.summary, _json(summary))
         write_atomically(self.directory.page, page.encode())
 
     def _open_cache(self, placed: PlacedCoder, corpus: Corpus) -> LatentCache:
@@ -162,6 +183,10 @@ class Contents:
 
     def _coder_folders(self) -> list[Path]:
         return sorted(self.directory.coders.iterdir())
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _repeats(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from outcrop import config as configs
 from outcrop import stages
-from outcrop.config import NeighbourMeasure, RunConfig
+from outcrop.config import NeighbourMeasure, RunConfig, Where
 from outcrop.contents import Contents
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.clients.client import connect
@@ -33,6 +34,7 @@ from outcrop.latents.table import statistics_table
 from outcrop.model.corpus import Corpus
 from outcrop.model.embed import require_embedder
 from outcrop.progress import Progress, silent
+from outcrop.report.summary import summarise
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
 from outcrop.trackers import require as require_trackers
@@ -100,6 +102,12 @@ class Run:
         table = pa.concat_tables(tables, promote_options="default")
         here.save_statistics(table)
         return table
+
+    def summary(self, where: Where) -> dict[str, Any]:
+        """The report's, of these latents alone. ConfigError where there are none."""
+        with self.contents.results() as results:
+            tables = self.contents.tables(results)
+        return summarise(tables, self.contents.reconstructions(), self.config.report, where)
 
     def would_ask(self, last: str) -> dict[str, CountingClient]:
         """What the stages up to `last` that ask would still send: at least this, where an explainer goes on from
@@ -247,7 +255,7 @@ def tabulate(
     explanations: Iterable[Explanation],
     judgements: Iterable[Judgement],
 ) -> Results:
-    """A results database in memory, for `summarise`, of stages that were run without a run directory."""
+    """A results database in memory, for `read_tables`, of stages that were run without a run directory."""
     results = Results(":memory:")
     for one in surveys:
         results.add_coder(coder_row(one), latent_rows(one))

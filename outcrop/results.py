@@ -27,7 +27,7 @@ import numpy as np
 from outcrop.errors import CorruptError
 from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId, StratumShare
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 STATUSES = ("unfired", "rare", "not selected", "failed", "scored", "explained only")
 
@@ -48,6 +48,7 @@ CREATE TABLE coders (
 
 CREATE TABLE latents (
   coder TEXT NOT NULL, latent INTEGER NOT NULL, layer INTEGER NOT NULL,
+  prefix INTEGER NOT NULL,  -- the smallest matryoshka prefix that holds it, counted from 0; 0 where there is none
   n_fired INTEGER NOT NULL, n_windows INTEGER NOT NULL,
   firing_rate REAL NOT NULL, context_rate REAL NOT NULL,
   mean_activation REAL, max_activation REAL,  -- over the tokens on which it fires
@@ -89,47 +90,58 @@ CREATE TABLE judgements (
   CHECK ((predicted IS NULL AND measured IS NULL) = (failure IS NOT NULL))
 ) WITHOUT ROWID;
 
+CREATE TABLE changes (n INTEGER NOT NULL);  -- transactions so far, so that what is derived knows of what
+INSERT INTO changes VALUES (0);
+
+CREATE VIEW verdicts AS  -- those that a latent's status depends on
+SELECT j.coder, j.latent, j.failure, j.failure_detail,
+       e.quantile IS NOT NULL OR j.scorer = '{INTRUDER}' AS activating,  -- beside an intruder windows are
+       e.quantile IS NULL OR j.scorer = '{MISPLACED}' AS silent
+FROM judgements j JOIN examples e USING (coder, latent, example)
+WHERE j.arm = 'plain' AND j.scorer != '{TOKEN_BASELINE}';
+
 CREATE VIEW ledger AS
-WITH judged AS (
-  SELECT j.coder, j.latent,
-         COUNT(*) FILTER (WHERE j.failure IS NULL AND j.activating) AS activating,
-         COUNT(*) FILTER (WHERE j.failure IS NULL AND j.silent) AS non_activating,
-         CASE  -- where nothing of one kind was judged, no judgement says why
-           WHEN SUM(j.silent) = 0 THEN 'input: there is no non-activating window to judge'
-           WHEN SUM(j.activating) = 0 THEN 'input: there is no activating window to judge'
-           ELSE MIN(j.failure || ': ' || j.failure_detail)
-         END AS reason
-  FROM (
-    SELECT j.*,
-           e.quantile IS NOT NULL OR j.scorer = '{INTRUDER}' AS activating,  -- beside an intruder windows are
-           e.quantile IS NULL OR j.scorer = '{MISPLACED}' AS silent
-    FROM judgements j JOIN examples e USING (coder, latent, example)
-    WHERE j.arm = 'plain' AND j.scorer != '{TOKEN_BASELINE}'
-  ) j GROUP BY j.coder, j.latent
-), explained AS (
-  SELECT coder, latent, COUNT(text) AS texts, MIN(failure || ': ' || failure_detail) AS reason
-  FROM explanations GROUP BY coder, latent
-), told AS (
-  SELECT l.coder, l.latent, l.layer,
-    COALESCE(x.texts = 0, 0) OR j.latent IS NULL AS unexplained,  -- of a failed one: no explanation, and so no score
-    COALESCE(x.reason, 'input: nothing explains it') AS why_unexplained, j.reason AS why_unscored,
-    CASE
-      WHEN l.n_fired = 0 THEN 'unfired'
-      WHEN l.rare THEN 'rare'
-      WHEN l.selection_probability IS NULL THEN 'not selected'
-      WHEN x.texts = 0 THEN 'failed'
-      WHEN j.activating > 0 AND j.non_activating > 0 THEN 'scored'
-      WHEN j.activating IS NOT NULL THEN 'failed'
-      WHEN x.texts > 0 THEN 'explained only'
+WITH found AS (
+  SELECT coder, latent, layer, n_fired, rare, selection_probability,
+    EXISTS (SELECT 1 FROM explanations x WHERE x.coder = l.coder AND x.latent = l.latent) AS asked,
+    EXISTS (SELECT 1 FROM explanations x WHERE x.coder = l.coder AND x.latent = l.latent AND text IS NOT NULL) AS told,
+    EXISTS (SELECT 1 FROM verdicts v WHERE v.coder = l.coder AND v.latent = l.latent) AS judged,
+    EXISTS (SELECT 1 FROM verdicts v WHERE v.coder = l.coder AND v.latent = l.latent AND failure IS NULL AND activating)
+    AND
+    EXISTS (SELECT 1 FROM verdicts v WHERE v.coder = l.coder AND v.latent = l.latent AND failure IS NULL AND silent)
+      AS scored
+  FROM latents l
+), known AS (
+  SELECT *, CASE
+      WHEN n_fired = 0 THEN 'unfired'
+      WHEN rare THEN 'rare'
+      WHEN selection_probability IS NULL THEN 'not selected'
+      WHEN asked AND NOT told THEN 'failed'
+      WHEN scored THEN 'scored'
+      WHEN judged THEN 'failed'
+      WHEN told THEN 'explained only'
       WHEN EXISTS (SELECT 1 FROM explanations) THEN 'failed'  -- others were explained
       ELSE 'not selected'
-    END AS status
-  FROM latents l LEFT JOIN explained x USING (coder, latent) LEFT JOIN judged j USING (coder, latent)
+    END AS status,
+    judged AND (told OR NOT asked) AS at_scoring
+  FROM found
 )
 SELECT coder, latent, layer, status,
-  CASE WHEN status = 'failed' THEN CASE WHEN unexplained THEN 'explain' ELSE 'score' END END AS stage,
-  CASE WHEN status = 'failed' THEN CASE WHEN unexplained THEN why_unexplained ELSE why_unscored END END AS reason
-FROM told;
+  CASE WHEN status = 'failed' THEN CASE WHEN at_scoring THEN 'score' ELSE 'explain' END END AS stage,
+  CASE WHEN status = 'failed' THEN CASE
+    WHEN NOT at_scoring THEN COALESCE((
+      SELECT MIN(failure || ': ' || failure_detail) FROM explanations x
+      WHERE x.coder = k.coder AND x.latent = k.latent
+    ), 'input: nothing explains it')
+    ELSE (  -- where nothing of one kind was judged, no judgement says why
+      SELECT CASE
+        WHEN SUM(silent) = 0 THEN 'input: there is no non-activating window to judge'
+        WHEN SUM(activating) = 0 THEN 'input: there is no activating window to judge'
+        ELSE MIN(failure || ': ' || failure_detail)
+      END FROM verdicts v WHERE v.coder = k.coder AND v.latent = k.latent
+    )
+  END END AS reason
+FROM known k;
 """
 
 TABLES = ("coders", "latents", "strata", "examples", "explanations", "judgements")
@@ -156,6 +168,7 @@ class LatentRow:
 
     latent: LatentId
     layer: int
+    prefix: int
     n_fired: int
     n_windows: int
     firing_rate: float
@@ -214,6 +227,7 @@ class Results:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._db:
             yield self._db
+            self._db.execute("UPDATE changes SET n = n + 1")
 
     def clear(self, *tables: str) -> None:
         """Empty these tables in one transaction."""
@@ -273,6 +287,20 @@ class Results:
         """The hashes of the requests behind the failures in a table, of those that were asked at all."""
         rows = self._db.execute(f"SELECT request FROM {table} WHERE failure IS NOT NULL AND request != ''")
         return {request for (request,) in rows}
+
+    @property
+    def changes(self) -> int:
+        """How often the tables were written to."""
+        return int(self._db.execute("SELECT n FROM changes").fetchone()[0])
+
+    def number(self, name: str, query: str) -> None:
+        """A temporary table of this name: the rows of a query, numbered from 0 in its order as `id`."""
+        self._db.execute(f"DROP TABLE IF EXISTS temp.{name}")
+        self._db.execute(f"CREATE TEMP TABLE {name} AS SELECT ROW_NUMBER() OVER () - 1 AS id, * FROM ({query})")
+
+    def numbers(self, query: str, types: np.dtype[np.void], parameters: tuple[Any, ...] = ()) -> np.ndarray:
+        """A query's result as a structured array, for queries of many rows whose columns are numbers, none NULL."""
+        return np.fromiter(self._db.execute(query, parameters), dtype=types)
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Every row of a table or view, by its key: for comparing two runs."""

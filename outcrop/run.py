@@ -11,7 +11,8 @@
     results.sqlite   what was found
     replies.sqlite   what was asked of language models, and answered
     metrics.jsonl    held-out measures, as training went
-    report/          summary.json, index.html
+    tables.json      of which results the tables in report/ were made
+    report/          summary.json, index.html; latents, scores, scorers as Parquet
 
 A file is written under a temporary name, flushed, and renamed; a stage is marked complete only
 after its files are there. Presence of a file says nothing: the manifest does.
@@ -76,6 +77,7 @@ class RunDirectory:
         self.metrics = path / "metrics.jsonl"
         self.report = path / "report"
         self.summary = self.report / "summary.json"
+        self.tables = path / "tables.json"
         self.page = self.report / "index.html"
         self._manifest = path / "manifest.json"
 

@@ -155,7 +155,7 @@ def _files(stage: str, directory: RunDirectory) -> tuple[Path, ...]:
         case "cache":
             return (directory.cache, directory.statistics)
         case "report":
-            return (directory.report,)
+            return (directory.report, directory.tables)
         case _:
             return ()
 

@@ -224,8 +224,9 @@ class Work:
     def report(self) -> None:
         here = self._contents
         with here.results() as results:
-            summary = summarise(results, here.reconstructions(), self._config.report)
-            page = render_page(summary, latent_pages(results, here.examples, here.vocabulary))
+            tables = here.tables(results)
+            summary = summarise(tables, here.reconstructions(), self._config.report)
+            page = render_page(summary, tables, latent_pages(results, here.examples, here.vocabulary))
         here.save_report(summary, page)
 
     def _log(self, record: dict[str, Any], track: Track) -> None:

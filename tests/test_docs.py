@@ -18,7 +18,7 @@ import yaml
 
 import outcrop
 from outcrop import cli
-from outcrop.config import ModelConfig, RunConfig, TextConfig, dump
+from outcrop.config import ModelConfig, RunConfig, TextConfig, Where, dump
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -106,7 +106,7 @@ def parse(verb: str, given: list[str]) -> None:
 
 
 ASKING = dict.fromkeys(("run", "explain", "score"), cli.AskingCommand)
-KINDS = {**ASKING, "cache": cli.CacheCommand, "stats": cli.StatsCommand}
+KINDS = {**ASKING, "cache": cli.CacheCommand, "stats": cli.StatsCommand, "report": cli.ReportCommand}
 
 
 def parse_run(verb: str, given: list[str]) -> None:
@@ -175,7 +175,8 @@ def default_shown(value: Any) -> str:
 
 @every_page
 def test_every_flag_is_a_setting(page: Path) -> None:
-    known = {*settings(), *OF_THE_COMMAND_LINE, "--to"}
+    filters = {flag_of("where", field, Where) for field in dataclasses.fields(Where)}
+    known = {*settings(), *OF_THE_COMMAND_LINE, *filters, "--to"}
     flags = {flag for span in spans(page) for flag in re.findall(r"(?:^|(?<=\s))--[\w.-]+", span)}
     assert flags <= known
 

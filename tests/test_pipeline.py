@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def test_a_run_leaves_every_stage_complete_with_summary_and_page(finished: Path)
     marks = RunDirectory(finished).marks()
     assert list(marks) == list(ORDER)
     assert all(mark.complete for mark in marks.values())
-    assert summary(finished)["version"] == 1
+    assert summary(finished)["version"] == 2
     assert "<html" in (finished / "report" / "index.html").read_text(encoding="utf-8")
 
 
@@ -252,8 +253,10 @@ def test_a_judge_that_answers_neither_yes_nor_no_gives_failed_latents_never_zero
     assert ledger["counts"]["failed"] == 8 and ledger["counts"]["scored"] == 0
     assert {(f["stage"], f["kind"]) for f in ledger["failures"]} == {("score", "unreadable")}
     assert ledger["failed_judgements"]["n_failed"] == len(rows)
-    arms = [explanation["arms"]["explanation"] for explanation in summary(run)["scores"]["explanations"]]
-    assert all(metric["value"] is None for arm in arms for metric in arm.values())
+    scores = pq.read_table(run / "report" / "scores.parquet")
+    values = [name for name in scores.column_names if name.startswith("explanation.") and name.count(".") == 1]
+    assert len(scores) and values
+    assert all(math.isnan(value) for name in values for value in scores[name].to_pylist())
 
 
 def retried(run: Path, *verb: str) -> list[dict[str, Any]]:
@@ -524,7 +527,7 @@ def test_the_statistics_of_every_latent_are_shown_and_kept(run: Path, capfd: pyt
     assert len(table) == N_LATENTS and table["decoder_neighbours"].null_count == 0
     by_latent = {(row[0], row[1]): row for row in tables(run)["latents"]}
     for row in table.to_pylist():
-        assert by_latent[row["coder"], row["latent"]][3:5] == (row["n_fired"], row["n_windows"])
+        assert by_latent[row["coder"], row["latent"]][4:6] == (row["n_fired"], row["n_windows"])
     fired = sorted((row for row in table.to_pylist() if row["n_fired"]), key=lambda row: row["max_activation"])
     for ascending, expected in ((True, fired[:5]), (False, fired[:-6:-1])):
         shown = console_statistics(table, "max_activation", ascending=ascending, top=5)

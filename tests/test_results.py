@@ -7,6 +7,7 @@ import pytest
 
 from outcrop.config import ReportConfig
 from outcrop.report.summary import summarise
+from outcrop.report.tables import read_tables
 from outcrop.results import DETECTION, CoderRow, LatentRow, Results
 from outcrop.types import (
     CoderKey,
@@ -34,7 +35,7 @@ def example(index: int, *, activating: bool) -> Example:
 def tabulated(*judged: tuple[bool, bool | Failure]) -> Results:
     """One explained latent whose scored windows are (activating, prediction or failure)."""
     results = Results(":memory:")
-    row = LatentRow(LATENT, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, False, False, False, False, 0.5)
+    row = LatentRow(LATENT, 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, False, False, False, False, 0.5)
     results.add_coder(CoderRow(KEY, 1, 1, 8, 90, 1, 2, 10, 5), [row])
     score = tuple(example(i, activating=activating) for i, (activating, _) in enumerate(judged))
     results.add_examples([LatentExamples(LATENT, 0.1, 0.2, (), score, (StratumShare("random", 1.0, 8),))])
@@ -55,7 +56,7 @@ def ledger(results: Results) -> list[tuple[object, ...]]:
 def test_rows_stand_in_the_order_of_their_columns() -> None:
     results = tabulated((True, True), (False, UNREADABLE))
     assert results.rows("coders") == [(str(KEY), 1, 1, 8, 90, 1, 2, 10, 5)]
-    assert results.rows("latents") == [(str(KEY), 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, 0, 0, 0, 0, 0.5)]
+    assert results.rows("latents") == [(str(KEY), 0, 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, 0, 0, 0, 0, 0.5)]
     assert results.rows("strata") == [(str(KEY), 0, "random", 1.0, 8, None)]
     assert results.explanations() == [Explanation(LATENT, "contrastive", "all", "fruit", "hash")]
     first, second = results.rows("judgements")
@@ -82,6 +83,6 @@ def test_every_failed_latent_has_its_stage_and_reason(
 
 def test_a_latent_without_a_window_to_judge_is_counted_by_that_reason() -> None:
     """As with --examples.score-random 0 and a diffuse latent, which has no same-token windows either."""
-    failures = summarise(tabulated((True, True)), [], ReportConfig(draws=100))["ledger"]["failures"]
+    failures = summarise(read_tables(tabulated((True, True))), [], ReportConfig())["ledger"]["failures"]
     assert [(f["stage"], f["kind"], f["n"]) for f in failures] == [("score", "input", 1)]
     assert failures[0]["example"].endswith("no non-activating window to judge")

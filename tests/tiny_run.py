@@ -35,7 +35,6 @@ SETTINGS = {
     "examples.score-same-token": 2,
     "judge.concurrency": 4,
     "judge.attempts": 2,
-    "report.draws": 200,
 }
 HOOKPOINTS = ("model.layers.0", "model.layers.1")
 

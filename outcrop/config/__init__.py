@@ -6,7 +6,7 @@ run directory as `config.yaml` is a `RunConfig`, and repeats the run.
 
 from outcrop.config.coder import Architecture, CoderConfig, Loss, Optimizer, Read, Selection, TrainConfig
 from outcrop.config.judge import JudgeConfig
-from outcrop.config.judging import ExplainConfig, Explainer, ReportConfig, ScoreConfig, Scorer
+from outcrop.config.judging import ExplainConfig, Explainer, ReportConfig, ScoreConfig, Scorer, Where
 from outcrop.config.latents import CacheConfig, ExamplesConfig, Flag, NeighbourMeasure, Sampler, SelectConfig
 from outcrop.config.run import RunConfig, dump, from_dict, load, to_dict
 from outcrop.config.source import ModelConfig, TextConfig
@@ -34,6 +34,7 @@ __all__ = [
     "Selection",
     "TextConfig",
     "TrainConfig",
+    "Where",
     "dump",
     "from_dict",
     "load",

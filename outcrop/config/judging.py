@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from outcrop.config.latents import Flag
 from outcrop.config.strict import Strict, require
 
 Explainer = Literal["contrastive", "default", "iterative", "output", "bands", "single_token", "token_rule"]
@@ -96,9 +97,35 @@ class ReportConfig(Strict):
 
     confidence: float = 0.95
     """Coverage of the intervals."""
-    draws: int = 4_000
-    """Times that latents, or windows, are redrawn for the intervals of averages and of AUROC."""
 
     def __post_init__(self) -> None:
         require(0 < self.confidence < 1, f"report.confidence is {self.confidence}; it must lie between 0 and 1")
-        require(self.draws >= 100, f"report.draws is {self.draws}; it must be at least 100")
+
+
+@dataclass(frozen=True)
+class Where(Strict):
+    """Which latents a report is about."""
+
+    hookpoint: str | None = None
+    """Those whose coder reads this hookpoint."""
+    layers: tuple[int, ...] = ()
+    """Those of these layers of a stack, counted from 0."""
+    prefixes: tuple[int, ...] = ()
+    """Those whose smallest matryoshka prefix is one of these, counted from 0."""
+    flags: tuple[Flag, ...] = ()
+    """Those with all of these flags: dense, positional, pure_token."""
+    min_rate: float = 0.0
+    """Least firing rate, per token."""
+    max_rate: float = 1.0
+    """Largest firing rate, per token."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.min_rate <= self.max_rate <= 1,
+            f"where.min-rate is {self.min_rate} and where.max-rate {self.max_rate}; expected 0 ≤ min ≤ max ≤ 1",
+        )
+
+    def __str__(self) -> str:
+        """What is asked for, as the flags say it."""
+        asked = {name: value for name, value in vars(self).items() if value != getattr(Where(), name)}
+        return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in asked.items()) or "any"

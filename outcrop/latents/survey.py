@@ -94,10 +94,12 @@ def latent_rows(one: Survey) -> Iterator[LatentRow]:
     chosen = zip(one.selection.latents.tolist(), one.selection.probability.tolist(), strict=True)
     probability = dict(chosen)
     statistics = one.statistics
+    prefix = prefix_groups(one.cache) % (len(one.cache.placed.coder.architecture.matryoshka) + 1)
     for index in range(one.cache.n_latents):
         yield LatentRow(
             latent=LatentId(one.cache.key, index),
             layer=index // one.cache.latents_per_layer,
+            prefix=int(prefix[index]),
             n_fired=int(statistics.n_fired[index]),
             n_windows=int(statistics.n_windows[index]),
             firing_rate=float(statistics.firing_rate[index]),

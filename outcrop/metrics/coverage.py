@@ -2,13 +2,17 @@
 
     coverage          Σ r over scored latents / Σ r over all; also with r · mean activation
     Hájek weights     r_i / p_i for latents sampled with probability p_i
-    weighted mean     Σ w_i s_i / Σ w_i within a group (a hookpoint), then averaged over groups
-    effective size    (Σ w)² / Σ w²
+    weighted mean     m = Σ w_i s_i / Σ w_i within a group (a hookpoint), then averaged over groups
+    effective size    n_eff = (Σ w)² / Σ w²
     macro mean        every weight 1, one group
 
 Scores are [N, K]: N latents, K metrics. A missing score is left out of its own column only.
-Intervals: latents redrawn with replacement within their group. Where all latents score the same,
-redrawing them says nothing of the uncertainty, and there is no interval.
+
+Intervals of means: t with Σ n_eff − groups degrees of freedom, and the variance of the linearised ratio,
+Σ w² (s − m)² / (Σ w)² · n_eff / (n_eff − 1) in each group (Särndal, Swensson and Wretman 1992, Model assisted survey
+sampling, 5.7); so a mean that one latent carries has no interval. Of medians: the order statistics between which the
+binomial distribution puts the median. Where all latents score the same nothing is known of their spread, and there is
+no interval either.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
+from scipy import stats
 
-from outcrop.metrics.rates import Estimate, Sampling
+from outcrop.metrics.rates import Estimate
 
 
 def status_counts(status: Iterable[str], names: tuple[str, ...]) -> dict[str, int]:
@@ -47,29 +52,25 @@ def effective_sample_size(weights: Float[ndarray, "N"]) -> float:
 
 def group_shares(weights: Float[ndarray, "N"], groups: Int[ndarray, "N"]) -> Float[ndarray, "N"]:
     """What each latent counts for in the average over groups; within a group Σ = 1."""
-    totals = np.zeros(int(groups.max(initial=-1)) + 1)
-    np.add.at(totals, groups, weights)
+    totals = np.bincount(groups, weights=weights)
     return np.asarray(weights / totals[groups])
 
 
 def weighted_mean(
-    scores: Float[ndarray, "N K"], weights: Float[ndarray, "N"], groups: Int[ndarray, "N"], sampling: Sampling
+    scores: Float[ndarray, "N K"], weights: Float[ndarray, "N"], groups: Int[ndarray, "N"], confidence: float
 ) -> Estimate:
-    """The mean of each column [K]."""
-    value = _grouped_mean(np.ones((1, len(weights))), scores, weights, groups)[0]
-    draws = _grouped_mean(_resampled_counts(groups, sampling), scores, weights, groups)
-    return _bounded(scores, value, draws, sampling)
+    """The mean of each column [K]; a group without a value in a column is left out of it."""
+    return _columns([_mean(column, weights, groups, confidence) for column in scores.T])
 
 
-def macro_mean(scores: Float[ndarray, "N K"], sampling: Sampling) -> Estimate:
+def macro_mean(scores: Float[ndarray, "N K"], confidence: float) -> Estimate:
     n = len(scores)
-    return weighted_mean(scores, np.ones(n), np.zeros(n, dtype=np.int64), sampling)
+    return weighted_mean(scores, np.ones(n), np.zeros(n, dtype=np.int64), confidence)
 
 
-def median(scores: Float[ndarray, "N K"], sampling: Sampling) -> Estimate:
+def median(scores: Float[ndarray, "N K"], confidence: float) -> Estimate:
     """[K]; for scores that are unbounded."""
-    parts = [_median(column[~np.isnan(column)], sampling) for column in scores.T]
-    return Estimate(*(np.array([getattr(part, name) for part in parts]) for name in ("value", "low", "high")))
+    return _columns([_median(np.sort(column[~np.isnan(column)]), confidence) for column in scores.T])
 
 
 def unscored_at(scores: Float[ndarray, "N"], value: float) -> Float[ndarray, "N"]:
@@ -77,46 +78,38 @@ def unscored_at(scores: Float[ndarray, "N"], value: float) -> Float[ndarray, "N"
     return np.where(np.isnan(scores), value, scores)
 
 
-def _resampled_counts(groups: ndarray, sampling: Sampling) -> Float[ndarray, "draws N"]:
-    """How often each latent is drawn."""
-    counts = np.zeros((sampling.draws, len(groups)))
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
-        counts[:, members] = sampling.redraw(len(members))
-    return counts
+_Triple = tuple[float, float, float]  # value, low, high
+_MISSING = float("nan")
 
 
-def _grouped_mean(counts: ndarray, scores: ndarray, weights: ndarray, groups: ndarray) -> ndarray:
-    """[draws, K] of counts [draws, N]; a group without a value in a column is left out of it."""
-    present = ~np.isnan(scores)
-    weighted, mass = weights[:, None] * np.where(present, scores, 0), weights[:, None] * present
-    sums, n_groups = np.zeros((len(counts), scores.shape[1])), np.zeros((len(counts), scores.shape[1]))
-    for group in np.unique(groups):
-        members = groups == group
-        total = counts[:, members] @ mass[members]
-        sums += counts[:, members] @ weighted[members] / np.where(total > 0, total, 1)
-        n_groups += total > 0
-    return np.where(n_groups > 0, sums / np.where(n_groups > 0, n_groups, 1), np.nan)
+def _columns(triples: list[_Triple]) -> Estimate:
+    return Estimate(*np.array(triples, dtype=np.float64).reshape(-1, 3).T)
 
 
-def _bounded(scores: ndarray, value: ndarray, draws: ndarray, sampling: Sampling) -> Estimate:
-    """Per column, over the draws that hold a value at all."""
-    low, high = np.full(value.shape, np.nan), np.full(value.shape, np.nan)
-    for column in np.flatnonzero([_varies(values) for values in scores.T]):
-        kept = draws[~np.isnan(draws[:, column]), column]
-        estimate = sampling.interval(value[column], kept, kept)
-        low[column], high[column] = estimate.low, estimate.high
-    return Estimate(value, low, high)
+def _mean(scores: Float[ndarray, "N"], weights: ndarray, groups: ndarray, confidence: float) -> _Triple:
+    used = ~np.isnan(scores) & (weights > 0)
+    if not used.any():
+        return _MISSING, _MISSING, _MISSING
+    scores, weights = scores[used], weights[used]
+    _, groups = np.unique(groups[used], return_inverse=True)
+    share = group_shares(weights, groups)
+    means = np.bincount(groups, weights=share * scores)
+    value, n_groups = float(means.mean()), len(means)
+    sizes = 1 / np.bincount(groups, weights=share**2)
+    freedom = float(sizes.sum()) - n_groups
+    if scores.min() == scores.max() or (sizes <= 1).any():
+        return value, _MISSING, _MISSING
+    variance = np.bincount(groups, weights=(share * (scores - means[groups])) ** 2) * sizes / (sizes - 1)
+    reach = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance.sum()) / n_groups)
+    return value, value - reach, value + reach
 
 
-def _varies(values: ndarray) -> bool:
-    known = values[~np.isnan(values)]
-    return known.size > 0 and bool(known.min() < known.max())
-
-
-def _median(values: ndarray, sampling: Sampling) -> Estimate:
-    missing = np.array(np.nan)
-    if not _varies(values):
-        return Estimate(np.asarray(values[0]) if len(values) else missing, missing, missing)
-    draws = np.median(values[sampling.generator.integers(len(values), size=(sampling.draws, len(values)))], axis=1)
-    return sampling.interval(np.median(values), draws, draws)
+def _median(ordered: Float[ndarray, "n"], confidence: float) -> _Triple:
+    n = len(ordered)
+    if n == 0:
+        return _MISSING, _MISSING, _MISSING
+    value = float(np.median(ordered))
+    rank = int(stats.binom.ppf((1 - confidence) / 2, n, 0.5))  # P(fewer than so many lie below) is at most half of it
+    if rank == 0 or ordered[0] == ordered[-1]:
+        return value, _MISSING, _MISSING
+    return value, float(ordered[rank - 1]), float(ordered[n - rank])

@@ -24,9 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
-from numpy.typing import ArrayLike
 
 from outcrop.metrics.rates import Estimate, Rate
+
+Number = int | float | ndarray
 
 _HALVINGS = 50  # of the range in which an end is looked for
 
@@ -35,14 +36,14 @@ _HALVINGS = 50  # of the range in which an end is looked for
 class Linear:
     """c₀ + Σ c_i R_i; coefficients are numbers, or arrays [...] like the rates."""
 
-    coefficients: tuple[ArrayLike, ...]
-    constant: ArrayLike = 0.0
+    coefficients: tuple[Number, ...]
+    constant: Number = 0.0
 
-    def __call__(self, *rates: ArrayLike) -> Float[ndarray, "..."]:
+    def __call__(self, *rates: Number) -> Float[ndarray, "..."]:
         terms = (np.asarray(c) * np.asarray(rate) for c, rate in zip(self.coefficients, rates, strict=True))
         return np.asarray(sum(terms, start=np.asarray(self.constant, dtype=np.float64)))
 
-    def minus(self, factor: ArrayLike, other: Linear) -> Linear:
+    def minus(self, factor: Number, other: Linear) -> Linear:
         """This form less `factor` times another of the same rates."""
         pairs = zip(self.coefficients, other.coefficients, strict=True)
         coefficients = tuple(np.asarray(mine) - factor * np.asarray(theirs) for mine, theirs in pairs)
@@ -57,7 +58,7 @@ class Quotient:
     bottom: Linear
     within: tuple[float, float] = (0.0, 1.0)  # its range, or as far as its ends are looked for
 
-    def __call__(self, *rates: ArrayLike) -> Float[ndarray, "..."]:
+    def __call__(self, *rates: Number) -> Float[ndarray, "..."]:
         below = self.bottom(*rates)
         return np.asarray(self.top(*rates) / np.where(below > 0, below, np.nan))
 
@@ -70,7 +71,7 @@ def estimate(form: Linear | Quotient, rates: Sequence[Rate]) -> Estimate:
             return Estimate(value, *_ends(form, rates))
         case Quotient():
             low, high = (_zero(form, end, rates, value.shape) for end in (0, 1))
-            return Estimate(value, np.fmin(low, value), np.fmax(high, value))
+            return Estimate(value, np.asarray(np.fmin(low, value)), np.asarray(np.fmax(high, value)))
 
 
 def _ends(form: Linear, rates: Sequence[Rate]) -> tuple[Float[ndarray, "..."], Float[ndarray, "..."]]:

@@ -12,11 +12,11 @@ from numpy import ndarray
 _ROUNDING = 1e-12  # of n Σaa; a variance below is none
 
 
-def correlation(moments: Float64[ndarray, "windows 6"]) -> float:
-    """Over all tokens of the windows, of each of which (n, Σa, Σp, Σaa, Σpp, Σap) is given; NaN where the true or
-    the predicted activations are all alike, or there is no window."""
-    n, a, p, aa, pp, ap = moments.sum(axis=0).tolist()
+def correlation(moments: Float64[ndarray, "... 6"]) -> Float64[ndarray, "..."]:
+    """Of the sums (n, Σa, Σp, Σaa, Σpp, Σap) over all tokens of a latent's windows; missing where the true or the
+    predicted activations are all alike, or there is no window."""
+    n, a, p, aa, pp, ap = np.moveaxis(moments, -1, 0)
     variance_a, variance_p = n * aa - a * a, n * pp - p * p
-    if variance_a <= _ROUNDING * n * aa or variance_p <= _ROUNDING * n * pp:
-        return float("nan")
-    return float(np.clip((n * ap - a * p) / np.sqrt(variance_a * variance_p), -1, 1))
+    known = (variance_a > _ROUNDING * n * aa) & (variance_p > _ROUNDING * n * pp)
+    product = np.where(known, variance_a * variance_p, np.nan)
+    return np.asarray(np.clip((n * ap - a * p) / np.sqrt(product), -1, 1))

@@ -1,4 +1,5 @@
-"""Averages over latents: per explainer, and there per layer, per coder and over all, each with an interval and its n.
+"""Averages over latents: per explainer, and there over all, per coder, layer and matryoshka prefix, each with an
+interval and its n.
 
 macro        each scored latent once; medians for what is unbounded
 weighted     by firing rate, by activation mass, and by firing rate without the latents above
@@ -23,74 +24,89 @@ from outcrop.metrics.coverage import (
     unscored_at,
     weighted_mean,
 )
-from outcrop.metrics.rates import Estimate, Sampling
-from outcrop.report.judged import ARMS, Judged
-from outcrop.report.scores import Column
-from outcrop.results import Results
+from outcrop.metrics.rates import Estimate
+from outcrop.report.judged import ARMS, explainers
+from outcrop.report.scores import ENDS, Column, Scores
+from outcrop.report.tables import Tables
 
 MEDIANS = ("accuracy_skill", "breadth", "chance_corrected")  # unbounded
-WEIGHTED = ("tpr", "fpr", "balanced_accuracy", "informedness", "auroc", "true_accuracy")
+WEIGHTED = ("tpr", "fpr", "balanced_accuracy", "informedness", "auroc", "true_accuracy", "average_precision")
 CHANCE_AND_BEST = {"balanced_accuracy": (0.5, 1.0), "informedness": (0.0, 1.0), "auroc": (0.5, 1.0)}
+_FAR = float("inf")
+RANGES = {  # of the metrics that are no shares
+    **dict.fromkeys(("informedness", "token_illusion"), (-1.0, 1.0)),
+    "beyond_tokens": (-2.0, 2.0),
+    "accuracy_skill": (-_FAR, 1.0),
+    "chance_corrected": (-_FAR, 1.0),
+    "breadth": (0.0, _FAR),
+}
 _FREQUENT_RATE = 0.1
 
-Columns = dict[str, dict[str, Column]]
+_Group = tuple[str | None, int | None, int | None]  # coder, layer, prefix; None stands for all
 
 
-def aggregates(results: Results, judged: Judged, columns: Columns, sampling: Sampling) -> list[dict[str, Any]]:
-    """Of each explainer one entry over everything, one per coder, one per layer that has selected latents."""
-    coder, layer = judged.columns["coder"], judged.columns["layer"]
-    selected = results.columns("SELECT coder, layer FROM latents WHERE selection_probability IS NOT NULL")
-    entries = []
-    for explainer, source in judged.explainers:
-        scored = judged.scored & judged.by(explainer, source)
-        for name, at in _groups(selected["coder"], selected["layer"]):
-            rows = scored & _member(coder, layer, name, at)
-            n_selected = int(_member(selected["coder"], selected["layer"], name, at).sum())
-            entry = _entry(judged, columns, rows, n_selected - int(rows.sum()), sampling)
-            entries.append(entry | {"explainer": explainer, "source": source, "coder": name, "layer": at})
+def aggregates(tables: Tables, confidence: float) -> list[dict[str, Any]]:
+    """Of each explainer one entry over everything, then one per coder, per layer, and per prefix of each, of those that
+    have selected latents."""
+    selected = {
+        name: column[~np.isnan(tables.latents["selection_probability"].astype(float))]
+        for name, column in tables.latents.items()
+    }
+    scores, entries = tables.scores, []
+    for explainer, source in explainers(scores.about):
+        mine = scores.scored & scores.by(explainer, source)
+        for group in _groups(selected):
+            rows = mine & _member(scores.about, group)
+            n_unscored = int(_member(selected, group).sum()) - int(rows.sum())
+            named = dict(zip(("coder", "layer", "prefix"), group, strict=True))
+            entries.append(
+                _entry(scores.of(rows), n_unscored, confidence) | {"explainer": explainer, "source": source} | named
+            )
     return entries
 
 
-def _groups(coder: ndarray, layer: ndarray) -> list[tuple[str | None, int | None]]:
-    """Coder and layer of each entry, of selected latents: one whose latents all failed is one, too."""
-    coders = [str(name) for name in coder]
-    layers = {(name, int(x)) for name, x in zip(coders, layer, strict=True)}
-    groups: list[tuple[str | None, int | None]] = [(None, None)]
+def _groups(selected: dict[str, ndarray]) -> list[_Group]:
+    """Of selected latents: one whose latents all failed is one, too. A lone prefix is no group of its own."""
+    coders, layers, prefixes = (selected[name].tolist() for name in ("coder", "layer", "prefix"))
+    found: list[_Group] = [(None, None, None)]
     for name in sorted(set(coders)):
-        groups += [(name, None), *sorted(pair for pair in layers if pair[0] == name)]
-    return groups
+        found.append((name, None, None))
+        for layer in sorted({at for coder, at in zip(coders, layers, strict=True) if coder == name}):
+            found.append((name, layer, None))
+            here = {p for coder, at, p in zip(coders, layers, prefixes, strict=True) if (coder, at) == (name, layer)}
+            found += [(name, layer, prefix) for prefix in sorted(here) if len(here) > 1]
+    return found
 
 
-def _member(coder: ndarray, layer: ndarray, name: str | None, at: int | None) -> Bool[ndarray, "N"]:
-    """Which latents are of this coder, and in this layer; None stands for all."""
-    everyone = np.ones(len(coder), dtype=bool)
-    of_coder = everyone if name is None else coder == name
-    return np.asarray(of_coder & (everyone if at is None else layer == at))
+def _member(table: dict[str, ndarray], group: _Group) -> Bool[ndarray, "N"]:
+    member = np.ones(len(table["coder"]), dtype=bool)
+    for name, wanted in zip(("coder", "layer", "prefix"), group, strict=True):
+        if wanted is not None:
+            member &= table[name] == wanted
+    return member
 
 
-def _entry(
-    judged: Judged, columns: Columns, rows: Bool[ndarray, "N"], n_unscored: int, sampling: Sampling
-) -> dict[str, Any]:
-    _, coder = np.unique(judged.columns["coder"][rows].astype(str), return_inverse=True)
+def _entry(scores: Scores, n_unscored: int, confidence: float) -> dict[str, Any]:
+    _, coder = np.unique(scores.about["coder"].astype(str), return_inverse=True)
     return {
-        "n_scored": int(rows.sum()),
+        "n_scored": len(coder),
         "n_unscored": n_unscored,
-        "macro": {arm: _macro(columns[arm], rows, sampling) for arm in ARMS},
+        "macro": {arm: _macro(scores.arms[arm], confidence) for arm in ARMS},
         "weighted": {
             name: {"n_effective": _effective(weights, coder)}
-            | {arm: _weighted(columns[arm], rows, weights, coder, sampling) for arm in ARMS}
-            for name, weights in _weights(judged, rows).items()
+            | {arm: _weighted(scores.arms[arm], weights, coder, confidence) for arm in ARMS}
+            for name, weights in _weights(scores.about).items()
         },
         "unscored": {
-            metric: _with_unscored(columns["explanation"][metric], rows, n_unscored, ends, sampling)
+            metric: _with_unscored(scores.arms["explanation"][metric], n_unscored, ends, confidence)
             for metric, ends in CHANCE_AND_BEST.items()
         },
     }
 
 
-def _weights(judged: Judged, rows: Bool[ndarray, "N"]) -> dict[str, Float[ndarray, "n"]]:
+def _weights(about: dict[str, ndarray]) -> dict[str, Float[ndarray, "n"]]:
     rate, mean, probability = (
-        judged.columns[name][rows].astype(float) for name in ("firing_rate", "mean_activation", "selection_probability")
+        about[name].astype(float) for name in ("firing_rate", "mean_activation", "selection_probability")
     )
     firing = hajek_weights(rate, probability)
     return {
@@ -105,46 +121,42 @@ def _effective(weights: ndarray, coder: Int[ndarray, "n"]) -> float:
     return effective_sample_size(group_shares(weights[carried], coder[carried]))
 
 
-def _values(columns: dict[str, Column], names: tuple[str, ...], rows: ndarray) -> Float[ndarray, "n K"]:
-    return np.array([columns[name].estimate.value[rows] for name in names]).reshape(len(names), -1).T
+def _values(columns: dict[str, Column], names: tuple[str, ...]) -> Float[ndarray, "n K"]:
+    return np.array([columns[name].estimate.value for name in names]).reshape(len(names), -1).T
 
 
-def _macro(columns: dict[str, Column], rows: ndarray, sampling: Sampling) -> dict[str, Any]:
+def _macro(columns: dict[str, Column], confidence: float) -> dict[str, Any]:
     means = tuple(name for name in columns if name not in MEDIANS)
     medians = tuple(name for name in MEDIANS if name in columns)
-    by_mean, by_median = _values(columns, means, rows), _values(columns, medians, rows)
-    return _entries(means, macro_mean(by_mean, sampling), by_mean, "mean") | _entries(
-        medians, median(by_median, sampling), by_median, "median"
+    by_mean, by_median = _values(columns, means), _values(columns, medians)
+    return _entries(means, macro_mean(by_mean, confidence), by_mean, "mean") | _entries(
+        medians, median(by_median, confidence), by_median, "median"
     )
 
 
-def _weighted(
-    columns: dict[str, Column], rows: ndarray, weights: ndarray, coder: ndarray, sampling: Sampling
-) -> dict[str, Any]:
-    carried = weights > 0
-    scores = _values(columns, WEIGHTED, rows)[carried]
-    estimate = weighted_mean(scores, weights[carried], coder[carried], sampling)
-    return _entries(WEIGHTED, estimate, scores, "weighted mean")
+def _weighted(columns: dict[str, Column], weights: ndarray, coder: ndarray, confidence: float) -> dict[str, Any]:
+    scores = _values(columns, WEIGHTED)
+    return _entries(WEIGHTED, weighted_mean(scores, weights, coder, confidence), scores[weights > 0], "weighted mean")
 
 
 def _entries(names: tuple[str, ...], estimate: Estimate, scores: ndarray, statistic: str) -> dict[str, Any]:
     n = (~np.isnan(scores)).sum(0)
     return {
-        name: {
-            "value": estimate.value[i],
-            "low": estimate.low[i],
-            "high": estimate.high[i],
-            "n": int(n[i]),
-            "statistic": statistic,
-        }
-        for i, name in enumerate(names)
+        name: {**_within(name, estimate, i), "n": int(n[i]), "statistic": statistic} for i, name in enumerate(names)
     }
 
 
+def _within(name: str, estimate: Estimate, i: int) -> dict[str, float]:
+    """An interval does not leave the metric's range."""
+    low, high = RANGES.get(name, (0.0, 1.0))
+    value, *ends = (float(getattr(estimate, end)[i]) for end in ENDS)
+    return dict(zip(ENDS, (value, *(min(max(end, low), high) if end == end else end for end in ends)), strict=True))
+
+
 def _with_unscored(
-    column: Column, rows: ndarray, n_unscored: int, ends: tuple[float, float], sampling: Sampling
-) -> dict[str, Any]:
-    left_out = column.estimate.value[rows]
+    column: Column, n_unscored: int, ends: tuple[float, float], confidence: float
+) -> dict[str, dict[str, Any]]:
+    left_out = column.estimate.value
     everyone = np.concatenate([left_out, np.full(n_unscored, np.nan)])
     versions = {
         "at_chance": unscored_at(everyone, ends[0]),
@@ -152,6 +164,6 @@ def _with_unscored(
         "at_best": unscored_at(everyone, ends[1]),
     }
     return {
-        name: _entries((name,), macro_mean(scores[:, None], sampling), scores[:, None], "mean")[name]
+        name: _entries((name,), macro_mean(scores[:, None], confidence), scores[:, None], "mean")[name]
         for name, scores in versions.items()
     }

@@ -1,125 +1,196 @@
-"""What was judged of every explanation: counts and probabilities per stratum, per arm.
+"""What was judged, as flat columns: of every explanation, and of every latent where none was shown.
 
-A *row* is one explanation with a text. A *cell* is a stratum of the scored windows: cells
-0 … Q−1 are the quantiles of the activating ones, cells Q … Q+S−1 the non-activating strata.
-Arms: the explanation itself, the control without any, and the token baseline.
+A *subject* is what a judgement is about: an explanation with a text, or, in the arm "none" and of scorers that need no
+explanation, a latent. A *cell* is the kind of a judged window: cells 0 … Q−1 are the quantiles of activating ones,
+cells Q … Q+S−1 the non-activating strata, and the last holds activating windows with other tokens marked.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import get_args
+from functools import cached_property
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from outcrop.config import Explainer
-from outcrop.results import DETECTION, TOKEN_BASELINE, Results
+from outcrop.results import (
+    DETECTION,
+    EMBEDDING,
+    FUZZING,
+    INTRUDER,
+    MISPLACED,
+    SIMULATION,
+    SURPRISAL,
+    TOKEN_BASELINE,
+    Results,
+)
 from outcrop.types import Stratum
 
-ARMS = ("explanation", "no_explanation", "token_baseline")
 STRATA: tuple[str, ...] = get_args(Stratum)
 
-_ROWS = """
-SELECT x.coder, x.latent, x.explainer, x.source, x.text, l.layer, l.firing_rate, l.context_rate,
-       l.mean_activation, l.selection_probability, g.status
-FROM explanations x JOIN latents l USING (coder, latent) JOIN ledger g USING (coder, latent)
-WHERE x.text IS NOT NULL ORDER BY x.coder, x.latent, x.explainer, x.source
+# The three arms that are compared window by window: their scorer, and the arm's name among the judgements.
+ARMS = {
+    "explanation": (DETECTION, "plain"),
+    "no_explanation": (DETECTION, "none"),
+    "token_baseline": (TOKEN_BASELINE, "plain"),
+}
+MEASURING = (INTRUDER, EMBEDDING, SURPRISAL, SIMULATION)
+
+_LATENTS = """
+SELECT DISTINCT coder, latent FROM explanations UNION SELECT DISTINCT coder, latent FROM examples ORDER BY 1, 2
 """
-# The judgements of the three arms, in whose names `arm` is.
-ARM_JUDGEMENTS = f"""(
-SELECT coder, latent, explainer, source, example, probability, predicted, failure, failure_detail,
-       CASE WHEN scorer = '{TOKEN_BASELINE}' THEN 'token_baseline'
-            WHEN arm = 'none' THEN 'no_explanation' ELSE 'explanation' END AS arm
-FROM judgements WHERE scorer = '{TOKEN_BASELINE}' OR (scorer = '{DETECTION}' AND arm IN ('plain', 'none'))
-)"""
-_JUDGEMENTS = f"""
-SELECT x.coder, x.latent, x.explainer, x.source, COALESCE(e.quantile, 0) AS quantile,
-       COALESCE(e.stratum, '') AS stratum, j.probability, j.predicted, j.arm
-FROM explanations x JOIN {ARM_JUDGEMENTS} j ON j.coder = x.coder AND j.latent = x.latent
-     AND (j.explainer = '' OR (j.explainer = x.explainer AND j.source = x.source))
-JOIN examples e ON e.coder = j.coder AND e.latent = j.latent AND e.example = j.example
-WHERE x.text IS NOT NULL AND e.split = 'score' AND j.predicted IS NOT NULL
+_TEXTS = "SELECT coder, latent, explainer, source FROM explanations WHERE text IS NOT NULL ORDER BY 1, 2, 3, 4"
+_ABOUT = """
+SELECT s.id AS of_latent, x.coder, x.latent, x.explainer, x.source, x.text, l.layer, l.prefix, l.firing_rate,
+       l.context_rate, l.mean_activation, l.dense, l.positional, l.pure_token, l.selection_probability
+FROM temp.text t JOIN explanations x USING (coder, latent, explainer, source)
+     JOIN latents l USING (coder, latent) JOIN temp.subject s USING (coder, latent) ORDER BY t.id
 """
+_CELLS = """
+SELECT s.id, e.example,
+       CASE WHEN e.split != 'score' THEN -1 WHEN e.quantile IS NOT NULL THEN e.quantile - 1
+            ELSE ? + CASE e.stratum {} END END
+FROM temp.subject s CROSS JOIN examples e USING (coder, latent)
+"""
+_JUDGEMENTS = """
+SELECT s.id, j.example, COALESCE(j.predicted, -1) AS predicted, COALESCE(j.probability, -1) AS probability{measured}
+FROM temp.{subject} s CROSS JOIN judgements j
+  ON j.coder = s.coder AND j.latent = s.latent AND j.scorer = ? AND j.arm = ? AND j.explainer = {explainer}
+"""
+_OF_TEXT = {"subject": "text", "explainer": "s.explainer AND j.source = s.source"}
+_OF_LATENT = {"subject": "subject", "explainer": "''"}
+
+_CELL = np.dtype([("latent", "i4"), ("example", "i4"), ("cell", "i4")])
+_JUDGED = np.dtype([("id", "i4"), ("example", "i4"), ("predicted", "f4"), ("probability", "f8")])
 
 
 @dataclass(frozen=True)
-class Arm:
-    """hits: windows predicted to match; n: judged; probabilities[row][cell], missing ones left out."""
+class Verdicts:
+    """What one scorer said in one arm of R subjects, on scored windows; n judgements."""
 
-    hits: Float[ndarray, "N C"]
-    n: Float[ndarray, "N C"]
-    probabilities: list[list[ndarray]]
+    scorer: str
+    n_subjects: int
+    n_cells: int
+    of_texts: bool  # subjects are explanations; else latents
+    subject: Int[ndarray, "n"]
+    cell: Int[ndarray, "n"]
+    predicted: Float[ndarray, "n"]  # NaN where there is no yes or no
+    probability: Float[ndarray, "n"]  # NaN where there is none
+    measured: ndarray  # lists of numbers, by scorers that measure; empty where the judgement failed
+
+    @cached_property
+    def counts(self) -> tuple[Float[ndarray, "R C"], Float[ndarray, "R C"]]:
+        """Windows that were predicted to match, and windows judged, of each subject in each cell."""
+        judged = ~np.isnan(self.predicted)
+        flat, predicted = (self.subject * self.n_cells + self.cell)[judged], self.predicted[judged]
+        shape, size = (self.n_subjects, self.n_cells), self.n_subjects * self.n_cells
+        hits, n = np.bincount(flat, weights=predicted, minlength=size), np.bincount(flat, minlength=size)
+        return hits.reshape(shape).astype(np.float64), n.reshape(shape).astype(np.float64)
+
+    @cached_property
+    def asked(self) -> Bool[ndarray, "R"]:
+        """Subjects about which there is a judgement, if only a failed one."""
+        return np.bincount(self.subject, minlength=self.n_subjects) > 0
 
 
-@dataclass(frozen=True)
 class Judged:
-    """N explanations with text, Q quantiles, S non-activating strata, C = Q + S cells."""
+    """The judgements of a results database, read scorer by scorer."""
 
-    columns: dict[str, ndarray]  # of _ROWS, each [N]
-    n_quantiles: int
-    shares: Float[ndarray, "N S"]  # v_s
-    arms: dict[str, Arm]
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        results.number("subject", _LATENTS)
+        results.number("text", _TEXTS)
+        self.n_quantiles = int(results.columns("SELECT COALESCE(MAX(quantile), 0) AS q FROM examples")["q"][0])
+        self.n_cells = self.n_quantiles + len(STRATA) + 1
+
+    @cached_property
+    def texts(self) -> dict[str, ndarray]:
+        """Of every explanation with a text, by coder, latent, explainer and source: what it says, and its latent."""
+        return self._results.columns(_ABOUT)
+
+    @cached_property
+    def latents(self) -> dict[str, ndarray]:
+        """Of every latent with examples or an explanation: coder and latent."""
+        return self._results.columns("SELECT coder, latent FROM temp.subject ORDER BY id")
+
+    @cached_property
+    def shares(self) -> Float[ndarray, "L S"]:
+        """v_s of every latent; 0 where it has no such stratum."""
+        table = self._results.columns(
+            "SELECT s.id, t.stratum, t.share FROM temp.subject s CROSS JOIN strata t USING (coder, latent)"
+        )
+        shares = np.zeros((len(self.latents["coder"]), len(STRATA)))
+        for i, stratum in enumerate(STRATA):
+            mine = table["stratum"] == stratum
+            shares[table["id"][mine].astype(np.int64), i] = table["share"][mine].astype(float)
+        return shares
 
     @property
-    def scored(self) -> Bool[ndarray, "N"]:
-        """Explanations that were judged on activating and on other windows."""
-        n, q = self.arms["explanation"].n, self.n_quantiles
-        return (n[:, :q].sum(-1) > 0) & (n[:, q:].sum(-1) > 0)
+    def latent_of(self) -> Int[ndarray, "N"]:
+        """The latent of every explanation."""
+        return self.texts["of_latent"].astype(np.int64)
 
-    @property
-    def explainers(self) -> list[tuple[str, str]]:
-        """Explainer and source of the explanations, ours first; one without a name where there are none."""
-        found = set(zip(self.columns["explainer"], self.columns["source"], strict=True))
-        ours = {name: i for i, name in enumerate(get_args(Explainer))}
-        return sorted(found, key=lambda one: (ours.get(one[0], len(ours)), one)) or [("", "")]
+    def weights(self, verdicts: Verdicts) -> Float[ndarray, "R C"]:
+        """What each cell weighs for the subjects of these verdicts: each quantile alike, and each stratum its share;
+        in fuzzing misplaced marks weigh as much as all non-activating windows together."""
+        shares = self.shares[self.latent_of] if verdicts.of_texts else self.shares
+        misplaced = 0.5 if verdicts.scorer == FUZZING else 0.0
+        even, last = (np.full((len(shares), n), w) for n, w in ((self.n_quantiles, 1.0), (1, misplaced)))
+        return np.hstack([even, shares * (1 - misplaced), last])
 
-    def by(self, explainer: str, source: str) -> Bool[ndarray, "N"]:
-        return np.asarray((self.columns["explainer"] == explainer) & (self.columns["source"] == source))
+    def verdicts(self, scorer: str, arm: str) -> Verdicts:
+        """Of explanations, or of latents where none was shown."""
+        of_texts = arm != "none" and scorer not in (TOKEN_BASELINE, INTRUDER)
+        parts = [self._read(one, arm, of_texts) for one in ((FUZZING, MISPLACED) if scorer == FUZZING else (scorer,))]
+        columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+        n = len((self.texts if of_texts else self.latents)["coder"])
+        return Verdicts(scorer, n, self.n_cells, of_texts, *columns)
+
+    def _read(self, scorer: str, arm: str, of_texts: bool) -> tuple[ndarray, ...]:
+        """The columns of `Verdicts`."""
+        subject, example, verdicts, measured = self._rows(scorer, arm, _OF_TEXT if of_texts else _OF_LATENT)
+        cell = np.full(len(subject), self.n_cells - 1)
+        if scorer != MISPLACED:
+            cell = self._cell(self.latent_of[subject] if of_texts else subject, example)
+        scored = cell >= 0
+        return tuple(column[scored] for column in (subject, cell, *verdicts, measured))
+
+    def _rows(self, scorer: str, arm: str, names: dict[str, str]) -> tuple[ndarray, ndarray, list[ndarray], ndarray]:
+        """Subject, example, predicted and probability, and what was measured, of every judgement."""
+        asked = (scorer, arm)
+        measures = scorer in MEASURING
+        query = _JUDGEMENTS.format(measured=", COALESCE(j.measured, '[]') AS measured" if measures else "", **names)
+        rows: Any = self._results.columns(query, asked) if measures else self._results.numbers(query, _JUDGED, asked)
+        subject, example = (rows[name].astype(np.int64) for name in ("id", "example"))
+        measured = np.empty(len(subject), dtype=object)
+        if measures:
+            measured[:] = [json.loads(text) for text in rows["measured"].tolist()]
+        verdicts = [np.where(rows[name] < 0, np.nan, rows[name]) for name in ("predicted", "probability")]
+        return subject, example, verdicts, measured
+
+    @cached_property
+    def _cells(self) -> tuple[Int[ndarray, "L"], Int[ndarray, "examples"]]:
+        """Where each latent's examples begin, and the cell of each; −1 for those of explainers."""
+        cases = " ".join(f"WHEN '{stratum}' THEN {i}" for i, stratum in enumerate(STRATA))
+        rows = self._results.numbers(_CELLS.format(cases), _CELL, (self.n_quantiles,))
+        n_examples = np.zeros(len(self.latents["coder"]), dtype=np.int64)
+        np.maximum.at(n_examples, rows["latent"], rows["example"] + 1)
+        start = np.cumsum(n_examples) - n_examples
+        cells = np.full(int(n_examples.sum()), -1, dtype=np.int32)
+        cells[start[rows["latent"]] + rows["example"]] = rows["cell"]
+        return start, cells
+
+    def _cell(self, latent: Int[ndarray, "n"], example: Int[ndarray, "n"]) -> Int[ndarray, "n"]:
+        start, cells = self._cells
+        return cells[start[latent] + example]
 
 
-def load_judged(results: Results) -> Judged:
-    columns = results.columns(_ROWS)
-    keys = ("coder", "latent", "explainer", "source")
-    row_of = {key: i for i, key in enumerate(zip(*(columns[name] for name in keys), strict=True))}
-    quantiles = results.columns("SELECT COALESCE(MAX(quantile), 0) AS q FROM examples")
-    n_quantiles = int(quantiles["q"][0])
-    judgements = results.columns(_JUDGEMENTS)
-    row = np.array([row_of[key] for key in zip(*(judgements[name] for name in keys), strict=True)], dtype=np.int64)
-    cell = np.where(judgements["stratum"] == "", judgements["quantile"] - 1, 0)
-    for i, stratum in enumerate(STRATA):
-        cell[judgements["stratum"] == stratum] = n_quantiles + i
-    shape = (len(row_of), n_quantiles + len(STRATA))
-    arms = {arm: _arm(judgements, row, cell, judgements["arm"] == arm, shape) for arm in ARMS}
-    return Judged(columns, n_quantiles, _shares(results, columns), arms)
-
-
-def _arm(
-    judgements: dict[str, ndarray],
-    row: Int[ndarray, "n"],
-    cell: Int[ndarray, "n"],
-    mine: Bool[ndarray, "n"],
-    shape: tuple[int, int],
-) -> Arm:
-    flat = (row * shape[1] + cell)[mine]
-    size = shape[0] * shape[1]
-    hits = np.bincount(flat, weights=judgements["predicted"][mine].astype(float), minlength=size).astype(float)
-    n = np.bincount(flat, minlength=size).astype(float)
-    probability = judgements["probability"][mine].astype(float)
-    known = ~np.isnan(probability)
-    flat, probability = flat[known], probability[known]
-    order = np.argsort(flat, kind="stable")
-    ends = np.cumsum(np.bincount(flat, minlength=size))
-    cells = np.split(probability[order], ends[:-1]) if size else []
-    grouped = [cells[i : i + shape[1]] for i in range(0, size, shape[1])]
-    return Arm(hits.reshape(shape), n.reshape(shape), grouped)
-
-
-def _shares(results: Results, columns: dict[str, ndarray]) -> Float[ndarray, "N S"]:
-    """v_s of every row; 0 where the latent has no such stratum."""
-    table = results.columns("SELECT coder, latent, stratum, share FROM strata")
-    rows = zip(table["coder"], table["latent"], table["stratum"], table["share"], strict=True)
-    share = {(coder, latent, stratum): float(v) for coder, latent, stratum, v in rows}
-    latents = zip(columns["coder"], columns["latent"], strict=True)
-    return np.array([[share.get((*key, s), 0.0) for s in STRATA] for key in latents]).reshape(-1, len(STRATA))
+def explainers(texts: dict[str, ndarray]) -> list[tuple[str, str]]:
+    """Explainer and source of the explanations, ours first; one without a name where there are none."""
+    found = set(zip(texts["explainer"], texts["source"], strict=True))
+    ours = {name: i for i, name in enumerate(get_args(Explainer))}
+    return sorted(found, key=lambda one: (ours.get(one[0], len(ours)), one)) or [("", "")]

@@ -9,18 +9,11 @@ import numpy as np
 from numpy import ndarray
 
 from outcrop.metrics.coverage import coverage, status_counts
-from outcrop.results import STATUSES, Results
+from outcrop.report.tables import Tables
+from outcrop.results import STATUSES
 from outcrop.types import CoderKey
 
-_LATENTS = """
-SELECT l.coder, l.layer, l.n_fired, l.firing_rate, l.mean_activation, g.status, g.stage, g.reason
-FROM latents l JOIN ledger g USING (coder, latent) ORDER BY l.coder, l.latent
-"""
 _BINS_PER_DECADE = 4
-
-
-def coder_names(results: Results) -> list[str]:
-    return [str(name) for name in results.columns("SELECT coder FROM coders ORDER BY coder")["coder"]]
 
 
 def coder_label(name: str) -> str:
@@ -30,15 +23,15 @@ def coder_label(name: str) -> str:
     return f"{key.setting} at {place}" + (f", seed {key.seed}" if key.seed else "")
 
 
-def ledger(results: Results) -> dict[str, Any]:
+def ledger(tables: Tables) -> dict[str, Any]:
     """Latents per status, in total, per coder and per layer; failures by stage and kind."""
-    table = results.columns(_LATENTS)
+    latents = tables.latents
     return {
-        "n_latents": len(table["coder"]),
-        "counts": status_counts(table["status"], STATUSES),
-        "coders": [_coder_ledger(table, name) for name in coder_names(results)],
-        "failures": _failures(table),
-        "failed_judgements": _failed_judgements(results),
+        "n_latents": len(latents["coder"]),
+        "counts": status_counts(latents["status"], STATUSES),
+        "coders": [_coder_ledger(latents, name) for name in tables.coder_names],
+        "failures": _failures(latents),
+        "failed_judgements": _failed_judgements(tables),
     }
 
 
@@ -74,41 +67,26 @@ def _failures(table: dict[str, ndarray]) -> list[dict[str, Any]]:
     ]
 
 
-def _failed_judgements(results: Results) -> dict[str, Any]:
-    kinds = results.columns(
-        "SELECT scorer, arm, failure AS kind, COUNT(*) AS n FROM judgements WHERE failure IS NOT NULL "
-        "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
-    )
-    n = results.columns("SELECT COUNT(*) AS judged, COUNT(failure) AS failed FROM judgements")
-    rows = zip(kinds["scorer"], kinds["arm"], kinds["kind"], kinds["n"], strict=True)
-    return {
-        "n_judgements": int(n["judged"][0]),
-        "n_failed": int(n["failed"][0]),
-        "kinds": [{"scorer": s, "arm": a, "kind": k, "n": int(count)} for s, a, k, count in rows],
-    }
+def _failed_judgements(tables: Tables) -> dict[str, Any]:
+    counts = tables.judgements
+    kinds = [{"scorer": s, "arm": a, "kind": k, "n": n} for s, a, k, n in counts if k]
+    return {"n_judgements": sum(n for *_, n in counts), "n_failed": sum(kind["n"] for kind in kinds), "kinds": kinds}
 
 
-def corpus(results: Results) -> list[dict[str, Any]]:
-    """The `coders` table: what was cached of each coder."""
-    table = results.columns("SELECT * FROM coders ORDER BY coder")
-    numbers = [name for name in table if name != "coder"]
-    return [
-        {"coder": str(coder), "label": coder_label(coder), **{name: int(table[name][i]) for name in numbers}}
-        for i, coder in enumerate(table["coder"])
-    ]
+def corpus(tables: Tables) -> list[dict[str, Any]]:
+    """What was cached of each coder."""
+    return [{**coder, "label": coder_label(coder["coder"])} for coder in tables.coders]
 
 
-def firing_rates(results: Results) -> list[dict[str, Any]]:
+def firing_rates(tables: Tables) -> list[dict[str, Any]]:
     """Histograms of log10 firing rate per coder and layer, over the same bins everywhere."""
-    table = results.columns(
-        "SELECT l.coder, l.layer, l.firing_rate, c.n_tokens FROM latents l JOIN coders c USING (coder)"
-    )
+    table, n_tokens = tables.latents, {coder["coder"]: coder["n_tokens"] for coder in tables.coders}
     rate = table["firing_rate"].astype(float)
     fired = rate > 0
     lowest = np.floor(np.log10(rate[fired].min())) if fired.any() else -1.0
     edges = np.linspace(lowest, 0, int(-lowest) * _BINS_PER_DECADE + 1)
     histograms = []
-    for coder in coder_names(results):
+    for coder in tables.coder_names:
         for layer in np.unique(table["layer"][table["coder"] == coder]):
             mine = (table["coder"] == coder) & (table["layer"] == layer)
             counts, _ = np.histogram(np.log10(rate[mine & fired]), bins=edges)
@@ -119,7 +97,7 @@ def firing_rates(results: Results) -> list[dict[str, Any]]:
                     "layer": int(layer),
                     "n_latents": int(mine.sum()),
                     "n_unfired": int((mine & ~fired).sum()),
-                    "n_tokens": int(table["n_tokens"][mine][0]),
+                    "n_tokens": n_tokens[coder],
                     "edges": edges.tolist(),
                     "counts": counts.tolist(),
                 }

@@ -21,6 +21,8 @@ from outcrop.report import figures, text
 from outcrop.report.judged import STRATA
 from outcrop.report.ledger import coder_label
 from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
+from outcrop.report.summary import scores_of
+from outcrop.report.tables import Tables
 from outcrop.report.windows import N_SHADES, LatentPage, latent_pages
 
 __all__ = ["LatentPage", "latent_pages", "render_page"]
@@ -37,6 +39,7 @@ METRIC_NAMES = {
     "informedness": "Informedness J",
     "beyond_tokens": "… beyond tokens",
     "auroc": "AUROC",
+    "average_precision": "True average precision",
     "tpr": "True positive rate",
     "fpr": "False positive rate",
     "fpr_random": "… on random windows",
@@ -77,7 +80,7 @@ class _Card:
 
     @property
     def score(self) -> float | None:
-        value: float | None = self.scores["arms"]["explanation"]["balanced_accuracy"]["value"] if self.scores else None
+        value: float | None = self.scores["explanation"]["balanced_accuracy"]["value"] if self.scores else None
         return value
 
     @property
@@ -93,11 +96,11 @@ class _Card:
         return sum(group.n_wrong for group in self.page.scored)
 
 
-def render_page(summary: dict[str, Any], latents: Sequence[LatentPage]) -> str:
-    """The whole page, from a summary (`report.summary`) and the explained latents."""
+def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[LatentPage]) -> str:
+    """The whole page, from the tables, their summary (`report.summary`) and the explained latents."""
     style = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    cards = _cards(summary, latents)
+    cards = _cards(tables, latents)
     overall, *others = summary["scores"]["aggregates"]
     scorers = scorer_rows(summary["scores"]["scorers"])
     return _template().render(
@@ -152,25 +155,34 @@ def _template() -> Template:
     return environment.get_template("page.html.j2")
 
 
-def _cards(summary: dict[str, Any], latents: Sequence[LatentPage]) -> list[_Card]:
+def _cards(tables: Tables, latents: Sequence[LatentPage]) -> list[_Card]:
     """By balanced accuracy, the best first; those without one last."""
-    rows = {(e["coder"], e["latent"], e["explainer"], e["source"]): e for e in summary["scores"]["explanations"]}
-    coders = [entry["coder"] for entry in summary["corpus"]]
+    about = tables.scores.about
+    names = zip(*(about[name].tolist() for name in ("coder", "latent", "explainer", "source")), strict=True)
+    rows = {name: i for i, name in enumerate(names)}
+    statuses = dict(
+        zip(
+            zip(*(tables.latents[name].tolist() for name in ("coder", "latent")), strict=True),
+            tables.latents["status"].tolist(),
+            strict=True,
+        )
+    )
     cards = []
     for i, page in enumerate(latents):
         coder, index = str(page.latent.coder), page.latent.index
-        scores = rows.get((coder, index, page.explainer, page.source))
-        anchor = f"latent-{coders.index(coder)}-{index}-{i}"
-        cards.append(_Card(anchor, page, coder_label(coder), scores, _status(scores)))
+        row = rows.get((coder, index, page.explainer, page.source))
+        scores = None if row is None else scores_of(tables.scores, row)
+        anchor = f"latent-{tables.coder_names.index(coder)}-{index}-{i}"
+        cards.append(_Card(anchor, page, coder_label(coder), scores, _status(scores, statuses[coder, index])))
     return sorted(cards, key=lambda card: (card.score is None, -(card.score or 0)))
 
 
-def _status(scores: dict[str, Any] | None) -> str:
+def _status(scores: dict[str, Any] | None, of_latent: str) -> str:
     """That of the explanation: its latent may be scored by another one, or by another scorer."""
     if scores is None:
         return "failed"
-    judged = scores["arms"]["explanation"]["balanced_accuracy"]["n"] > 0
-    return scores["status"] if judged or scores["status"] != "scored" else "not judged by detection"
+    judged = scores["explanation"]["balanced_accuracy"]["n"] > 0
+    return of_latent if judged or of_latent != "scored" else "not judged by detection"
 
 
 def _rows(arms: dict[str, Any], metrics: dict[str, str]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
@@ -209,4 +221,4 @@ def _quantile_chart(summary: dict[str, Any]) -> Markup:
 
 
 def _latent_chart(scores: dict[str, Any]) -> Markup:
-    return figures.interval_chart(_rows(scores["arms"], _AGAINST), "Balanced accuracy of this latent", 0.5)
+    return figures.interval_chart(_rows(scores, _AGAINST), "Balanced accuracy of this latent", 0.5)

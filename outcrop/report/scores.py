@@ -4,7 +4,7 @@ tpr, fpr                       weighted over quantiles (1/Q) and strata (v_s)
 tpr_q1 … tpr_qQ                one quantile alone
 fpr_S, balanced_accuracy_S     against the stratum S alone
 balanced_accuracy, informedness, auroc, token_illusion
-true_accuracy, accuracy_skill, precision, f1, predicted_rate, breadth    at the natural rate π
+true_accuracy, accuracy_skill, precision, f1, predicted_rate, breadth, average_precision    at the natural rate π
 chance_corrected, beyond_tokens    of the explanation only, against the control and the baseline
 """
 
@@ -13,16 +13,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from outcrop.metrics.accuracy import BALANCED_ACCURACY, CHANCE_CORRECTED, INFORMEDNESS
-from outcrop.metrics.auroc import auroc
 from outcrop.metrics.forms import estimate
 from outcrop.metrics.prevalence import at_prevalence
-from outcrop.metrics.rates import Estimate, Rate, Sampling, weighted_rate
+from outcrop.metrics.ranking import Ranking
+from outcrop.metrics.rates import Estimate, Rate, weighted_rate
 from outcrop.metrics.tokens import BEYOND_TOKENS, TOKEN_ILLUSION
-from outcrop.report.judged import ARMS, STRATA, Arm, Judged
+from outcrop.report.judged import ARMS, STRATA, Judged, Verdicts
+
+ENDS = ("value", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,32 @@ class Column:
 
     estimate: Estimate
     n: Float[ndarray, "N"]
+
+    def of(self, rows: ndarray) -> Column:
+        return Column(Estimate(*(getattr(self.estimate, end)[rows] for end in ENDS)), self.n[rows])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of N explanations with a text: what they are about (columns of `judged`), and arm → metric → column."""
+
+    about: dict[str, ndarray]
+    arms: dict[str, dict[str, Column]]
+    n_quantiles: int
+
+    def of(self, rows: Bool[ndarray, "N"]) -> Scores:
+        about = {name: column[rows] for name, column in self.about.items()}
+        arms = {arm: {name: column.of(rows) for name, column in of.items()} for arm, of in self.arms.items()}
+        return Scores(about, arms, self.n_quantiles)
+
+    @property
+    def scored(self) -> Bool[ndarray, "N"]:
+        """Explanations that were judged on activating and on other windows."""
+        of = self.arms["explanation"]
+        return np.asarray((of["tpr"].n > 0) & (of["fpr"].n > 0))
+
+    def by(self, explainer: str, source: str) -> Bool[ndarray, "N"]:
+        return np.asarray((self.about["explainer"] == explainer) & (self.about["source"] == source))
 
 
 @dataclass(frozen=True)
@@ -41,73 +69,81 @@ class _ArmRates:
     strata: list[Rate]
 
 
-def score(judged: Judged, sampling: Sampling) -> dict[str, dict[str, Column]]:
-    """arm → metric → column."""
-    rates = {arm: _rates(judged, judged.arms[arm], sampling.confidence) for arm in ARMS}
-    columns = {arm: _arm_columns(judged, judged.arms[arm], rates[arm], sampling) for arm in ARMS}
-    columns["explanation"] |= _compared(judged, rates)
-    return columns
+def score(judged: Judged, confidence: float) -> Scores:
+    """Every metric of every arm; those of arms without an explanation are their latent's."""
+    rates, arms = {}, {}
+    for arm, (scorer, name) in ARMS.items():
+        verdicts = judged.verdicts(scorer, name)
+        of = np.arange(verdicts.n_subjects) if verdicts.of_texts else judged.latent_of
+        hits, n = (counts[of] for counts in verdicts.counts)
+        rates[arm] = _rates(judged, hits, n, confidence)
+        arms[arm] = _counted(judged, n, rates[arm]) | _ranked(judged, verdicts, of, n, confidence)
+    arms["explanation"] |= _compared(rates, arms["explanation"]["informedness"].n)
+    return Scores(judged.texts, arms, judged.n_quantiles)
 
 
-def _rates(judged: Judged, arm: Arm, confidence: float) -> _ArmRates:
+def _rates(judged: Judged, hits: ndarray, n: ndarray, confidence: float) -> _ArmRates:
     """An arm that was never asked has neither value nor bounds: its weights are NaN."""
-    asked = np.where(arm.n.sum(-1) > 0, 1.0, np.nan)[:, None]
-    q = judged.n_quantiles
-    even, shares = asked * np.full(q, 1 / max(q, 1)), asked * judged.shares
+    asked = np.where(n.sum(-1) > 0, 1.0, np.nan)[:, None]
+    q, strata = judged.n_quantiles, slice(judged.n_quantiles, judged.n_quantiles + len(STRATA))
+    even, shares = asked * np.full(q, 1 / max(q, 1)), asked * judged.shares[judged.latent_of]
 
     def alone(cell: int, weight: ndarray) -> Rate:
         one = slice(cell, cell + 1)
-        return weighted_rate(arm.hits[:, one], arm.n[:, one], weight, confidence)
+        return weighted_rate(hits[:, one], n[:, one], weight, confidence)
 
     return _ArmRates(
-        tpr=weighted_rate(arm.hits[:, :q], arm.n[:, :q], even, confidence),
-        fpr=weighted_rate(arm.hits[:, q:], arm.n[:, q:], shares, confidence),
+        tpr=weighted_rate(hits[:, :q], n[:, :q], even, confidence),
+        fpr=weighted_rate(hits[:, strata], n[:, strata], shares, confidence),
         quantiles=[alone(i, asked) for i in range(q)],
-        strata=[alone(q + i, asked * (judged.shares[:, [i]] > 0)) for i in range(len(STRATA))],
+        strata=[alone(q + i, np.where(shares[:, [i]] > 0, asked, 0 * asked)) for i in range(len(STRATA))],
     )
 
 
-def _arm_columns(judged: Judged, arm: Arm, rates: _ArmRates, sampling: Sampling) -> dict[str, Column]:
+def _counted(judged: Judged, n: Float[ndarray, "N C"], rates: _ArmRates) -> dict[str, Column]:
     q = judged.n_quantiles
-    n_positive, n_negative = arm.n[:, :q].sum(-1), arm.n[:, q:].sum(-1)
-    n = n_positive + n_negative
+    n_positive, n_negative = n[:, :q].sum(-1), n[:, q:].sum(-1)
+    n_all = n_positive + n_negative
     both = (rates.tpr, rates.fpr)
     columns = {
         "tpr": Column(rates.tpr, n_positive),
         "fpr": Column(rates.fpr, n_negative),
-        "balanced_accuracy": Column(estimate(BALANCED_ACCURACY, both), n),
-        "informedness": Column(estimate(INFORMEDNESS, both), n),
-        "auroc": Column(_auroc(judged, arm, sampling), n),
+        "balanced_accuracy": Column(estimate(BALANCED_ACCURACY, both), n_all),
+        "informedness": Column(estimate(INFORMEDNESS, both), n_all),
     }
     for i, rate in enumerate(rates.quantiles):
-        columns[f"tpr_q{i + 1}"] = Column(rate, arm.n[:, i])
+        columns[f"tpr_q{i + 1}"] = Column(rate, n[:, i])
     for i, (stratum, rate) in enumerate(zip(STRATA, rates.strata, strict=True)):
         alone = estimate(BALANCED_ACCURACY, (rates.tpr, rate))
-        columns[f"fpr_{stratum}"] = Column(rate, arm.n[:, q + i])
-        columns[f"balanced_accuracy_{stratum}"] = Column(alone, n_positive + arm.n[:, q + i])
-    prevalence = judged.columns["context_rate"].astype(float)
-    for name, found in at_prevalence(*both, prevalence).items():
-        columns[name] = Column(found, n)
+        columns[f"fpr_{stratum}"] = Column(rate, n[:, q + i])
+        columns[f"balanced_accuracy_{stratum}"] = Column(alone, n_positive + n[:, q + i])
+    for name, found in at_prevalence(*both, judged.texts["context_rate"].astype(float)).items():
+        columns[name] = Column(found, n_all)
     same_token, random = (rates.strata[STRATA.index(name)] for name in ("same_token", "random"))
     columns["token_illusion"] = Column(estimate(TOKEN_ILLUSION, (same_token, random)), n_negative)
     return columns
 
 
-def _auroc(judged: Judged, arm: Arm, sampling: Sampling) -> Estimate:
-    q = judged.n_quantiles
-    rows = [
-        auroc(cells[:q], cells[q:], np.ones(q), judged.shares[i], sampling) for i, cells in enumerate(arm.probabilities)
-    ]
-    return Estimate(*(np.array([getattr(row, end) for row in rows], float) for end in ("value", "low", "high")))
+def _ranked(
+    judged: Judged, verdicts: Verdicts, of: Int[ndarray, "N"], n: Float[ndarray, "N C"], confidence: float
+) -> dict[str, Column]:
+    """By the probabilities: AUROC, and average precision at the natural rate."""
+    ranking = ranked(judged, verdicts, verdicts.probability, confidence)
+    rate = np.full(verdicts.n_subjects, np.nan)
+    rate[of] = judged.texts["context_rate"].astype(float)
+    found = {"auroc": ranking.auroc(), "average_precision": ranking.average_precision(rate)}
+    return {name: Column(Estimate(*(getattr(one, end)[of] for end in ENDS)), n.sum(-1)) for name, one in found.items()}
 
 
-def _compared(judged: Judged, rates: dict[str, _ArmRates]) -> dict[str, Column]:
+def ranked(judged: Judged, verdicts: Verdicts, values: Float[ndarray, "n"], confidence: float) -> Ranking:
+    """The windows of every subject, ordered by these values."""
+    weights = judged.weights(verdicts)
+    return Ranking.of(values, verdicts.subject, verdicts.cell, weights, judged.n_quantiles, confidence)
+
+
+def _compared(rates: dict[str, _ArmRates], n: Float[ndarray, "N"]) -> dict[str, Column]:
     """The explanation against the control and against the token baseline."""
-    explanation, control, baseline = (rates[arm] for arm in ARMS)
-    n = judged.arms["explanation"].n.sum(-1)
-    against_control = (explanation.tpr, explanation.fpr, control.tpr, control.fpr)
-    against_tokens = (explanation.tpr, explanation.fpr, baseline.tpr, baseline.fpr)
-    return {
-        "chance_corrected": Column(estimate(CHANCE_CORRECTED, against_control), n),
-        "beyond_tokens": Column(estimate(BEYOND_TOKENS, against_tokens), n),
-    }
+    pairs = {arm: (rates[arm].tpr, rates[arm].fpr) for arm in ARMS}
+    against_control = estimate(CHANCE_CORRECTED, (*pairs["explanation"], *pairs["no_explanation"]))
+    against_tokens = estimate(BEYOND_TOKENS, (*pairs["explanation"], *pairs["token_baseline"]))
+    return {"chance_corrected": Column(against_control, n), "beyond_tokens": Column(against_tokens, n)}

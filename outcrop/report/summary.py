@@ -8,82 +8,59 @@ from typing import Any
 
 import numpy as np
 
-from outcrop.config import ReportConfig
-from outcrop.metrics.rates import Sampling
-from outcrop.report.aggregates import Columns, aggregates
-from outcrop.report.judged import Judged, load_judged
+from outcrop.config import ReportConfig, Where
+from outcrop.report.aggregates import aggregates
 from outcrop.report.ledger import corpus, firing_rates, ledger
 from outcrop.report.reconstruction import reconstruction_table
 from outcrop.report.scorers import scorer_table
-from outcrop.report.scores import score
-from outcrop.results import Results
+from outcrop.report.scores import ENDS, Scores
+from outcrop.report.tables import Tables
 from outcrop.types import Reconstruction
 
-VERSION = 1
+VERSION = 2
 
 
-def summarise(results: Results, reconstructions: Sequence[Reconstruction], config: ReportConfig) -> dict[str, Any]:
-    """What is missing is None, never zero. The same tables give the same numbers.
+def summarise(
+    tables: Tables, reconstructions: Sequence[Reconstruction], config: ReportConfig, where: Where | None = None
+) -> dict[str, Any]:
+    """What is missing is None, never zero. The same tables give the same numbers. `where` leaves out latents; the
+    summary says so, and what it says of judgements that failed and of reconstruction is still about all.
 
-    version          1
-    confidence       coverage of every interval
-    ledger           n_latents; counts {status: n} that add up to it; coders [coder, label, n_latents,
-                     counts, layers [layer, counts], coverage {firing, activation_mass}];
-                     failures [coder, stage, kind, n, example]; failed_judgements {n_judgements,
-                     n_failed, kinds [scorer, arm, kind, n]}
-    corpus           per coder: n_layers, latents_per_layer, window_tokens, n_tokens,
-                     n_excluded_tokens, n_off_grid_tokens, n_windows, n_documents
-    firing_rates     per coder and layer: n_latents, n_unfired in n_tokens, edges (log10), counts
-    reconstruction   per coder: n_tokens, trained_tokens, dead_after_tokens, fvu, l0, layers [layer, fvu,
-                     l0, norm_share, dead_share, unfired_share], cross_entropy {n_tokens, clean, coder,
-                     zero, mean, delta, kl, recovered, recovered_from_mean}
-    scores           n_quantiles; explanations [coder, latent, layer, explainer, source, text,
-                     status, firing_rate, context_rate, arms {arm: {metric: {value, low, high, n}}}],
-                     n = judgements; aggregates [explainer, source, coder, layer, n_scored, n_unscored,
-                     macro {arm: {metric: {value, low, high, n, statistic}}},
-                     weighted {weighting: {n_effective, arm: {metric: …}}},
-                     unscored {metric: {at_chance, left_out, at_best}}], n = latents;
-                     the first aggregate of an explainer is over everything (coder and layer None);
-                     scorers [scorer, explainer, source, arm, metric, value, low, high, n], see `report.scorers`
-
-    Arms: explanation, no_explanation (the control), token_baseline. Metrics: see `report.scores`.
+    docs/metrics.md describes the fields. Arms: explanation, no_explanation (the control), token_baseline.
     """
-    sampling = Sampling(np.random.default_rng(0), config.draws, config.confidence)
-    judged = load_judged(results)
-    columns = score(judged, sampling)
+    if where is not None:
+        tables = tables.where(where)
+    confidence = config.confidence
     summary = {
         "version": VERSION,
-        "confidence": config.confidence,
-        "ledger": ledger(results),
-        "corpus": corpus(results),
-        "firing_rates": firing_rates(results),
+        "confidence": confidence,
+        "where": str(where) if where is not None else None,
+        "ledger": ledger(tables),
+        "corpus": corpus(tables),
+        "firing_rates": firing_rates(tables),
         "reconstruction": reconstruction_table(reconstructions),
         "scores": {
-            "n_quantiles": judged.n_quantiles,
-            "explanations": [_explanation(judged, columns, i) for i in range(len(judged.columns["coder"]))],
-            "aggregates": aggregates(results, judged, columns, sampling),
-            "scorers": scorer_table(results, judged.n_quantiles, sampling),
+            "n_quantiles": tables.scores.n_quantiles,
+            "aggregates": aggregates(tables, confidence),
+            "scorers": scorer_table(tables.scorers, confidence),
         },
     }
     plain: dict[str, Any] = _plain(summary)
     return plain
 
 
-def _explanation(judged: Judged, columns: Columns, row: int) -> dict[str, Any]:
-    names = ("coder", "latent", "layer", "explainer", "source", "text", "status", "firing_rate", "context_rate")
-    arms = {
-        arm: {
-            metric: {
-                "value": column.estimate.value[row],
-                "low": column.estimate.low[row],
-                "high": column.estimate.high[row],
-                "n": int(column.n[row]),
+def scores_of(scores: Scores, row: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """arm → metric → {value, low, high, n} of one explanation; n counts judgements."""
+    told: dict[str, dict[str, dict[str, Any]]] = _plain(
+        {
+            arm: {
+                metric: {**{end: getattr(column.estimate, end)[row] for end in ENDS}, "n": int(column.n[row])}
+                for metric, column in metrics.items()
             }
-            for metric, column in metrics.items()
+            for arm, metrics in scores.arms.items()
         }
-        for arm, metrics in columns.items()
-    }
-    return {name: judged.columns[name][row] for name in names} | {"arms": arms}
+    )
+    return told
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from outcrop.report.judged import ARM_JUDGEMENTS, STRATA
+from outcrop.report.judged import ARMS, STRATA
 from outcrop.report.text import explained_by, number, visible_token
 from outcrop.results import Results
 from outcrop.types import Example, Explanation, LatentExamples, LatentId, Vocabulary
@@ -110,11 +110,12 @@ def latent_pages(results: Results, examples: Sequence[LatentExamples], vocabular
 
 
 def _verdicts(results: Results) -> _Judgements:
-    table = results.columns(f"SELECT * FROM {ARM_JUDGEMENTS} ORDER BY arm")
     found: _Judgements = defaultdict(list)
-    for values in zip(*table.values(), strict=True):
-        row = dict(zip(table, values, strict=True))
-        found[str(row["coder"]), int(row["latent"]), int(row["example"])].append(row)
+    for arm, names in sorted(ARMS.items()):
+        table = results.columns("SELECT * FROM judgements WHERE scorer = ? AND arm = ?", names)
+        for values in zip(*table.values(), strict=True):
+            row = {**dict(zip(table, values, strict=True)), "arm": arm}
+            found[str(row["coder"]), int(row["latent"]), int(row["example"])].append(row)
     return found
 
 

@@ -14,13 +14,8 @@ from outcrop.metrics.coverage import (
     unscored_at,
     weighted_mean,
 )
-from outcrop.metrics.rates import Sampling
 
 ONE_GROUP = np.zeros(3, dtype=np.int64)
-
-
-def sampling(draws: int = 1_000) -> Sampling:
-    return Sampling(np.random.default_rng(0), draws, 0.95)
 
 
 def test_status_counts_add_up_and_name_every_status() -> None:
@@ -41,7 +36,7 @@ def test_hajek_weights_give_back_the_mean_of_the_whole_dictionary() -> None:
     probability = np.where(rate > 0.01, 0.05, 0.5)
     drawn = rng.random(4_000) < probability
     weights = hajek_weights(rate[drawn], probability[drawn])
-    estimate = weighted_mean(score[drawn, None], weights, np.zeros(drawn.sum(), dtype=np.int64), sampling(200))
+    estimate = weighted_mean(score[drawn, None], weights, np.zeros(drawn.sum(), dtype=np.int64), 0.95)
     assert estimate.value[0] == pytest.approx(np.sum(rate * score) / rate.sum(), abs=0.01)
 
 
@@ -53,13 +48,13 @@ def test_effective_sample_size_is_n_for_equal_weights_and_one_when_one_latent_ca
 
 def test_groups_are_averaged_however_much_one_of_them_fires() -> None:
     scores, weights, groups = np.array([[1.0], [1.0], [0.0]]), np.array([5.0, 5.0, 0.1]), np.array([0, 0, 1])
-    assert weighted_mean(scores, weights, groups, sampling(100)).value[0] == pytest.approx(0.5)
+    assert weighted_mean(scores, weights, groups, 0.95).value[0] == pytest.approx(0.5)
     assert group_shares(weights, groups).tolist() == [0.5, 0.5, 1.0]
 
 
 def test_a_missing_score_is_left_out_of_its_own_metric_only() -> None:
     scores = np.array([[0.2, 1.0], [np.nan, 2.0], [0.4, 3.0]])
-    estimate = weighted_mean(scores, np.array([1.0, 5.0, 3.0]), ONE_GROUP, sampling())
+    estimate = weighted_mean(scores, np.array([1.0, 5.0, 3.0]), ONE_GROUP, 0.95)
     assert estimate.value == pytest.approx([(0.2 + 3 * 0.4) / 4, (1 + 10 + 9) / 9])
 
 
@@ -67,26 +62,47 @@ def test_the_macro_mean_counts_each_latent_once_and_its_interval_covers() -> Non
     rng = np.random.default_rng(7)
     covered = []
     for _ in range(200):
-        estimate = macro_mean(rng.beta(8, 2, size=(30, 1)), sampling(300))
+        estimate = macro_mean(rng.beta(8, 2, size=(30, 1)), 0.95)
         covered.append(estimate.low[0] <= 0.8 <= estimate.high[0])
-    assert np.mean(covered) > 0.88
+    assert np.mean(covered) > 0.91
 
 
 def test_medians_hold_against_one_ruinous_skill() -> None:
-    scores = np.array([[0.5], [0.6], [0.7], [0.8], [-900.0]])
-    estimate = median(scores, sampling())
-    assert estimate.value[0] == 0.6
-    assert estimate.low[0] <= 0.6 <= estimate.high[0]
+    scores = np.array([[0.4], [0.5], [0.6], [0.7], [0.8], [0.9], [-900.0], [0.3]])
+    estimate = median(scores, 0.95)
+    assert estimate.value[0] == pytest.approx(0.55)
+    assert (estimate.low[0], estimate.high[0]) == (-900, 0.9), (
+        "the ends of eight: 1 − 2/2⁸ of all samples hold the median"
+    )
+
+
+def test_five_latents_are_too_few_for_an_interval_of_the_median() -> None:
+    estimate = median(np.arange(5.0)[:, None], 0.95)
+    assert estimate.value[0] == 2
+    assert np.isnan([estimate.low[0], estimate.high[0]]).all()
+
+
+def test_the_interval_of_a_mean_is_that_of_student() -> None:
+    scores = np.array([[0.2], [0.5], [0.8]])
+    estimate = macro_mean(scores, 0.95)
+    reach = 4.302653 * np.std(scores, ddof=1) / np.sqrt(3)
+    assert (estimate.low[0], estimate.high[0]) == (pytest.approx(0.5 - reach), pytest.approx(0.5 + reach))
+
+
+def test_a_mean_that_one_latent_carries_has_no_interval_to_speak_of() -> None:
+    scores = np.array([[0.9], [0.1], [0.5]])
+    estimate = weighted_mean(scores, np.array([1.0, 0.001, 0.001]), ONE_GROUP, 0.95)
+    assert estimate.high[0] - estimate.low[0] > 1
 
 
 def test_nothing_to_average_is_missing() -> None:
     empty = np.empty((0, 2))
-    for estimate in (macro_mean(empty, sampling()), median(empty, sampling())):
+    for estimate in (macro_mean(empty, 0.95), median(empty, 0.95)):
         assert np.isnan(estimate.value).all()
 
 
 def test_equal_scores_have_a_mean_but_no_interval() -> None:
-    for estimate in (macro_mean(np.ones((3, 1)), sampling()), median(np.ones((3, 1)), sampling())):
+    for estimate in (macro_mean(np.ones((3, 1)), 0.95), median(np.ones((3, 1)), 0.95)):
         assert estimate.value[0] == 1
         assert np.isnan([estimate.low[0], estimate.high[0]]).all()
 

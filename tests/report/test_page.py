@@ -13,6 +13,7 @@ from outcrop.config import ReportConfig
 from outcrop.report.console import console_summary
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
+from outcrop.report.tables import Tables, read_tables
 from outcrop.results import STATUSES, Results
 
 from .conftest import TOPICS, Run
@@ -49,8 +50,8 @@ class Outline(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(run: Run, summary: dict) -> str:
-    return render_page(summary, latent_pages(run.results, run.examples, run.vocabulary))
+def page(run: Run, tables: Tables, summary: dict) -> str:
+    return render_page(summary, tables, latent_pages(run.results, run.examples, run.vocabulary))
 
 
 @pytest.fixture(scope="module")
@@ -148,15 +149,16 @@ def test_a_layer_whose_selected_latents_all_failed_keeps_its_line(run: Run) -> N
     failed = Results(":memory:")
     run.results._db.backup(failed._db)
     failed._db.execute("DELETE FROM judgements WHERE latent >= 28 AND arm = 'plain' AND scorer = 'detection'")
-    summary = summarise(failed, run.reconstructions, ReportConfig(draws=100))
-    page = render_page(summary, latent_pages(failed, run.examples, run.vocabulary))
+    tables = read_tables(failed)
+    summary = summarise(tables, run.reconstructions, ReportConfig())
+    page = render_page(summary, tables, latent_pages(failed, run.examples, run.vocabulary))
     line = re.search(r"<th scope=\"row\">layer 2 <span[^>]*>4 of 4 without a score</span></th>(.*?)</tr>", page, re.S)
     assert set(re.findall(r'<span class="v">(.*?)</span>', line.group(1))) == {"—"}
 
 
 def test_a_run_without_explanations_still_has_a_page() -> None:
-    summary = summarise(Results(":memory:"), [], ReportConfig(draws=100))
-    page = render_page(summary, [])
+    tables = read_tables(Results(":memory:"))
+    page = render_page(summarise(tables, [], ReportConfig()), tables, [])
     assert "No latent was scored." in page
     assert "No latent was explained." in page
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from outcrop.metrics.rates import Sampling
 from outcrop.report.scorers import scorer_table
-from outcrop.results import Results
+from outcrop.report.tables import read_tables
+from outcrop.results import CoderRow, LatentRow, Results
 from outcrop.types import (
     CoderKey,
     Example,
+    Explanation,
     Failure,
     Hookpoint,
     Judgement,
@@ -41,9 +42,12 @@ def examples() -> LatentExamples:
 
 def table(judgements: list[Judgement]) -> dict[tuple[str, str, str], float]:
     with Results(":memory:") as results:
+        row = LatentRow(LATENT, 0, 0, 9, 9, 0.01, 0.1, 1.0, 2.0, None, None, False, False, False, False, 1.0)
+        results.add_coder(CoderRow(KEY, 1, 1, 2, 90, 0, 0, 104, 5), [row])
         results.add_examples([examples()])
+        results.add_explanations([Explanation(LATENT, "contrastive", "all", "fruit", "")])
         results.add_judgements(judgements)
-        rows = scorer_table(results, 2, Sampling(np.random.default_rng(0), 200, 0.95))
+        rows = scorer_table(read_tables(results).scorers, 0.95)
     assert all(row["n"] in (0, 1) for row in rows)
     return {(row["scorer"], row["arm"], row["metric"]): row["value"] for row in rows}
 

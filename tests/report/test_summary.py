@@ -7,14 +7,26 @@ import pytest
 from scipy import stats
 
 from outcrop.config import ReportConfig
-from outcrop.report.summary import summarise
+from outcrop.report.summary import scores_of, summarise
+from outcrop.report.tables import Tables, read_tables
 from outcrop.results import STATUSES, Results
 
 from .conftest import KEY, N_LAYERS, N_TOKENS, PER_LAYER, Run
 
 
-def explanation(summary: dict, latent: int) -> dict:
-    return next(e for e in summary["scores"]["explanations"] if e["latent"] == latent)
+def arms(tables: Tables, latent: int) -> dict:
+    (row,) = np.flatnonzero(tables.scores.about["latent"] == latent)
+    return scores_of(tables.scores, int(row))
+
+
+def scored(tables: Tables) -> list[dict]:
+    return [scores_of(tables.scores, int(row)) for row in np.flatnonzero(tables.scores.scored)]
+
+
+def copied(run: Run) -> Results:
+    copy = Results(":memory:")
+    run.results._db.backup(copy._db)
+    return copy
 
 
 def test_the_ledger_adds_up_to_the_latents_as_in_the_database(run: Run, summary: dict) -> None:
@@ -38,16 +50,16 @@ def test_failures_are_counted_by_stage_and_kind(summary: dict) -> None:
     assert sum(f["n"] for f in ledger["failures"]) == ledger["counts"]["failed"]
 
 
-def test_failed_judgements_are_counted_and_no_score_counts_them(run: Run, summary: dict) -> None:
+def test_failed_judgements_are_counted_and_no_score_counts_them(run: Run, summary: dict, tables: Tables) -> None:
     failed = summary["ledger"]["failed_judgements"]
     assert failed["n_failed"] == sum(kind["n"] for kind in failed["kinds"]) > 0
     query = "SELECT COUNT(predicted) AS n FROM judgements WHERE latent = 12 AND scorer = 'detection' AND arm = 'plain'"
     n = int(run.results.columns(query)["n"][0])
     assert n < 50
-    assert explanation(summary, 12)["arms"]["explanation"]["balanced_accuracy"]["n"] == n
+    assert arms(tables, 12)["explanation"]["balanced_accuracy"]["n"] == n
 
 
-def test_rates_are_weighted_as_stated(run: Run, summary: dict) -> None:
+def test_rates_are_weighted_as_stated(run: Run, summary: dict, tables: Tables) -> None:
     query = """
     SELECT e.quantile, e.stratum, AVG(j.predicted) AS rate
     FROM judgements j JOIN examples e USING (coder, latent, example)
@@ -55,7 +67,7 @@ def test_rates_are_weighted_as_stated(run: Run, summary: dict) -> None:
     """
     table = run.results.columns(query)
     stratum = dict(zip(table["stratum"], table["rate"], strict=True))
-    scores = explanation(summary, 22)["arms"]["explanation"]
+    scores = arms(tables, 22)["explanation"]
     assert scores["tpr"]["value"] == pytest.approx(table["rate"][~np.isnan(table["quantile"].astype(float))].mean())
     fpr = 0.02 * stratum["same_token"] + 0.98 * stratum["random"]
     assert scores["fpr"]["value"] == pytest.approx(fpr)
@@ -64,7 +76,7 @@ def test_rates_are_weighted_as_stated(run: Run, summary: dict) -> None:
     assert scores["token_illusion"]["value"] == pytest.approx(illusion)
 
 
-def test_auroc_agrees_with_the_rank_sum_where_all_strata_weigh_alike(run: Run, summary: dict) -> None:
+def test_auroc_agrees_with_the_rank_sum_where_all_strata_weigh_alike(run: Run, summary: dict, tables: Tables) -> None:
     """Latent 17 has one non-activating stratum and as many windows in each quantile."""
     query = """
     SELECT e.quantile, j.probability FROM judgements j JOIN examples e USING (coder, latent, example)
@@ -74,59 +86,54 @@ def test_auroc_agrees_with_the_rank_sum_where_all_strata_weigh_alike(run: Run, s
     fires = ~np.isnan(table["quantile"].astype(float))
     up, down = table["probability"][fires], table["probability"][~fires]
     expected = stats.mannwhitneyu(up, down).statistic / (len(up) * len(down))
-    assert explanation(summary, 17)["arms"]["no_explanation"]["auroc"]["value"] == pytest.approx(expected)
+    assert arms(tables, 17)["no_explanation"]["auroc"]["value"] == pytest.approx(expected)
 
 
-def test_what_no_same_token_window_can_tell_is_missing_and_the_rest_is_there(summary: dict) -> None:
-    scores = explanation(summary, 17)["arms"]["explanation"]
+def test_what_no_same_token_window_can_tell_is_missing_and_the_rest_is_there(summary: dict, tables: Tables) -> None:
+    scores = arms(tables, 17)["explanation"]
     for metric in ("token_illusion", "fpr_same_token", "balanced_accuracy_same_token"):
         assert scores[metric]["value"] is None
         assert scores[metric]["low"] is None
     assert scores["fpr"]["value"] is not None
 
 
-def test_windows_shown_to_the_explainer_count_for_nothing(run: Run, summary: dict) -> None:
-    moved = Results(":memory:")
-    run.results._db.backup(moved._db)
+def test_windows_shown_to_the_explainer_count_for_nothing(run: Run, summary: dict, tables: Tables) -> None:
+    moved = copied(run)
     moved._db.execute(
         "INSERT INTO judgements SELECT coder, latent, 'detection', 'plain', 'contrastive', 'all', example, "
         "0.5, 0, NULL, NULL, NULL, NULL FROM examples WHERE split = 'explain' AND latent = 7"
     )
-    again = summarise(moved, run.reconstructions, ReportConfig(draws=500))
-    assert explanation(again, 7)["arms"] == explanation(summary, 7)["arms"]
+    assert arms(read_tables(moved), 7) == arms(tables, 7)
 
 
-def test_each_scored_latent_counts_once_in_the_macro_mean(summary: dict) -> None:
+def test_each_scored_latent_counts_once_in_the_macro_mean(summary: dict, tables: Tables) -> None:
     overall = summary["scores"]["aggregates"][0]
-    scored = [e for e in summary["scores"]["explanations"] if e["status"] == "scored"]
-    values = [e["arms"]["explanation"]["balanced_accuracy"]["value"] for e in scored]
+    values = [one["explanation"]["balanced_accuracy"]["value"] for one in scored(tables)]
     mean = overall["macro"]["explanation"]["balanced_accuracy"]
-    assert mean["n"] == overall["n_scored"] == len(scored) == summary["ledger"]["counts"]["scored"]
+    assert mean["n"] == overall["n_scored"] == len(values) == summary["ledger"]["counts"]["scored"]
     assert mean["value"] == pytest.approx(np.mean(values))
     assert mean["low"] < mean["value"] < mean["high"]
     skill = overall["macro"]["explanation"]["accuracy_skill"]
     assert skill["statistic"] == "median"
-    assert overall["macro"]["explanation"]["token_illusion"]["n"] == len(scored) - 1
+    assert overall["macro"]["explanation"]["token_illusion"]["n"] == len(values) - 1
 
 
-def test_the_correction_for_the_control_is_averaged_by_its_median(summary: dict) -> None:
+def test_the_correction_for_the_control_is_averaged_by_its_median(summary: dict, tables: Tables) -> None:
     """It is unbounded below: near a perfect control one latent would outweigh all others."""
     corrected = summary["scores"]["aggregates"][0]["macro"]["explanation"]["chance_corrected"]
-    scored = [e for e in summary["scores"]["explanations"] if e["status"] == "scored"]
-    values = [e["arms"]["explanation"]["chance_corrected"]["value"] for e in scored]
-    assert (corrected["statistic"], corrected["n"]) == ("median", len(scored))
+    values = [one["explanation"]["chance_corrected"]["value"] for one in scored(tables)]
+    assert (corrected["statistic"], corrected["n"]) == ("median", len(values))
     assert corrected["value"] == pytest.approx(np.median(values))
 
 
 def test_a_layer_and_a_coder_whose_selected_latents_all_failed_keep_their_entry(run: Run) -> None:
-    failed = Results(":memory:")
-    run.results._db.backup(failed._db)
+    failed = copied(run)
     failed._db.execute("DELETE FROM judgements WHERE latent >= 28 AND arm = 'plain' AND scorer = 'detection'")
-    groups = entries(summarise(failed, run.reconstructions, ReportConfig(draws=100)))
+    groups = entries(summarise(read_tables(failed), run.reconstructions, ReportConfig()))
     assert groups[str(KEY), 2] == (0, 4)
     assert groups[None, None] == groups[str(KEY), None] == (5, 4)
     failed._db.execute("DELETE FROM judgements")
-    groups = entries(summarise(failed, run.reconstructions, ReportConfig(draws=100)))
+    groups = entries(summarise(read_tables(failed), run.reconstructions, ReportConfig()))
     assert groups[None, None] == groups[str(KEY), None] == (0, 9)
     assert [groups[str(KEY), layer] for layer in range(N_LAYERS)] == [(0, 3), (0, 2), (0, 4)]
     assert len(groups) == 2 + N_LAYERS
@@ -136,11 +143,10 @@ def entries(summary: dict) -> dict:
     return {(a["coder"], a["layer"]): (a["n_scored"], a["n_unscored"]) for a in summary["scores"]["aggregates"]}
 
 
-def test_the_weighted_mean_divides_the_firing_rate_by_the_chance_of_selection(summary: dict) -> None:
+def test_the_weighted_mean_divides_the_firing_rate_by_the_chance_of_selection(summary: dict, tables: Tables) -> None:
     weighted = summary["scores"]["aggregates"][0]["weighted"]["firing_rate"]
-    scored = [e for e in summary["scores"]["explanations"] if e["status"] == "scored"]
-    rates = np.array([e["firing_rate"] for e in scored])  # all were selected with the same probability
-    values = np.array([e["arms"]["explanation"]["tpr"]["value"] for e in scored])
+    rates = tables.scores.about["firing_rate"][tables.scores.scored]  # all were selected with the same probability
+    values = np.array([one["explanation"]["tpr"]["value"] for one in scored(tables)])
     assert weighted["explanation"]["tpr"]["value"] == pytest.approx(np.sum(rates * values) / rates.sum())
     assert weighted["n_effective"] == pytest.approx(rates.sum() ** 2 / np.sum(rates**2))
 
@@ -154,14 +160,13 @@ def test_unscored_latents_at_chance_and_at_best_embrace_those_left_out(summary: 
 
 
 def test_a_control_that_was_not_asked_is_missing(run: Run) -> None:
-    without = Results(":memory:")
-    run.results._db.backup(without._db)
+    without = copied(run)
     without._db.execute("DELETE FROM judgements WHERE arm = 'none'")
-    scores = summarise(without, [], ReportConfig(draws=100))["scores"]
-    control = scores["aggregates"][0]["macro"]["no_explanation"]["tpr"]
+    tables = read_tables(without)
+    control = summarise(tables, [], ReportConfig())["scores"]["aggregates"][0]["macro"]["no_explanation"]["tpr"]
     assert (control["value"], control["low"], control["n"]) == (None, None, 0)
-    assert explanation({"scores": scores}, 7)["arms"]["explanation"]["chance_corrected"]["value"] is None
-    assert explanation({"scores": scores}, 7)["arms"]["explanation"]["tpr"]["value"] is not None
+    assert arms(tables, 7)["explanation"]["chance_corrected"]["value"] is None
+    assert arms(tables, 7)["explanation"]["tpr"]["value"] is not None
 
 
 def test_histograms_hold_every_latent_that_fired(summary: dict) -> None:
@@ -181,11 +186,11 @@ def test_reconstruction_is_told_per_layer_with_what_the_coder_costs(summary: dic
 
 def test_the_summary_is_plain_json_and_repeats(run: Run, summary: dict) -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summarise(run.results, run.reconstructions, ReportConfig(draws=500)) == summary
+    assert summarise(read_tables(run.results), run.reconstructions, ReportConfig()) == summary
 
 
 def test_an_empty_database_has_an_empty_summary() -> None:
-    summary = summarise(Results(":memory:"), [], ReportConfig(draws=100))
+    summary = summarise(read_tables(Results(":memory:")), [], ReportConfig())
     assert summary["ledger"]["n_latents"] == sum(summary["ledger"]["counts"].values()) == 0
     assert summary["scores"]["aggregates"][0]["macro"]["explanation"]["tpr"]["value"] is None
 
@@ -198,8 +203,7 @@ def test_only_a_failed_latent_has_a_stage_and_a_reason(run: Run) -> None:
 
 
 def test_a_selected_latent_that_nothing_explains_has_failed(run: Run) -> None:
-    left = Results(":memory:")
-    run.results._db.backup(left._db)
+    left = copied(run)
     left._db.execute("DELETE FROM explanations WHERE latent IN (7, 39)")
     left._db.execute("DELETE FROM judgements WHERE latent IN (7, 39)")
     found = {latent: rest for _, latent, _, *rest in left.rows("ledger")}

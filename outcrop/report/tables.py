@@ -1,0 +1,171 @@
+"""The tables that a report is computed from: everything per latent, so that a filter needs no judgement again.
+
+    latents    one row per latent: its status, why it failed, and its statistics
+    scores     one row per explanation with a text (`report.scores`)
+    scorers    one row per scorer, arm, metric and subject (`report.scorers`)
+
+They are kept beside the report as Parquet, for this purpose and for everybody's own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Int
+from numpy import ndarray
+
+from outcrop.config import Where
+from outcrop.errors import ConfigError
+from outcrop.metrics.rates import Estimate
+from outcrop.report.judged import Judged
+from outcrop.report.scorers import scorer_values
+from outcrop.report.scores import ENDS, Column, Scores, score
+from outcrop.results import FUZZING, MISPLACED, Results
+from outcrop.run import write_atomically
+from outcrop.types import CoderKey
+
+_ABOUT = "outcrop"  # key of the metadata
+
+_LATENTS = """
+SELECT l.*, g.status, g.stage, g.reason FROM latents l JOIN ledger g USING (coder, latent) ORDER BY coder, latent
+"""
+_JUDGEMENTS = """
+SELECT scorer, arm, COALESCE(failure, '') AS kind, COUNT(*) AS n FROM judgements GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """See the module."""
+
+    coders: list[dict[str, Any]]  # rows of the table of that name
+    judgements: list[tuple[str, str, str, int]]  # how many by scorer, arm and kind of failure (empty: none)
+    latents: dict[str, ndarray]
+    scores: Scores
+    scorers: dict[str, ndarray]
+
+    @property
+    def coder_names(self) -> list[str]:
+        return [coder["coder"] for coder in self.coders]
+
+    def where(self, where: Where) -> Tables:
+        """Of these latents alone. ConfigError where there are none."""
+        kept = _chosen(self.latents, where)
+        if not kept.any():
+            raise ConfigError(f"no latent is {where}; `outcrop stats` shows what there is")
+        latents = _rows_of(self.latents, kept)
+        of = _Members(latents)
+        scores, scorers = self.scores.of(of(self.scores.about)), _rows_of(self.scorers, of(self.scorers))
+        return replace(self, latents=latents, scores=scores, scorers=scorers)
+
+
+def read_tables(results: Results, confidence: float = 0.95) -> Tables:
+    """From the judgements themselves; `confidence` is the coverage of every interval."""
+    judgements = _rows(results.columns(_JUDGEMENTS))
+    asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
+    judged = Judged(results)
+    coders = results.columns("SELECT * FROM coders ORDER BY coder")
+    return Tables(
+        coders=[dict(zip(coders, row, strict=True)) for row in _rows(coders)],
+        judgements=judgements,
+        latents=results.columns(_LATENTS),
+        scores=score(judged, confidence),
+        scorers=scorer_values(judged, asked, confidence),
+    )
+
+
+def save_tables(tables: Tables, folder: Path) -> None:
+    """As Parquet."""
+    about = {"coders": tables.coders, "judgements": tables.judgements, "n_quantiles": tables.scores.n_quantiles}
+    _write(folder / "scores.parquet", _flat(tables.scores), {})
+    _write(folder / "scorers.parquet", tables.scorers, {})
+    _write(folder / "latents.parquet", tables.latents, about)
+
+
+def load_tables(folder: Path) -> Tables:
+    """What `save_tables` wrote."""
+    latents, about = _read(folder / "latents.parquet")
+    scores, scorers = (_read(folder / f"{name}.parquet")[0] for name in ("scores", "scorers"))
+    counts = [tuple(row) for row in about["judgements"]]
+    return Tables(about["coders"], counts, latents, _unflattened(scores, about["n_quantiles"]), scorers)
+
+
+class _Members:
+    """Which rows of another table are about one of these latents."""
+
+    def __init__(self, latents: dict[str, ndarray]) -> None:
+        self._coders = {name: i for i, name in enumerate(dict.fromkeys(latents["coder"].tolist()))}
+        self._keys = self._key(latents)
+
+    def __call__(self, table: dict[str, ndarray]) -> Bool[ndarray, "n"]:
+        return np.isin(self._key(table), self._keys)
+
+    def _key(self, table: dict[str, ndarray]) -> Int[ndarray, "n"]:
+        coder = np.array([self._coders.get(name, -1) for name in table["coder"].tolist()], dtype=np.int64)
+        return (coder << 40) + table["latent"].astype(np.int64)
+
+
+def _chosen(latents: dict[str, ndarray], where: Where) -> Bool[ndarray, "latents"]:
+    rate = latents["firing_rate"].astype(float)
+    kept = (rate >= where.min_rate) & (rate <= where.max_rate)
+    if where.hookpoint is not None:
+        at = {name: str(CoderKey.parse(name).source) == where.hookpoint for name in {*latents["coder"].tolist()}}
+        kept &= np.array([at[name] for name in latents["coder"].tolist()], dtype=bool)
+    for name, wanted in (("layer", where.layers), ("prefix", where.prefixes)):
+        if wanted:
+            kept &= np.isin(latents[name].astype(np.int64), wanted)
+    for flag in where.flags:
+        kept &= latents[flag].astype(bool)
+    return np.asarray(kept)
+
+
+def _rows_of(table: dict[str, ndarray], rows: Bool[ndarray, "n"]) -> dict[str, ndarray]:
+    return {name: column[rows] for name, column in table.items()}
+
+
+def _flat(scores: Scores) -> dict[str, ndarray]:
+    """`arm.metric` and, behind it, `.low`, `.high` and `.n`."""
+    columns = dict(scores.about)
+    for arm, metrics in scores.arms.items():
+        for name, column in metrics.items():
+            for end in ENDS:
+                columns[_named(arm, name, end)] = getattr(column.estimate, end)
+            columns[_named(arm, name, "n")] = column.n.astype(np.int64)
+    return columns
+
+
+def _named(arm: str, metric: str, part: str) -> str:
+    return f"{arm}.{metric}" + (f".{part}" if part != "value" else "")
+
+
+def _unflattened(columns: dict[str, ndarray], n_quantiles: int) -> Scores:
+    arms: dict[str, dict[str, Column]] = {}
+    for name in columns:
+        if name.count(".") == 1:
+            arm, metric = name.split(".")
+            ends = (columns[_named(arm, metric, end)] for end in ENDS)
+            arms.setdefault(arm, {})[metric] = Column(Estimate(*ends), columns[_named(arm, metric, "n")].astype(float))
+    return Scores({name: column for name, column in columns.items() if "." not in name}, arms, n_quantiles)
+
+
+def _rows(table: dict[str, ndarray]) -> list[tuple[Any, ...]]:
+    return list(zip(*(column.tolist() for column in table.values()), strict=True))
+
+
+def _write(path: Path, columns: dict[str, ndarray], about: dict[str, Any]) -> None:
+    table = pa.table({name: pa.array(column, from_pandas=False) for name, column in columns.items()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata({_ABOUT: json.dumps(about)}), sink)
+    write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def _read(path: Path) -> tuple[dict[str, ndarray], dict[str, Any]]:
+    table = pq.read_table(path)
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    return columns, json.loads(table.schema.metadata[_ABOUT.encode()])
