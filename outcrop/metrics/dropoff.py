@@ -13,9 +13,13 @@ cell is taken to have half a window at 0 and half a window at 1 beside its n:
     π̂ / M ~ Beta(ŷ n_eff + ½, (1 − ŷ) n_eff + ½)        ŷ = π̂ / M
 
 For p′ of 0 and 1 it is the very same. Few windows decide π̂ and a small sample holds none of them: the half window
-allows for that, while a delta interval of the paired differences covers as little as half of the time. The interval
-of D follows from the distances to the ends of both logarithms and from the correlation of the two estimates,
-r = Σ W² cov/n / √(V_low V_high) (MOVER with dependence: Zou and Donner 2008, as in `forms`).
+allows for that, while a delta interval of the paired differences covers little more than half of the time, at worst
+(`tests/proofs/quantiles.py`).
+
+The interval of D follows from the distances to the ends of both logarithms and from the correlation of the two
+estimates, r = Σ W² cov/n / √(V_low V_high) (MOVER with dependence: Zou and Donner 2008, as in `forms`).
+
+Of latents nearly all of which are withheld, the few that are shown had luck with E_high: they lean to 0 bits.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
     undecided                       all the rest
 
 "Surely" is said of an end of the interval. E_low *reaches* by the value of its J; it is *at chance* where that is
-below 0.4 and the interval holds 0. (Ends in the place of values would leave half of the polysemantic latents
-undecided at 13 windows per band, and spare no false ping: `tests/proofs/quantiles.py`.)
+below 0.4 and the interval holds 0. (Ends in the place of values would miss half of the polysemantic latents at 13
+windows per band, to spare the others a false ping in a thousand: `tests/proofs/quantiles.py`.)
 """
 
 from __future__ import annotations

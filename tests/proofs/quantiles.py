@@ -135,8 +135,7 @@ class Design:
     bits: float  # 0, or at least ½
     error: float
     n_random: int
-    n_cell: int = 20  # windows of each band and of the hard stratum
-    plain: bool = False  # n_random windows of the whole grid, no strata
+    n_cell: int = 20  # windows of each band and of the hard stratum; 0: no strata, n_random windows of the whole grid
 
     @property
     def weights(self) -> Float[ndarray, "5"]:
@@ -178,7 +177,7 @@ def paired(
     design: Design, n_latents: int, rng: np.random.Generator
 ) -> tuple[PairedPosteriors, Float[ndarray, "N C"], float]:
     """Windows of as many latents, W, and the true drop-off; the two scores of a window correlate ½."""
-    if design.plain:
+    if not design.n_cell:
         cell = rng.choice(5, p=design.weights, size=(n_latents, design.n_random))
     else:
         cell = np.tile(np.repeat(np.arange(5), [*[design.n_cell] * 4, design.n_random]), (n_latents, 1))
@@ -188,21 +187,18 @@ def paired(
         for share, alone in zip(design.matches, own, strict=True)
     )
     row = np.repeat(np.arange(n_latents), cell.shape[1])
-    weights = np.ones((n_latents, 1)) if design.plain else np.tile(design.weights, (n_latents, 1))
-    return (
-        PairedPosteriors(low, high, row, np.zeros_like(row) if design.plain else cell.ravel()),
-        weights,
-        (design.seen_bits),
-    )
+    if not design.n_cell:
+        return PairedPosteriors(low, high, row, np.zeros_like(row)), np.ones((n_latents, 1)), design.seen_bits
+    return PairedPosteriors(low, high, row, cell.ravel()), np.tile(design.weights, (n_latents, 1)), design.seen_bits
 
 
 def drop_off_rows(draws: int) -> Iterator[dict[str, object]]:
     """Estimates, coverage, and what is withheld, by the number of random windows."""
-    for plain in (False, True):
+    for n_cell in (0, 20, 100):
         for rate in (0.001, 0.01, 0.05):
             for bits in (0, 2):
                 for n_random in (50, 200, 1_000, 5_000):
-                    yield _drop_off_row(Design(rate, bits, 0.05, n_random, plain=plain), draws)
+                    yield _drop_off_row(Design(rate, bits, 0.05, n_random, n_cell), draws)
 
 
 def _drop_off_row(design: Design, draws: int) -> dict[str, object]:
@@ -210,7 +206,7 @@ def _drop_off_row(design: Design, draws: int) -> dict[str, object]:
     found, delta = drop_off(windows, weights, CONFIDENCE), _delta_ends(windows, weights)
     shown, held = ~np.isnan(found.value), (found.low <= truth) & (truth <= found.high)
     return {
-        "plain": design.plain,
+        "per stratum": design.n_cell,
         "context rate": design.context_rate,
         "random": design.n_random,
         "planted bits": design.bits,
