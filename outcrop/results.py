@@ -69,6 +69,7 @@ CREATE TABLE examples (
   coder TEXT NOT NULL, latent INTEGER NOT NULL, example INTEGER NOT NULL,
   split TEXT NOT NULL, row INTEGER NOT NULL, document INTEGER NOT NULL,
   quantile INTEGER, stratum TEXT, source INTEGER, distance REAL,
+  peak REAL NOT NULL, mass REAL NOT NULL,  -- the largest activation in the window, and their sum
   PRIMARY KEY (coder, latent, example),
   CHECK ((quantile IS NULL) != (stratum IS NULL))
 ) WITHOUT ROWID;
@@ -250,6 +251,7 @@ class Results:
                     "examples",
                     (
                         (*key, e.index, e.split, e.row, e.window.document, e.quantile, e.stratum, e.source, e.distance)
+                        + (float(e.window.activations.max()), float(e.window.activations.sum()))
                         for e in (*latent.explain, *latent.score)
                     ),
                 )

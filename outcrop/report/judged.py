@@ -50,8 +50,8 @@ SELECT s.id AS of_latent, x.coder, x.latent, x.explainer, x.source, x.text, l.la
 FROM temp.text t JOIN explanations x USING (coder, latent, explainer, source)
      JOIN latents l USING (coder, latent) JOIN temp.subject s USING (coder, latent) ORDER BY t.id
 """
-_CELLS = """
-SELECT s.id, e.example,
+_WINDOWS = """
+SELECT s.id, e.example, e.peak, e.mass,
        CASE WHEN e.split != 'score' THEN -1 WHEN e.quantile IS NOT NULL THEN e.quantile - 1
             ELSE ? + CASE e.stratum {} END END
 FROM temp.subject s CROSS JOIN examples e USING (coder, latent)
@@ -64,8 +64,19 @@ FROM temp.{subject} s CROSS JOIN judgements j
 _OF_TEXT = {"subject": "text", "explainer": "s.explainer AND j.source = s.source"}
 _OF_LATENT = {"subject": "subject", "explainer": "''"}
 
-_CELL = np.dtype([("latent", "i4"), ("example", "i4"), ("cell", "i4")])
+_EXAMPLE = np.dtype([("latent", "i4"), ("example", "i4"), ("peak", "f4"), ("mass", "f4"), ("cell", "i4")])
 _JUDGED = np.dtype([("id", "i4"), ("example", "i4"), ("predicted", "f4"), ("probability", "f8")])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The examples of all latents, end to end."""
+
+    start: Int[ndarray, "L"]  # where those of each latent begin
+    latent: Int[ndarray, "E"]
+    cell: Int[ndarray, "E"]  # −1 for those of explainers
+    peak: Float[ndarray, "E"]
+    mass: Float[ndarray, "E"]  # Σ activation
 
 
 @dataclass(frozen=True)
@@ -77,6 +88,7 @@ class Verdicts:
     n_cells: int
     of_texts: bool  # subjects are explanations; else latents
     subject: Int[ndarray, "n"]
+    window: Int[ndarray, "n"]  # its row in `Judged.windows`
     cell: Int[ndarray, "n"]
     predicted: Float[ndarray, "n"]  # NaN where there is no yes or no
     probability: Float[ndarray, "n"]  # NaN where there is none
@@ -153,11 +165,12 @@ class Judged:
     def _read(self, scorer: str, arm: str, of_texts: bool) -> tuple[ndarray, ...]:
         """The columns of `Verdicts`."""
         subject, example, verdicts, measured = self._rows(scorer, arm, _OF_TEXT if of_texts else _OF_LATENT)
-        cell = np.full(len(subject), self.n_cells - 1)
-        if scorer != MISPLACED:
-            cell = self._cell(self.latent_of[subject] if of_texts else subject, example)
+        window = self.windows.start[self.latent_of[subject] if of_texts else subject] + example
+        cell = self.windows.cell[window]
         scored = cell >= 0
-        return tuple(column[scored] for column in (subject, cell, *verdicts, measured))
+        if scorer == MISPLACED:
+            cell = np.full_like(cell, self.n_cells - 1)
+        return tuple(column[scored] for column in (subject, window, cell, *verdicts, measured))
 
     def _rows(self, scorer: str, arm: str, names: dict[str, str]) -> tuple[ndarray, ndarray, list[ndarray], ndarray]:
         """Subject, example, predicted and probability, and what was measured, of every judgement."""
@@ -173,20 +186,18 @@ class Judged:
         return subject, example, verdicts, measured
 
     @cached_property
-    def _cells(self) -> tuple[Int[ndarray, "L"], Int[ndarray, "examples"]]:
-        """Where each latent's examples begin, and the cell of each; −1 for those of explainers."""
+    def windows(self) -> Windows:
         cases = " ".join(f"WHEN '{stratum}' THEN {i}" for i, stratum in enumerate(STRATA))
-        rows = self._results.numbers(_CELLS.format(cases), _CELL, (self.n_quantiles,))
+        rows = self._results.numbers(_WINDOWS.format(cases), _EXAMPLE, (self.n_quantiles,))
         n_examples = np.zeros(len(self.latents["coder"]), dtype=np.int64)
         np.maximum.at(n_examples, rows["latent"], rows["example"] + 1)
         start = np.cumsum(n_examples) - n_examples
-        cells = np.full(int(n_examples.sum()), -1, dtype=np.int32)
-        cells[start[rows["latent"]] + rows["example"]] = rows["cell"]
-        return start, cells
-
-    def _cell(self, latent: Int[ndarray, "n"], example: Int[ndarray, "n"]) -> Int[ndarray, "n"]:
-        start, cells = self._cells
-        return cells[start[latent] + example]
+        at, n = start[rows["latent"]] + rows["example"], int(n_examples.sum())
+        columns = {name: np.zeros(n, dtype=rows[name].dtype) for name in ("latent", "cell", "peak", "mass")}
+        columns["cell"][:] = -1
+        for name, column in columns.items():
+            column[at] = rows[name]
+        return Windows(start, **columns)
 
 
 def explainers(texts: dict[str, ndarray]) -> list[tuple[str, str]]:

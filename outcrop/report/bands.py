@@ -1,0 +1,128 @@
+"""What the bands of a latent say of each other: agreement, low-activation polysemanticity, drop-off, and a label.
+
+Of every explainer that explained the thirds of the activating windows one by one (sources low, middle, high). Which third
+a scored window belongs to is its rank by peak among the latent's scored activating windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from outcrop.interp.explain import BANDS
+from outcrop.metrics.dropoff import PairedPosteriors, cell_weights, drop_off
+from outcrop.metrics.pings import labels
+from outcrop.metrics.quantiles import HIGH, LOW, BandCounts, across_bands
+from outcrop.metrics.rates import Estimate
+from outcrop.report.judged import STRATA, Judged, Verdicts, Windows
+
+_ENDS = {"value": "", "low": ".low", "high": ".high"}
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """B latents explained band by band."""
+
+    texts: Int[ndarray, "B 3"]  # their rows in `Judged.texts`
+    latent: Int[ndarray, "B"]  # in `Judged.latents`
+    explainer: ndarray
+    place: Int[ndarray, "N"]  # 3 b + band of each text; −1 for others
+
+
+def band_table(
+    judged: Judged, verdicts: Verdicts, posterior: Float[ndarray, "n"], confidence: float
+) -> dict[str, ndarray]:
+    """One row per latent and such explainer: coder, latent, explainer, label, the measures with their ends, and M as
+    `m.low.high` (the explanation from the low band on windows of the high one) and so on. `posterior` is p′ of each
+    verdict."""
+    explained = _explained(judged)
+    band = thirds(judged.windows, judged.n_quantiles)
+    counts = _counts(judged, verdicts, explained, band)
+    bands = across_bands(counts, confidence)
+    mass = _mass(judged.windows, band, len(judged.latents["coder"]))[explained.latent]
+    drop = _drop_off(judged, verdicts, posterior, explained, band, confidence)
+    measures = {"agreement": bands.agreement, "low_polysemanticity": bands.low_polysemanticity, "drop_off": drop}
+    measures |= {
+        f"m.{a}.{b}": Estimate(*(getattr(bands.informedness, end)[:, i, j] for end in _ENDS))
+        for i, a in enumerate(BANDS)
+        for j, b in enumerate(BANDS)
+    }
+    columns = {name: judged.latents[name][explained.latent] for name in ("coder", "latent")}
+    columns |= {"explainer": explained.explainer, "label": labels(bands, mass).astype(object), "low_mass": mass[:, LOW]}
+    return columns | {
+        name + suffix: getattr(of, end) for name, of in measures.items() for end, suffix in _ENDS.items()
+    }
+
+
+def thirds(windows: Windows, n_quantiles: int) -> Int[ndarray, "E"]:
+    """0 low, 1 middle, 2 high; −1 for windows that are not scored activating ones."""
+    mine = np.flatnonzero((windows.cell >= 0) & (windows.cell < n_quantiles))
+    order = mine[np.lexsort((windows.peak[mine], windows.latent[mine]))]
+    n = np.bincount(windows.latent[order], minlength=len(windows.start))
+    rank = np.arange(len(order)) - (np.cumsum(n) - n)[windows.latent[order]]
+    band = np.full(len(windows.cell), -1)
+    band[order] = 3 * rank // n[windows.latent[order]]
+    return band
+
+
+def _explained(judged: Judged) -> _Explained:
+    """Those of whose three bands there is an explanation."""
+    texts = judged.texts
+    found: dict[tuple[int, str], dict[str, int]] = {}
+    for row, source in enumerate(texts["source"].tolist()):
+        if source in BANDS:
+            found.setdefault((int(judged.latent_of[row]), texts["explainer"][row]), {})[source] = row
+    whole = {key: [rows[band] for band in BANDS] for key, rows in found.items() if len(rows) == len(BANDS)}
+    rows = np.array([*whole.values()], dtype=np.int64).reshape(-1, len(BANDS))
+    place = np.full(len(texts["source"]), -1)
+    place[rows.ravel()] = np.arange(rows.size)
+    latents, explainers = ([key[part] for key in whole] for part in (0, 1))
+    return _Explained(rows, np.array(latents, dtype=np.int64), np.array(explainers, dtype=object), place)
+
+
+def _counts(judged: Judged, verdicts: Verdicts, explained: _Explained, band: ndarray) -> BandCounts:
+    kept = (explained.place[verdicts.subject] >= 0) & ~np.isnan(verdicts.predicted)
+    place, yes = explained.place[verdicts.subject[kept]], verdicts.predicted[kept]
+    third, cell = band[verdicts.window[kept]], verdicts.cell[kept] - judged.n_quantiles
+    n = len(explained.latent)
+    activating = [_counted(place, third, weight, (n, 3, 3)) for weight in (yes, None)]
+    others = [_counted(place, cell, weight, (n, 3, len(STRATA))) for weight in (yes, None)]
+    return BandCounts(*activating, *others, judged.shares[explained.latent])
+
+
+def _counted(
+    place: Int[ndarray, "n"], column: Int[ndarray, "n"], weight: ndarray | None, shape: Sequence[int]
+) -> Int[ndarray, "N 3 columns"]:
+    """How many, or how much, of each place and column; column −1 and below is none."""
+    kept = column >= 0
+    flat = place[kept] * shape[2] + column[kept]
+    weights = None if weight is None else weight[kept]
+    return np.bincount(flat, weights=weights, minlength=int(np.prod(shape))).reshape(shape).astype(np.int64)
+
+
+def _mass(windows: Windows, band: ndarray, n_latents: int) -> Float[ndarray, "L 3"]:
+    """Each band's share of Σ activation over the scored activating windows; NaN where there are none."""
+    kept = band >= 0
+    sums = np.bincount(windows.latent[kept] * 3 + band[kept], weights=windows.mass[kept], minlength=3 * n_latents)
+    mass = sums.reshape(n_latents, 3).astype(np.float64)
+    total = mass.sum(axis=1, keepdims=True)
+    return mass / np.where(total > 0, total, np.nan)
+
+
+def _drop_off(
+    judged: Judged, verdicts: Verdicts, posterior: ndarray, explained: _Explained, band: ndarray, confidence: float
+) -> Estimate:
+    """Over the windows that were judged under both explanations."""
+    place = explained.place[verdicts.subject]
+    key = place // 3 * len(band) + verdicts.window
+    of = [np.flatnonzero((place >= 0) & (place % 3 == which) & ~np.isnan(posterior)) for which in (LOW, HIGH)]
+    _, first, second = np.intersect1d(key[of[0]], key[of[1]], assume_unique=True, return_indices=True)
+    low, high = of[0][first], of[1][second]
+    third, cell = band[verdicts.window[low]], verdicts.cell[low] - judged.n_quantiles
+    windows = PairedPosteriors(posterior[low], posterior[high], place[low] // 3, np.where(third >= 0, third, 3 + cell))
+    rate = judged.texts["context_rate"].astype(float)[explained.texts[:, LOW]]
+    return drop_off(windows, cell_weights(rate, judged.shares[explained.latent]), confidence)
