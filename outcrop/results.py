@@ -250,9 +250,20 @@ class Results:
                     db,
                     "examples",
                     (
-                        (*key, e.index, e.split, e.row, e.window.document, e.quantile, e.stratum, e.source, e.distance)
-                        + (float(e.window.activations.max()), float(e.window.activations.sum()))
+                        (
+                            *key,
+                            e.index,
+                            e.split,
+                            e.row,
+                            e.window.document,
+                            e.quantile,
+                            e.stratum,
+                            e.source,
+                            e.distance,
+                            *of,
+                        )
                         for e in (*latent.explain, *latent.score)
+                        for of in [(float(e.window.activations.max()), float(e.window.activations.sum()))]
                     ),
                 )
 

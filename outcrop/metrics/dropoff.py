@@ -88,7 +88,10 @@ class _Sums:
         return np.asarray(((self.n > 0) | (self.weights == 0)).all(axis=1))
 
     def of(self, x: Float[ndarray, "n"]) -> Float[ndarray, "N C"]:
-        return np.bincount(self.index, x, minlength=self.weights.size).reshape(self.weights.shape)
+        sums = np.bincount(self.index, x, minlength=self.weights.size).astype(
+            np.float64
+        )  # of no windows numpy counts whole
+        return sums.reshape(self.weights.shape)
 
     def mean(self, x: Float[ndarray, "n"]) -> Float[ndarray, "N C"]:
         return self.of(x) / np.maximum(self.n, 1)

@@ -27,13 +27,14 @@ from jaxtyping import Bool, Float, Int, Real
 from numpy import ndarray
 from scipy import special
 
-from outcrop.metrics.rates import Estimate, Sampling
+from outcrop.metrics.rates import Estimate
 
 TRULY_GOOD = 0.9
 INTERVAL_LATENTS = 50  # with fewer, the bootstrap is too narrow where nearly all or nearly no latents are good
 _KAPPA = 100
 _MEANS = np.sin(np.linspace(np.arcsin(np.sqrt(0.02)), np.arcsin(np.sqrt(0.98)), 20)) ** 2  # equal steps of spread
 _STEPS = 150
+_DRAWS = 200  # each is a fit
 _SIZES_PER_DOUBLING = 4
 _CHUNK = 2**22  # numbers of resampled tables held at once
 _MISSING = Estimate(np.array(np.nan), np.array(np.nan), np.array(np.nan))
@@ -105,16 +106,16 @@ def share_truly_above(
     n_activating: Real[ndarray, "N"],
     rejections: Real[ndarray, "N"],
     n_non_activating: Real[ndarray, "N"],
-    sampling: Sampling,
+    generator: np.random.Generator,
+    confidence: float,
     threshold: float = TRULY_GOOD,
 ) -> Estimate:
     """The share of latents whose true balanced accuracy exceeds the threshold; interval: latents redrawn.
 
     hits of n_activating windows, rejections (correct) of n_non_activating. Counts can be fractional: for stratified
-    judgements take p̂ n_eff of n_eff, which are a − ½ of a + b − 1 in `outcrop.metrics.rates.Rate` (for rejections, of
-    which FPR counts the opposite, b − ½). Latents not judged in both classes are left out; without any other the share
-    is missing. There is no interval with fewer than 50 latents, nor where all have the same counts. 200 draws do; each
-    is a fit.
+    judgements take p̂ n_eff of n_eff, `size` in `outcrop.metrics.rates.Rate` (for rejections, of which FPR counts the
+    opposite, (1 − p̂) n_eff). Latents not judged in both classes are left out; without any other the share
+    is missing. There is no interval with fewer than 50 latents, nor where all have the same counts.
     """
     known = (n_activating > 0) & (n_non_activating > 0)
     if not known.any():
@@ -127,10 +128,12 @@ def share_truly_above(
     if n < INTERVAL_LATENTS or np.count_nonzero(table) == 1:
         return Estimate(value, _MISSING.low, _MISSING.high)
     chunk = max(1, _CHUNK // table.size)
-    sizes = [min(chunk, sampling.draws - done) for done in range(0, sampling.draws, chunk)]
-    resampled = (sampling.generator.multinomial(n, table / n, size=size) / n for size in sizes)
+    sizes = [min(chunk, _DRAWS - done) for done in range(0, _DRAWS, chunk)]
+    resampled = (generator.multinomial(n, table / n, size=size) / n for size in sizes)
     draws = np.concatenate([_share(tables, first, second, above) for tables in resampled])
-    return sampling.interval(value, draws, draws)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Estimate(value, np.asarray(min(low, value)), np.asarray(max(high, value)))
 
 
 def _likelihoods(right: ndarray, n: ndarray) -> tuple[Int[ndarray, "N"], Float[ndarray, "U J"]]:

@@ -16,7 +16,7 @@ windows per band, to spare the others a false ping in a thousand: `tests/proofs/
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from numpy import ndarray
 
 from outcrop.metrics.quantiles import HIGH, LOW, Bands
@@ -32,8 +32,8 @@ _REACHED = 0.4
 _MASS = 0.1
 
 
-def labels(bands: Bands, mass: Float[ndarray, "N 3"]) -> Shaped[ndarray, "N"]:
-    """One of LABELS per latent; `mass` is each band's share of Σ activation over the activating windows."""
+def labels(bands: Bands, mass: Float[ndarray, "N 3"]) -> ndarray:
+    """One of LABELS per latent [N]; `mass` is each band's share of Σ activation over the activating windows."""
     lost, j = bands.low_polysemanticity, bands.informedness
     below, above = j.value[:, LOW, LOW], j.value[:, LOW, HIGH]
     missing = np.isnan(lost.value) | np.isnan(below) | np.isnan(above) | np.isnan(mass[:, LOW])

@@ -81,4 +81,4 @@ def _surely(quotient: Quotient, rates: tuple[Rate, ...]) -> Estimate:
 
 def _part(rate: Rate, index: tuple[int | slice | None, ...]) -> Rate:
     measured = Estimate(*(part[index] for part in (rate.measured.value, rate.measured.low, rate.measured.high)))
-    return Rate(rate.value[index], rate.low[index], rate.high[index], measured, rate.gap[index])
+    return Rate(rate.value[index], rate.low[index], rate.high[index], measured, rate.size[index], rate.gap[index])

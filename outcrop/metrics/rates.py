@@ -42,6 +42,7 @@ class Rate(Estimate):
     """A rate: of the strata that were judged, and the weight of those that were not."""
 
     measured: Estimate
+    size: Float[ndarray, "..."]  # n_eff
     gap: Float[ndarray, "..."]
 
 
@@ -59,7 +60,7 @@ def weighted_rate(hits: ArrayLike, n: ArrayLike, weights: ArrayLike, confidence:
     high = np.where(((n - hits) * seen).sum(-1) == 0, 1.0, np.maximum(upper, p))
     low_end, high_end = np.asarray((1 - gap) * low), np.asarray((1 - gap) * high + gap)
     measured = Estimate(*map(np.asarray, (p, low, high)))
-    return Rate(np.where(gap == 0, p, np.nan), low_end, high_end, measured, gap)
+    return Rate(np.where(gap == 0, p, np.nan), low_end, high_end, measured, np.asarray(n_eff), gap)
 
 
 def rate_values(hits: ArrayLike, n: ArrayLike, weights: ArrayLike) -> Float[ndarray, "..."]:

@@ -24,19 +24,21 @@ from outcrop.metrics.coverage import (
     unscored_at,
     weighted_mean,
 )
+from outcrop.metrics.perfect import perfect_share, share_truly_above
 from outcrop.metrics.rates import Estimate
 from outcrop.report.judged import ARMS, explainers
-from outcrop.report.scores import ENDS, Column, Scores
+from outcrop.report.scores import ENDS, PERFECT_WINDOWS, Column, Scores
 from outcrop.report.tables import Tables
 
-MEDIANS = ("accuracy_skill", "breadth", "chance_corrected")  # unbounded
+MEDIANS = ("accuracy_skill", "accuracy_skill_calibrated", "breadth", "chance_corrected")  # unbounded
 WEIGHTED = ("tpr", "fpr", "balanced_accuracy", "informedness", "auroc", "true_accuracy", "average_precision")
 CHANCE_AND_BEST = {"balanced_accuracy": (0.5, 1.0), "informedness": (0.0, 1.0), "auroc": (0.5, 1.0)}
 _FAR = float("inf")
 RANGES = {  # of the metrics that are no shares
     **dict.fromkeys(("informedness", "token_illusion"), (-1.0, 1.0)),
     "beyond_tokens": (-2.0, 2.0),
-    "accuracy_skill": (-_FAR, 1.0),
+    **dict.fromkeys(("accuracy_skill", "accuracy_skill_calibrated"), (-_FAR, 1.0)),
+    **dict.fromkeys(("log_loss", "log_loss_calibrated"), (0.0, _FAR)),
     "chance_corrected": (-_FAR, 1.0),
     "breadth": (0.0, _FAR),
 }
@@ -56,12 +58,14 @@ def aggregates(tables: Tables, confidence: float) -> list[dict[str, Any]]:
     for explainer, source in explainers(scores.about):
         mine = scores.scored & scores.by(explainer, source)
         for group in _groups(selected):
+            everyone = _member(tables.latents, group)
+            n_alive = int((everyone & (tables.latents["n_fired"] > 0)).sum())
             rows = mine & _member(scores.about, group)
             n_unscored = int(_member(selected, group).sum()) - int(rows.sum())
             named = dict(zip(("coder", "layer", "prefix"), group, strict=True))
-            entries.append(
-                _entry(scores.of(rows), n_unscored, confidence) | {"explainer": explainer, "source": source} | named
-            )
+            entry = _entry(scores.of(rows), n_unscored, confidence)
+            entry["perfect"] = _perfect(scores.of(rows), n_unscored, n_alive, int(everyone.sum()), confidence)
+            entries.append(entry | {"explainer": explainer, "source": source} | named)
     return entries
 
 
@@ -102,6 +106,34 @@ def _entry(scores: Scores, n_unscored: int, confidence: float) -> dict[str, Any]
             for metric, ends in CHANCE_AND_BEST.items()
         },
     }
+
+
+def _perfect(scores: Scores, n_unscored: int, n_alive: int, n_all: int, confidence: float) -> dict[str, Any]:
+    """The share of latents whose drawn windows were all judged right, among those to be scored, alive, and all; missing
+    where nowhere enough windows were judged. And the share whose true balanced accuracy exceeds 0.9."""
+    enough, perfect = (np.r_[scores.about[name], np.zeros(n_unscored)].astype(bool) for name in ("enough", "perfect"))
+    n_windows = 2 * PERFECT_WINDOWS
+    shares = dict.fromkeys(("of_scored", "of_alive", "of_all"))
+    if enough.any():
+        n = np.full(len(enough), n_windows)
+        found = perfect_share(n * perfect, n, enough, n_alive, n_all, confidence)
+        shares = {name: _ends(getattr(found, name)) for name in shares}
+    above = share_truly_above(*_counts_of(scores), np.random.default_rng(0), confidence)
+    truly = {**_ends(above), "n": len(scores.about["coder"])}
+    return {"n_windows": n_windows, "n_enough": int(enough.sum()), **shares, "truly_above": truly}
+
+
+def _counts_of(scores: Scores) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+    """Hits of activating and rejections of other windows, each of so many: p̂ n_eff of n_eff."""
+    of = scores.arms["explanation"]
+    known = ~(np.isnan(of["tpr"].estimate.value) | np.isnan(of["fpr"].estimate.value))
+    tpr, fpr = (of[name].estimate.value[known] for name in ("tpr", "fpr"))
+    up, down = (scores.about[f"{name}_size"][known] for name in ("tpr", "fpr"))
+    return tpr * up, up, (1 - fpr) * down, down
+
+
+def _ends(estimate: Estimate) -> dict[str, float]:
+    return {end: float(getattr(estimate, end)) for end in ENDS}
 
 
 def _weights(about: dict[str, ndarray]) -> dict[str, Float[ndarray, "n"]]:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
 from outcrop.interp.explain import BANDS
+from outcrop.metrics.coverage import macro_mean
 from outcrop.metrics.dropoff import PairedPosteriors, cell_weights, drop_off
-from outcrop.metrics.pings import labels
+from outcrop.metrics.pings import LABELS, POLYSEMANTIC, labels
 from outcrop.metrics.quantiles import HIGH, LOW, BandCounts, across_bands
 from outcrop.metrics.rates import Estimate
 from outcrop.report.judged import STRATA, Judged, Verdicts, Windows
+
+MEASURES = ("agreement", "low_polysemanticity", "drop_off")
 
 _ENDS = {"value": "", "low": ".low", "high": ".high"}
 
@@ -45,7 +49,7 @@ def band_table(
     bands = across_bands(counts, confidence)
     mass = _mass(judged.windows, band, len(judged.latents["coder"]))[explained.latent]
     drop = _drop_off(judged, verdicts, posterior, explained, band, confidence)
-    measures = {"agreement": bands.agreement, "low_polysemanticity": bands.low_polysemanticity, "drop_off": drop}
+    measures = dict(zip(MEASURES, (bands.agreement, bands.low_polysemanticity, drop), strict=True))
     measures |= {
         f"m.{a}.{b}": Estimate(*(getattr(bands.informedness, end)[:, i, j] for end in _ENDS))
         for i, a in enumerate(BANDS)
@@ -53,9 +57,36 @@ def band_table(
     }
     columns = {name: judged.latents[name][explained.latent] for name in ("coder", "latent")}
     columns |= {"explainer": explained.explainer, "label": labels(bands, mass).astype(object), "low_mass": mass[:, LOW]}
-    return columns | {
-        name + suffix: getattr(of, end) for name, of in measures.items() for end, suffix in _ENDS.items()
-    }
+    return columns | {name + suffix: getattr(of, end) for name, of in measures.items() for end, suffix in _ENDS.items()}
+
+
+def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str, Any]]:
+    """Per explainer: n latents, labels {label: n}, pinged [coder, latent]; means of agreement and low_polysemanticity
+    and of the drop-off in bits, with interval and the n that have one."""
+    found = []
+    for explainer in sorted(set(table["explainer"].tolist())):
+        mine = table["explainer"] == explainer
+        label, names = (
+            table["label"][mine],
+            zip(*(table[name][mine].tolist() for name in ("coder", "latent")), strict=True),
+        )
+        pinged = [name for name, of in zip(names, label.tolist(), strict=True) if of == POLYSEMANTIC]
+        means = {name: _mean(table[name][mine].astype(float), confidence) for name in MEASURES}
+        found.append(
+            {
+                "explainer": explainer,
+                "n": int(mine.sum()),
+                "labels": {name: int((label == name).sum()) for name in LABELS},
+                "pinged": [{"coder": coder, "latent": latent} for coder, latent in pinged],
+                **means,
+            }
+        )
+    return found
+
+
+def _mean(values: Float[ndarray, "n"], confidence: float) -> dict[str, Any]:
+    mean = macro_mean(values[:, None], confidence)
+    return {**{end: getattr(mean, end)[0] for end in _ENDS}, "n": int((~np.isnan(values)).sum())}
 
 
 def thirds(windows: Windows, n_quantiles: int) -> Int[ndarray, "E"]:
@@ -89,9 +120,9 @@ def _counts(judged: Judged, verdicts: Verdicts, explained: _Explained, band: nda
     place, yes = explained.place[verdicts.subject[kept]], verdicts.predicted[kept]
     third, cell = band[verdicts.window[kept]], verdicts.cell[kept] - judged.n_quantiles
     n = len(explained.latent)
-    activating = [_counted(place, third, weight, (n, 3, 3)) for weight in (yes, None)]
-    others = [_counted(place, cell, weight, (n, 3, len(STRATA))) for weight in (yes, None)]
-    return BandCounts(*activating, *others, judged.shares[explained.latent])
+    hits, n_activating = (_counted(place, third, weight, (n, 3, 3)) for weight in (yes, None))
+    alarms, n_others = (_counted(place, cell, weight, (n, 3, len(STRATA))) for weight in (yes, None))
+    return BandCounts(hits, n_activating, alarms, n_others, judged.shares[explained.latent])
 
 
 def _counted(

@@ -6,6 +6,10 @@ fpr_S, balanced_accuracy_S     against the stratum S alone
 balanced_accuracy, informedness, auroc, token_illusion
 true_accuracy, accuracy_skill, precision, f1, predicted_rate, breadth, average_precision    at the natural rate π
 chance_corrected, beyond_tokens    of the explanation only, against the control and the baseline
+
+Of the explanation only, too: brier and log_loss, as the judge says it and `_calibrated`; tpr, fpr, true_accuracy and
+accuracy_skill `_calibrated`, of the decision p′ > ½; and whether `PERFECT_WINDOWS` windows of either kind, drawn from
+those that were judged, were all judged right.
 """
 
 from __future__ import annotations
@@ -22,9 +26,11 @@ from outcrop.metrics.prevalence import at_prevalence
 from outcrop.metrics.ranking import Ranking
 from outcrop.metrics.rates import Estimate, Rate, weighted_rate
 from outcrop.metrics.tokens import BEYOND_TOKENS, TOKEN_ILLUSION
+from outcrop.report.calibrated import Calibrated
 from outcrop.report.judged import ARMS, STRATA, Judged, Verdicts
 
 ENDS = ("value", "low", "high")
+PERFECT_WINDOWS = 20  # of either kind; the share of perfect latents falls with their number
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,9 @@ class _ArmRates:
     strata: list[Rate]
 
 
-def score(judged: Judged, confidence: float) -> Scores:
-    """Every metric of every arm; those of arms without an explanation are their latent's."""
+def score(judged: Judged, posteriors: Calibrated, confidence: float) -> Scores:
+    """Every metric of every arm; those of arms without an explanation are their latent's. `posteriors` are those of
+    detection in the arm "plain"."""
     rates, arms = {}, {}
     for arm, (scorer, name) in ARMS.items():
         verdicts = judged.verdicts(scorer, name)
@@ -79,7 +86,9 @@ def score(judged: Judged, confidence: float) -> Scores:
         rates[arm] = _rates(judged, hits, n, confidence)
         arms[arm] = _counted(judged, n, rates[arm]) | _ranked(judged, verdicts, of, n, confidence)
     arms["explanation"] |= _compared(rates, arms["explanation"]["informedness"].n)
-    return Scores(judged.texts, arms, judged.n_quantiles)
+    arms["explanation"] |= _calibrated(judged, posteriors, confidence)
+    sizes = {f"{name}_size": getattr(rates["explanation"], name).size for name in ("tpr", "fpr")}
+    return Scores(judged.texts | sizes | _perfect(judged, posteriors.verdicts), arms, judged.n_quantiles)
 
 
 def _rates(judged: Judged, hits: ndarray, n: ndarray, confidence: float) -> _ArmRates:
@@ -139,6 +148,35 @@ def ranked(judged: Judged, verdicts: Verdicts, values: Float[ndarray, "n"], conf
     """The windows of every subject, ordered by these values."""
     weights = judged.weights(verdicts)
     return Ranking.of(values, verdicts.subject, verdicts.cell, weights, judged.n_quantiles, confidence)
+
+
+def _calibrated(judged: Judged, posteriors: Calibrated, confidence: float) -> dict[str, Column]:
+    hits, n = posteriors.decisions
+    rates, n_all = _rates(judged, hits, n, confidence), n.sum(-1)
+    at_rate = at_prevalence(rates.tpr, rates.fpr, judged.texts["context_rate"].astype(float))
+    found = {
+        "tpr": rates.tpr,
+        "fpr": rates.fpr,
+        **{name: at_rate[name] for name in ("true_accuracy", "accuracy_skill")},
+    }
+    decided = {f"{name}_calibrated": Column(of, n_all) for name, of in found.items()}
+    missing = np.full(len(n_all), np.nan)
+    lost = posteriors.losses.items()
+    return decided | {name: Column(Estimate(values, missing, missing), n_all) for name, values in lost}
+
+
+def _perfect(judged: Judged, verdicts: Verdicts) -> dict[str, ndarray]:
+    """enough: whether so many windows of either kind were judged, or failed to be; perfect: all drawn ones right."""
+    activating = verdicts.cell < judged.n_quantiles
+    group = verdicts.subject * 2 + activating
+    order = np.lexsort((np.random.default_rng(0).permutation(len(group)), group))
+    n = np.bincount(group, minlength=2 * verdicts.n_subjects)
+    rank = np.arange(len(order)) - (np.cumsum(n) - n)[group[order]]
+    drawn = order[rank < PERFECT_WINDOWS]
+    wrong = verdicts.predicted[drawn] != activating[drawn]  # so is a judgement that failed
+    n_wrong = np.bincount(verdicts.subject[drawn], weights=wrong, minlength=verdicts.n_subjects)
+    enough = (n.reshape(-1, 2) >= PERFECT_WINDOWS).all(axis=1)
+    return {"enough": enough, "perfect": enough & (n_wrong == 0)}
 
 
 def _compared(rates: dict[str, _ArmRates], n: Float[ndarray, "N"]) -> dict[str, Column]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from outcrop.config import ReportConfig, Where
 from outcrop.report.aggregates import aggregates
+from outcrop.report.bands import band_summary
 from outcrop.report.ledger import corpus, firing_rates, ledger
 from outcrop.report.reconstruction import reconstruction_table
 from outcrop.report.scorers import scorer_table
@@ -43,6 +44,8 @@ def summarise(
             "n_quantiles": tables.scores.n_quantiles,
             "aggregates": aggregates(tables, confidence),
             "scorers": scorer_table(tables.scorers, confidence),
+            "bands": band_summary(tables.bands, confidence),
+            "calibration": tables.calibration,
         },
     }
     plain: dict[str, Any] = _plain(summary)

@@ -3,6 +3,7 @@
     latents    one row per latent: its status, why it failed, and its statistics
     scores     one row per explanation with a text (`report.scores`)
     scorers    one row per scorer, arm, metric and subject (`report.scorers`)
+    bands      one row per latent that was explained band by band (`report.bands`)
 
 They are kept beside the report as Parquet, for this purpose and for everybody's own.
 """
@@ -23,10 +24,13 @@ from numpy import ndarray
 from outcrop.config import Where
 from outcrop.errors import ConfigError
 from outcrop.metrics.rates import Estimate
+from outcrop.report.bands import band_table
+from outcrop.report.calibrated import ARMS as CALIBRATED
+from outcrop.report.calibrated import calibrated, calibration_summary
 from outcrop.report.judged import Judged
 from outcrop.report.scorers import scorer_values
 from outcrop.report.scores import ENDS, Column, Scores, score
-from outcrop.results import FUZZING, MISPLACED, Results
+from outcrop.results import DETECTION, FUZZING, MISPLACED, Results
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
@@ -49,6 +53,8 @@ class Tables:
     latents: dict[str, ndarray]
     scores: Scores
     scorers: dict[str, ndarray]
+    bands: dict[str, ndarray]
+    calibration: list[dict[str, Any]]  # of every arm with probabilities (`report.calibrated`), over all latents
 
     @property
     def coder_names(self) -> list[str]:
@@ -61,8 +67,9 @@ class Tables:
             raise ConfigError(f"no latent is {where}; `outcrop stats` shows what there is")
         latents = _rows_of(self.latents, kept)
         of = _Members(latents)
-        scores, scorers = self.scores.of(of(self.scores.about)), _rows_of(self.scorers, of(self.scorers))
-        return replace(self, latents=latents, scores=scores, scorers=scorers)
+        scores = self.scores.of(of(self.scores.about))
+        scorers, bands = (_rows_of(table, of(table)) for table in (self.scorers, self.bands))
+        return replace(self, latents=latents, scores=scores, scorers=scorers, bands=bands)
 
 
 def read_tables(results: Results, confidence: float = 0.95) -> Tables:
@@ -71,29 +78,42 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
     asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
     judged = Judged(results)
     coders = results.columns("SELECT * FROM coders ORDER BY coder")
+    arms = {arm: calibrated(judged, arm) for arm in CALIBRATED if (DETECTION, arm) in {*asked, (DETECTION, "plain")}}
+    plain = arms["plain"]
     return Tables(
         coders=[dict(zip(coders, row, strict=True)) for row in _rows(coders)],
         judgements=judgements,
         latents=results.columns(_LATENTS),
-        scores=score(judged, confidence),
+        scores=score(judged, plain, confidence),
         scorers=scorer_values(judged, asked, confidence),
+        bands=band_table(judged, plain.verdicts, plain.posterior, confidence),
+        calibration=[calibration_summary(of, arm) for arm, of in arms.items() if len(of.rows)],
     )
 
 
 def save_tables(tables: Tables, folder: Path) -> None:
     """As Parquet."""
     about = {"coders": tables.coders, "judgements": tables.judgements, "n_quantiles": tables.scores.n_quantiles}
+    about |= {"calibration": tables.calibration}
     _write(folder / "scores.parquet", _flat(tables.scores), {})
     _write(folder / "scorers.parquet", tables.scorers, {})
+    _write(folder / "bands.parquet", tables.bands, {})
     _write(folder / "latents.parquet", tables.latents, about)
 
 
 def load_tables(folder: Path) -> Tables:
     """What `save_tables` wrote."""
     latents, about = _read(folder / "latents.parquet")
-    scores, scorers = (_read(folder / f"{name}.parquet")[0] for name in ("scores", "scorers"))
-    counts = [tuple(row) for row in about["judgements"]]
-    return Tables(about["coders"], counts, latents, _unflattened(scores, about["n_quantiles"]), scorers)
+    scores, scorers, bands = (_read(folder / f"{name}.parquet")[0] for name in ("scores", "scorers", "bands"))
+    return Tables(
+        coders=about["coders"],
+        judgements=[tuple(row) for row in about["judgements"]],
+        latents=latents,
+        scores=_unflattened(scores, about["n_quantiles"]),
+        scorers=scorers,
+        bands=bands,
+        calibration=about["calibration"],
+    )
 
 
 class _Members:

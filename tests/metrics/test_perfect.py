@@ -5,12 +5,12 @@ import pytest
 from scipy import stats
 
 from outcrop.metrics.perfect import expected_perfect_share, perfect_share, share_truly_above, wilson
-from outcrop.metrics.rates import Estimate, Sampling, weighted_rate
+from outcrop.metrics.rates import Estimate, weighted_rate
 from tests.proofs.perfect import POPULATIONS, Population
 
 
-def sampling(draws: int = 100) -> Sampling:
-    return Sampling(np.random.default_rng(0), draws, 0.95)
+def drawn() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 def truly_above(population: Population, n_latents: int, n: int, seed: int = 0) -> tuple[float, Estimate]:
@@ -18,7 +18,7 @@ def truly_above(population: Population, n_latents: int, n: int, seed: int = 0) -
     rng = np.random.default_rng(seed)
     tpr, tnr = population(rng, n_latents)
     size = np.full(n_latents, n)
-    estimate = share_truly_above(rng.binomial(n, tpr), size, rng.binomial(n, tnr), size, sampling())
+    estimate = share_truly_above(rng.binomial(n, tpr), size, rng.binomial(n, tnr), size, drawn(), 0.95)
     return float(np.mean((tpr + tnr) / 2 > 0.9)), estimate
 
 
@@ -94,8 +94,8 @@ def test_fractional_counts_of_stratified_judgements_give_the_share_of_the_weight
     tnr = np.stack([easy, easy**3], -1)
     hits, alarms = rng.binomial(40, tpr), rng.binomial(20, 1 - tnr)
     fpr, size = weighted_rate(alarms, [20, 20], [0.9, 0.1], 0.95), np.full(5_000, 40)
-    weighted = share_truly_above(hits, size, fpr.b - 0.5, fpr.a + fpr.b - 1, sampling())
-    raw = share_truly_above(hits, size, 40 - alarms.sum(-1), size, sampling())
+    weighted = share_truly_above(hits, size, (1 - fpr.measured.value) * fpr.size, fpr.size, drawn(), 0.95)
+    raw = share_truly_above(hits, size, 40 - alarms.sum(-1), size, drawn(), 0.95)
     truth = np.mean((tpr + tnr @ [0.9, 0.1]) / 2 > 0.9)
     assert weighted.value == pytest.approx(truth, abs=0.02)
     assert raw.value < truth - 0.05
@@ -104,17 +104,17 @@ def test_fractional_counts_of_stratified_judgements_give_the_share_of_the_weight
 def test_latents_not_judged_in_both_classes_are_left_out() -> None:
     size, none = np.full(60, 20), np.zeros(60, dtype=np.int64)
     right = np.random.default_rng(2).binomial(20, 0.95, size=(2, 60))
-    alone = share_truly_above(right[0], size, right[1], size, sampling())
+    alone = share_truly_above(right[0], size, right[1], size, drawn(), 0.95)
     hits, rejections, sizes, halves = map(
         np.concatenate, ((right[0], none), (right[1], none), (size, size), (size, none))
     )
-    both = share_truly_above(hits, sizes, rejections, halves, sampling())
+    both = share_truly_above(hits, sizes, rejections, halves, drawn(), 0.95)
     assert both.value == pytest.approx(alone.value)
 
 
 def test_nothing_judged_is_missing() -> None:
     none = np.zeros(3)
-    estimate = share_truly_above(none, none, none, none, sampling())
+    estimate = share_truly_above(none, none, none, none, drawn(), 0.95)
     assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
 
 
@@ -122,12 +122,12 @@ def test_few_latents_and_equal_ones_have_a_share_but_no_interval() -> None:
     few, equal = np.arange(11, 21), np.full(100, 20)
     for right in (few, equal):
         size = np.full(len(right), 20)
-        estimate = share_truly_above(right, size, right, size, sampling())
+        estimate = share_truly_above(right, size, right, size, drawn(), 0.95)
         assert 0 <= estimate.value <= 1
         assert np.isnan([estimate.low, estimate.high]).all()
 
 
 def test_all_right_is_nearly_all_good_and_all_wrong_is_none() -> None:
     size = np.full(100, 50)
-    assert share_truly_above(size, size, size, size, sampling()).value > 0.99
-    assert share_truly_above(0 * size, size, size, size, sampling()).value < 1e-6
+    assert share_truly_above(size, size, size, size, drawn(), 0.95).value > 0.99
+    assert share_truly_above(0 * size, size, size, size, drawn(), 0.95).value < 1e-6

@@ -9,7 +9,6 @@ from numpy import ndarray
 from scipy import optimize, special, stats
 
 from outcrop.metrics.perfect import TRULY_GOOD, expected_perfect_share, perfect_share, share_truly_above
-from outcrop.metrics.rates import Sampling
 
 Rates = tuple[ndarray, ndarray]  # TPR and TNR of every latent
 Population = Callable[[np.random.Generator, int], Rates]
@@ -92,7 +91,7 @@ def _estimated(population: Population, n_latents: int, n: int, rng: np.random.Ge
     tpr, tnr = population(rng, n_latents)
     hits, rejections, size = rng.binomial(n, tpr), rng.binomial(n, tnr), np.full(n_latents, n)
     truth = float(np.mean((tpr + tnr) / 2 > TRULY_GOOD))
-    estimate = share_truly_above(hits, size, rejections, size, Sampling(rng, 200, 0.95))
+    estimate = share_truly_above(hits, size, rejections, size, rng, 0.95)
     return {
         "truth": truth,
         "perfect": float(np.mean(hits + rejections == 2 * n)),
