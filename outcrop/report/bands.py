@@ -1,7 +1,7 @@
 """What the bands of a latent say of each other: agreement, low-activation polysemanticity, drop-off, and a label.
 
-Of every explainer that explained the thirds of the activating windows one by one (sources low, middle, high). Which third
-a scored window belongs to is its rank by peak among the latent's scored activating windows.
+Of every explainer that explained the thirds of the activating windows one by one (sources low, middle, high). Which
+third a scored window belongs to is its rank by peak among the latent's scored activating windows.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Judged:
     """The judgements of a results database, read scorer by scorer."""
 
     def __init__(self, results: Results) -> None:
-        self._results = results
+        self._results, self._verdicts = results, dict[tuple[str, str], Verdicts]()
         results.number("subject", _LATENTS)
         results.number("text", _TEXTS)
         self.n_quantiles = int(results.columns("SELECT COALESCE(MAX(quantile), 0) AS q FROM examples")["q"][0])
@@ -155,7 +155,12 @@ class Judged:
         return np.hstack([even, shares * (1 - misplaced), last])
 
     def verdicts(self, scorer: str, arm: str) -> Verdicts:
-        """Of explanations, or of latents where none was shown."""
+        """Of explanations, or of latents where none was shown. Read once and kept."""
+        if (scorer, arm) not in self._verdicts:
+            self._verdicts[scorer, arm] = self._read_verdicts(scorer, arm)
+        return self._verdicts[scorer, arm]
+
+    def _read_verdicts(self, scorer: str, arm: str) -> Verdicts:
         of_texts = arm != "none" and scorer not in (TOKEN_BASELINE, INTRUDER)
         parts = [self._read(one, arm, of_texts) for one in ((FUZZING, MISPLACED) if scorer == FUZZING else (scorer,))]
         columns = (np.concatenate(column) for column in zip(*parts, strict=True))
