@@ -139,6 +139,11 @@ class Contents:
     def replies(self) -> Replies:
         return Replies(self._config.judge.replies or self.directory.replies)
 
+    def asked(self) -> list[dict[str, Any]]:
+        """What is in the file of replies: all that this run asked, and others that share the file."""
+        with self.replies() as replies:
+            return replies.totals()
+
     def tables(self, results: Results) -> Tables:
         """What a report is computed from; kept beside it until there are other results."""
         confidence = self._config.report.confidence

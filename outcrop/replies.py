@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from outcrop.errors import CorruptError, RunError
 from outcrop.types import Failure, Message, Reply, Request
@@ -51,6 +52,12 @@ _INSERT = """INSERT INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
     seconds = excluded.seconds, cost = excluded.cost,
     failure = excluded.failure, failure_detail = excluded.failure_detail
   WHERE replies.failure IS NOT NULL"""
+
+_TOTALS = """SELECT model, COUNT(*) AS n_requests, COUNT(failure) AS n_failed,
+  COALESCE(SUM(prompt_tokens), 0) AS prompt_tokens, COALESCE(SUM(completion_tokens), 0) AS completion_tokens,
+  COALESCE(SUM(seconds), 0.0) AS seconds,
+  CASE WHEN COUNT(cost) = COUNT(text) AND COUNT(text) > 0 THEN SUM(cost) END AS cost
+  FROM replies GROUP BY model ORDER BY model"""
 
 
 class Replies:
@@ -115,6 +122,14 @@ class Replies:
             return None
         text, probabilities, *rest = row
         return Reply(text, tuple(json.loads(probabilities)) if probabilities else None, *rest)
+
+    def totals(self) -> list[dict[str, Any]]:
+        """What was asked of each model so far: model, n_requests, n_failed, prompt_tokens, completion_tokens, seconds,
+        and the cost in US$, None where a price is not known."""
+        with self._lock:
+            cursor = self._db.execute(_TOTALS)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def prompt(self, request: str) -> tuple[Message, ...]:
         """The messages of a request, to be shown; KeyError if it was never asked."""

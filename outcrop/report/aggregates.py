@@ -27,21 +27,12 @@ from outcrop.metrics.coverage import (
 from outcrop.metrics.perfect import perfect_share, share_truly_above
 from outcrop.metrics.rates import Estimate
 from outcrop.report.judged import ARMS, explainers
-from outcrop.report.scores import ENDS, PERFECT_WINDOWS, Column, Scores
+from outcrop.report.scores import ENDS, PERFECT_WINDOWS, Column, Scores, within
 from outcrop.report.tables import Tables
 
 MEDIANS = ("accuracy_skill", "accuracy_skill_calibrated", "breadth", "chance_corrected")  # unbounded
 WEIGHTED = ("tpr", "fpr", "balanced_accuracy", "informedness", "auroc", "true_accuracy", "average_precision")
 CHANCE_AND_BEST = {"balanced_accuracy": (0.5, 1.0), "informedness": (0.0, 1.0), "auroc": (0.5, 1.0)}
-_FAR = float("inf")
-RANGES = {  # of the metrics that are no shares
-    **dict.fromkeys(("informedness", "token_illusion"), (-1.0, 1.0)),
-    "beyond_tokens": (-2.0, 2.0),
-    **dict.fromkeys(("accuracy_skill", "accuracy_skill_calibrated"), (-_FAR, 1.0)),
-    **dict.fromkeys(("log_loss", "log_loss_calibrated"), (0.0, _FAR)),
-    "chance_corrected": (-_FAR, 1.0),
-    "breadth": (0.0, _FAR),
-}
 _FREQUENT_RATE = 0.1
 
 _Group = tuple[str | None, int | None, int | None]  # coder, layer, prefix; None stands for all
@@ -173,16 +164,7 @@ def _weighted(columns: dict[str, Column], weights: ndarray, coder: ndarray, conf
 
 def _entries(names: tuple[str, ...], estimate: Estimate, scores: ndarray, statistic: str) -> dict[str, Any]:
     n = (~np.isnan(scores)).sum(0)
-    return {
-        name: {**_within(name, estimate, i), "n": int(n[i]), "statistic": statistic} for i, name in enumerate(names)
-    }
-
-
-def _within(name: str, estimate: Estimate, i: int) -> dict[str, float]:
-    """An interval does not leave the metric's range."""
-    low, high = RANGES.get(name, (0.0, 1.0))
-    value, *ends = (float(getattr(estimate, end)[i]) for end in ENDS)
-    return dict(zip(ENDS, (value, *(min(max(end, low), high) if end == end else end for end in ends)), strict=True))
+    return {name: {**within(name, estimate, i), "n": int(n[i]), "statistic": statistic} for i, name in enumerate(names)}
 
 
 def _with_unscored(

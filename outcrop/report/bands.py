@@ -86,7 +86,7 @@ def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str,
 
 def _mean(values: Float[ndarray, "n"], confidence: float) -> dict[str, Any]:
     mean = macro_mean(values[:, None], confidence)
-    return {**{end: getattr(mean, end)[0] for end in _ENDS}, "n": int((~np.isnan(values)).sum())}
+    return {**{end: float(getattr(mean, end)[0]) for end in _ENDS}, "n": int((~np.isnan(values)).sum())}
 
 
 def thirds(windows: Windows, n_quantiles: int) -> Int[ndarray, "E"]:

@@ -23,6 +23,7 @@ _SHOWN = {
     "balanced_accuracy_same_token": "… against same-token windows",
     "auroc": "AUROC",
     "true_accuracy": "true accuracy",
+    "true_accuracy_calibrated": "… by the calibrated judge",
     "accuracy_skill": "accuracy skill (median)",
     "token_illusion": "token illusion",
     "beyond_tokens": "beyond tokens",
@@ -32,7 +33,8 @@ _SHOWN = {
 def console_summary(summary: dict[str, Any]) -> RenderableType:
     """Everything foreign is shown as plain text, never read as rich's markup."""
     scores = (_scores(summary), _scorers(summary["scores"]["scorers"], summary["scores"]["aggregates"][0]["n_scored"]))
-    return Group(_ledger(summary), console_reconstruction(summary["reconstruction"]), *scores)
+    more = filter(None, (_perfect(summary), _calibration(summary), _bands(summary), _asked(summary["asked"])))
+    return Group(_ledger(summary), console_reconstruction(summary["reconstruction"]), *scores, *more)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -128,11 +130,66 @@ def _scorers(table: list[dict[str, Any]], n_scored: int) -> Table:
     return shown
 
 
-def _cell(estimate: dict[str, Any] | None, n_scored: int) -> Text:
-    """With its n, where that is not the caption's."""
+def _perfect(summary: dict[str, Any]) -> Table | None:
+    """Of each explainer, over everything; none where nobody judged enough windows."""
+    whole = [entry for entry in summary["scores"]["aggregates"] if entry["coder"] is None and entry["n_scored"]]
+    if not whole:
+        return None
+    n = whole[0]["perfect"]["n_windows"]
+    table = _table("\nPerfect latents", "explainer", "of those to be scored", "of alive", "of all", "truly above 0.9")
+    for entry in whole:
+        of = entry["perfect"]
+        shares = (_cell(of[name], None) for name in ("of_scored", "of_alive", "of_all"))
+        told = explained_by(entry["explainer"], entry["source"]).replace("_", " ")
+        table.add_row(_name(told), *shares, _cell(of["truly_above"], entry["n_scored"]))
+    table.caption = f"all of {n} drawn windows judged right; the last, whatever their number: true balanced accuracy"
+    return table
+
+
+def _calibration(summary: dict[str, Any]) -> Table | None:
+    arms = summary["scores"]["calibration"]
+    if not arms:
+        return None
+    names = ("Brier", "log loss", "calibration error")
+    table = _table("\nThe judge at the natural rate, before → after calibration", "told", *names, "n")
+    for arm in arms:
+        before, after = arm["before"], arm["after"]
+        cells = (f"{number(before[key])} → {number(after[key])}" for key in ("brier", "log_loss", "ece"))
+        table.add_row(SCORER_ARMS[arm["arm"]], *cells, count(arm["n"]))
+    return table
+
+
+def _bands(summary: dict[str, Any]) -> Table | None:
+    """Labels by explainer, and the means of what stands behind them."""
+    bands = summary["scores"]["bands"]
+    if not bands:
+        return None
+    shown = [label for label in bands[0]["labels"] if any(one["labels"][label] for one in bands)]
+    table = _table("\nAcross activation bands", "explainer", *shown, "agreement", "lost below", "drop-off, bits")
+    for one in bands:
+        counts = (count(one["labels"][label]) for label in shown)
+        means = (_cell(one[name], one["n"]) for name in ("agreement", "low_polysemanticity", "drop_off"))
+        table.add_row(_name(one["explainer"]), *counts, *means)
+    table.caption = "latents per label; “polysemantic at low activation” is a ping"
+    return table
+
+
+def _asked(models: list[dict[str, Any]]) -> Table | None:
+    if not models:
+        return None
+    table = _table("\nAsked", "model", "requests", "failed", "prompt tokens", "answer tokens", "US$")
+    for of in models:
+        cost = "" if of["cost"] is None else f"{of['cost']:.4g}"
+        names = ("n_requests", "n_failed", "prompt_tokens", "completion_tokens")
+        table.add_row(_name(of["model"]), *(count(of[name]) for name in names), cost)
+    return table
+
+
+def _cell(estimate: dict[str, Any] | None, n_scored: int | None) -> Text:
+    """With its n, where it has one that is not the caption's."""
     if estimate is None or estimate["value"] is None:
         return Text("—", style="dim")
-    n = "" if estimate["n"] == n_scored else f" n {count(estimate['n'])}"
+    n = "" if estimate.get("n") in (n_scored, None) else f" n {count(estimate['n'])}"
     return Text.assemble(number(estimate["value"]), (f" {interval(estimate)}{n}", "dim"))
 
 

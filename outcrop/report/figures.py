@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,6 +138,34 @@ def _mark(x: int | float, y: int | float, arm: str) -> Markup:
     return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}" class="mark {}"/>').format(
         x, y, 4.5 if arm == "explanation" else 4, arm
     )
+
+
+def reliability_chart(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Markup:
+    """Observed rate over mean probability on logarithmic axes; on the line a judge means what it says."""
+    size, edge = 260.0, 34.0
+    parts = [_line(edge, size - edge, size - 8, 8, "chance")]
+    for exponent in range(_LOWEST, 1, 2):
+        at = _log_place(10.0**exponent, size, edge)
+        parts += [
+            _text(at, size - edge + 16, _power(exponent), "middle"),
+            _text(edge - 5, size - at + 4, _power(exponent), "end"),
+        ]
+    for arm, bins in (("no_explanation", before), ("explanation", after)):
+        shown = [one for one in bins if one["observed"] > 0]
+        parts += [
+            _mark(_log_place(one["predicted"], size, edge), size - _log_place(one["observed"], size, edge), arm)
+            for one in shown
+        ]
+    label = f"Observed rate over probability, {len(before)} bins before and {len(after)} after calibration"
+    return _svg(size, size, label, parts, "reliability")
+
+
+_LOWEST = -4  # decade at which the axes begin; what lies below stands at their edge
+
+
+def _log_place(p: float, size: float, edge: float) -> float:
+    share = 1 - max(math.log10(max(p, 1e-300)), _LOWEST) / _LOWEST
+    return edge + (size - edge - 8) * share
 
 
 def small_interval(estimate: dict[str, Any]) -> Markup:

@@ -51,6 +51,12 @@ METRIC_NAMES = {
     "accuracy_skill": "Accuracy skill",
     "precision": "True precision",
     "f1": "True F1",
+    "true_accuracy_calibrated": "True accuracy, calibrated",
+    "accuracy_skill_calibrated": "Accuracy skill, calibrated",
+    "brier": "Brier score",
+    "brier_calibrated": "… calibrated",
+    "log_loss": "Log loss",
+    "log_loss_calibrated": "… calibrated",
     "predicted_rate": "Predicted rate π̂",
     "breadth": "Breadth π̂/π",
 }
@@ -110,6 +116,7 @@ def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[Laten
         scorers=scorers,
         scorer_arms={arm: name for arm, name in SCORER_ARMS.items() if any(arm in row for row in scorers.values())},
         scorer_metrics=SCORER_METRICS,
+        perfect=[a for a in summary["scores"]["aggregates"] if a["coder"] is None and a["n_scored"]],
         cards=cards,
         several=len({page.explained_by for page in latents}) > 1,
         style=style,
@@ -151,6 +158,7 @@ def _template() -> Template:
         "legend_mark": figures.legend_mark,
         "latent_chart": _latent_chart,
         "small_interval": figures.small_interval,
+        "reliability_chart": figures.reliability_chart,
     }
     return environment.get_template("page.html.j2")
 

@@ -23,7 +23,7 @@ from outcrop.metrics.coverage import macro_mean
 from outcrop.metrics.rates import rate_values
 from outcrop.metrics.simulation import correlation
 from outcrop.report.judged import Judged, Verdicts
-from outcrop.report.scores import ranked
+from outcrop.report.scores import ranked, within
 from outcrop.report.text import explained_by
 from outcrop.results import DETECTION, EMBEDDING, FUZZING, INTRUDER, SIMULATION, SURPRISAL, TOKEN_BASELINE
 
@@ -69,8 +69,8 @@ def scorer_table(values: dict[str, ndarray], confidence: float) -> list[dict[str
     for key, rows in groups.items():
         mine = values["value"][rows]
         mean = macro_mean(mine[:, None], confidence)
-        ends = {end: getattr(mean, end)[0] for end in ("value", "low", "high")}
-        table.append({**dict(zip(_NAMES, key, strict=True)), **ends, "n": int((~np.isnan(mine)).sum())})
+        named = dict(zip(_NAMES, key, strict=True))
+        table.append({**named, **within(named["metric"], mean, 0), "n": int((~np.isnan(mine)).sum())})
     return sorted(table, key=lambda row: (_ORDER.index(row["scorer"]), row["explainer"], row["source"], row["arm"]))
 
 

@@ -30,7 +30,24 @@ from outcrop.report.calibrated import Calibrated
 from outcrop.report.judged import ARMS, STRATA, Judged, Verdicts
 
 ENDS = ("value", "low", "high")
+_FAR = float("inf")
+_RANGES = {  # of the metrics that are no shares
+    **dict.fromkeys(("informedness", "token_illusion"), (-1.0, 1.0)),
+    **dict.fromkeys(("above_chance", "correlation"), (-1.0, 1.0)),
+    "beyond_tokens": (-2.0, 2.0),
+    **dict.fromkeys(("accuracy_skill", "accuracy_skill_calibrated"), (-_FAR, 1.0)),
+    **dict.fromkeys(("log_loss", "log_loss_calibrated"), (0.0, _FAR)),
+    "chance_corrected": (-_FAR, 1.0),
+    "breadth": (0.0, _FAR),
+}
 PERFECT_WINDOWS = 20  # of either kind; the share of perfect latents falls with their number
+
+
+def within(metric: str, estimate: Estimate, i: int) -> dict[str, float]:
+    """The i-th estimate of a mean, whose interval does not leave the metric's range."""
+    least, most = _RANGES.get(metric, (0.0, 1.0))
+    value, low, high = (float(getattr(estimate, end)[i]) for end in ENDS)
+    return {"value": value, "low": max(low, least), "high": min(high, most)}
 
 
 @dataclass(frozen=True)

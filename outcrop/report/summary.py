@@ -22,10 +22,15 @@ VERSION = 2
 
 
 def summarise(
-    tables: Tables, reconstructions: Sequence[Reconstruction], config: ReportConfig, where: Where | None = None
+    tables: Tables,
+    reconstructions: Sequence[Reconstruction],
+    config: ReportConfig,
+    where: Where | None = None,
+    asked: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """What is missing is None, never zero. The same tables give the same numbers. `where` leaves out latents; the
-    summary says so, and what it says of judgements that failed and of reconstruction is still about all.
+    summary says so, and what it says of judgements that failed, calibration and reconstruction is still about all.
+    `asked` is what language models were asked and what it took (`Replies.totals`).
 
     docs/metrics.md describes the fields. Arms: explanation, no_explanation (the control), token_baseline.
     """
@@ -47,6 +52,7 @@ def summarise(
             "bands": band_summary(tables.bands, confidence),
             "calibration": tables.calibration,
         },
+        "asked": list(asked),
     }
     plain: dict[str, Any] = _plain(summary)
     return plain
