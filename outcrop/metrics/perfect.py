@@ -21,6 +21,7 @@ about 0.03 of the threshold: all at 0.92 give 0.85 instead of 1 from 20 + 20 jud
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
@@ -153,6 +154,7 @@ def _likelihoods(right: ndarray, n: ndarray) -> tuple[Int[ndarray, "N"], Float[n
     return place, np.exp(log - log.max(axis=1, keepdims=True))
 
 
+@cache
 def _pairs_above(threshold: float) -> Float[ndarray, "J J"]:
     """P((x + y) / 2 > threshold), x and y of two Betas; by the midpoint rule over quantiles of x."""
     a, b = _MEANS * _KAPPA, (1 - _MEANS) * _KAPPA

@@ -41,7 +41,8 @@ ARMS = {
 MEASURING = (INTRUDER, EMBEDDING, SURPRISAL, SIMULATION)
 
 _LATENTS = """
-SELECT DISTINCT coder, latent FROM explanations UNION SELECT DISTINCT coder, latent FROM examples ORDER BY 1, 2
+SELECT coder, latent FROM latents WHERE selection_probability IS NOT NULL
+UNION SELECT coder, latent FROM explanations ORDER BY 1, 2
 """
 _TEXTS = "SELECT coder, latent, explainer, source FROM explanations WHERE text IS NOT NULL ORDER BY 1, 2, 3, 4"
 _ABOUT = """
@@ -126,7 +127,7 @@ class Judged:
 
     @cached_property
     def latents(self) -> dict[str, ndarray]:
-        """Of every latent with examples or an explanation: coder and latent."""
+        """Of every latent that was selected or has an explanation: coder and latent."""
         return self._results.columns("SELECT coder, latent FROM temp.subject ORDER BY id")
 
     @cached_property

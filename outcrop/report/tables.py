@@ -39,8 +39,12 @@ _ABOUT = "outcrop"  # key of the metadata
 _LATENTS = """
 SELECT l.*, g.status, g.stage, g.reason FROM latents l JOIN ledger g USING (coder, latent) ORDER BY coder, latent
 """
+# First in the order of the primary key: SQLite would sort all judgements otherwise.
 _JUDGEMENTS = """
-SELECT scorer, arm, COALESCE(failure, '') AS kind, COUNT(*) AS n FROM judgements GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+SELECT scorer, arm, kind, SUM(n) AS n FROM (
+  SELECT scorer, arm, '' AS kind, COUNT(*) - COUNT(failure) AS n FROM judgements GROUP BY coder, latent, scorer, arm
+  UNION ALL SELECT scorer, arm, failure, 1 FROM judgements WHERE failure IS NOT NULL
+) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 
 
