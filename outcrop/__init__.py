@@ -26,6 +26,7 @@ _HOME = {
     "outcrop.coders.weights": ("load_coder", "save_coder", "write_sparsify"),
     "outcrop.interp.clients.client": ("connect",),
     "outcrop.interp.explain": ("explain",),
+    "outcrop.interp.relations": ("relate",),
     "outcrop.interp.score": ("score",),
     "outcrop.interp.scorers.token_baseline": ("token_baseline",),
     "outcrop.latents.cache": ("LatentCache", "cache_latents"),

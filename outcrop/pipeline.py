@@ -211,7 +211,7 @@ class Run:
         if not done:
             return []
         with self.contents.results() as results, self.contents.replies() as replies:
-            failed = {stage: results.failed_requests(_ANSWERS[stage]) for stage in done if marks[stage].complete}
+            failed = {stage: results.failed_requests(*_ANSWERS[stage]) for stage in done if marks[stage].complete}
             return [stage for stage, requests in failed.items() if any(replies.get(one) is None for one in requests)]
 
     def _require_judge(self, last: str, stale: list[str]) -> None:
@@ -246,7 +246,7 @@ _DO: dict[str, Callable[[Work], None]] = {
     "report": Work.report,
 }
 
-_ANSWERS = {"explain": "explanations", "score": "judgements"}  # the table of each stage that asks
+_ANSWERS = {"explain": ("explanations",), "score": ("judgements", "relations")}  # the tables of each stage that asks
 
 
 def tabulate(

@@ -6,6 +6,7 @@
     examples      coordinates in the cache; no token is stored twice
     explanations  a text or a failure
     judgements    a probability or a failure, per example
+    relations     how the explanations of a latent's bands relate
     ledger        a view: the status of every latent, derived from the tables above
 
 The ledger is derived, never stored, so it cannot disagree with the tables.
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from outcrop.errors import CorruptError
-from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId, StratumShare
+from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId, Relation, StratumShare
 
 SCHEMA_VERSION = 4
 
@@ -91,6 +92,13 @@ CREATE TABLE judgements (
   CHECK ((predicted IS NULL AND measured IS NULL) = (failure IS NOT NULL))
 ) WITHOUT ROWID;
 
+CREATE TABLE relations (
+  coder TEXT NOT NULL, latent INTEGER NOT NULL, explainer TEXT NOT NULL, first TEXT NOT NULL, second TEXT NOT NULL,
+  relation TEXT, probability REAL, cosine REAL, request TEXT, failure TEXT, failure_detail TEXT,
+  PRIMARY KEY (coder, latent, explainer, first, second),
+  CHECK ((relation IS NULL) = (failure IS NOT NULL))
+) WITHOUT ROWID;
+
 CREATE TABLE changes (n INTEGER NOT NULL);  -- transactions so far, so that what is derived knows of what
 INSERT INTO changes VALUES (0);
 
@@ -145,7 +153,7 @@ SELECT coder, latent, layer, status,
 FROM known k;
 """
 
-TABLES = ("coders", "latents", "strata", "examples", "explanations", "judgements")
+TABLES = ("coders", "latents", "strata", "examples", "explanations", "judgements", "relations")
 
 
 @dataclass(frozen=True)
@@ -275,6 +283,10 @@ class Results:
         with self._transaction() as db:
             _insert(db, "judgements", map(_cells, judgements))
 
+    def add_relations(self, relations: Iterable[Relation]) -> None:
+        with self._transaction() as db:
+            _insert(db, "relations", map(_cells, relations))
+
     def keep_explainers(self, explainers: Sequence[str]) -> None:
         """Forget the explanations by others."""
         marks = ",".join("?" * len(explainers))
@@ -296,10 +308,10 @@ class Results:
             for coder, latent, explainer, source, text, request, failure, detail, *rest in rows
         ]
 
-    def failed_requests(self, table: str) -> set[str]:
-        """The hashes of the requests behind the failures in a table, of those that were asked at all."""
-        rows = self._db.execute(f"SELECT request FROM {table} WHERE failure IS NOT NULL AND request != ''")
-        return {request for (request,) in rows}
+    def failed_requests(self, *tables: str) -> set[str]:
+        """The hashes of the requests behind the failures in tables, of those that were asked at all."""
+        failed = "SELECT request FROM {} WHERE failure IS NOT NULL AND request != ''"
+        return {request for table in tables for (request,) in self._db.execute(failed.format(table))}
 
     @property
     def changes(self) -> int:
@@ -333,7 +345,7 @@ def _insert(db: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]])
     db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({','.join('?' * n_columns)})", rows)
 
 
-def _cells(row: CoderRow | LatentRow | StratumShare | Explanation | Judgement) -> tuple[Any, ...]:
+def _cells(row: CoderRow | LatentRow | StratumShare | Explanation | Judgement | Relation) -> tuple[Any, ...]:
     """A value as a row of its table, whose columns stand in the order of its fields."""
     return tuple(chain.from_iterable(_cell(getattr(row, field.name), field.name) for field in fields(row)))
 

@@ -295,6 +295,24 @@ class Explanation:
     reasoning: str | None = None  # what a chain of thought came before it; judges never see it
 
 
+RELATIONS = ("same", "broader", "narrower", "unrelated")
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How the first of two explanations of a latent, by the same explainer, relates to the second."""
+
+    latent: LatentId
+    explainer: str
+    first: str  # the band that it explains
+    second: str
+    relation: str | None = None  # one of RELATIONS; None: failed
+    probability: float | None = None
+    cosine: float | None = None  # of their sentence embeddings
+    request: str | None = None
+    failure: Failure | None = None
+
+
 @dataclass(frozen=True)
 class Judgement:
     """One scorer's word on one example, or why there is none.

@@ -21,6 +21,7 @@ from outcrop.interp.clients.client import Client, RememberingClient
 from outcrop.interp.clients.counting import DRY_RUN, CountingClient
 from outcrop.interp.explain import Promoted, explain
 from outcrop.interp.explainers.given import read_explanations
+from outcrop.interp.relations import relate
 from outcrop.interp.score import score
 from outcrop.interp.scorers.token_baseline import token_baseline
 from outcrop.judges import Judges
@@ -39,6 +40,7 @@ from outcrop.progress import Progress
 from outcrop.replies import Replies
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
+from outcrop.results import TABLES
 from outcrop.trackers import Track, trackers
 from outcrop.train.loop import evaluate_coders, train_coders
 from outcrop.types import CoderKey, Explanation, LatentId
@@ -119,7 +121,7 @@ class Work:
 
     def examples(self) -> None:
         with self._contents.results() as results:
-            results.clear("coders", "latents", "strata", "examples", "explanations", "judgements")
+            results.clear(*TABLES)
             for one in self._contents.surveys:
                 results.add_coder(coder_row(one), latent_rows(one))
             results.add_examples(self._contents.examples)
@@ -127,7 +129,7 @@ class Work:
     def explain(self) -> None:
         here = self._contents
         with here.results() as results, here.replies() as replies:
-            results.clear("explanations", "judgements")
+            results.clear("explanations", "judgements", "relations")
             iterates = "iterative" in self._config.explain.explainers
             client = self._client("explain", replies) if self._config.asks("explain") else None
             found = self._explained(client, self._client("score", replies) if iterates else None)
@@ -153,6 +155,9 @@ class Work:
                 asked = replace(config.score, scorers=config.score.asking)
                 for _ in score(here.examples, explanations, counts["score"], here.vocabulary, asked, self._progress):
                     pass
+                if asked.relate:
+                    for _ in relate(explanations, counts["score"]):
+                        pass
         return counts
 
     def _given(self) -> list[Explanation]:
@@ -190,7 +195,7 @@ class Work:
     def score(self) -> None:
         here = self._contents
         with here.results() as results, here.replies() as replies:
-            results.clear("judgements")
+            results.clear("judgements", "relations")
             results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
             client = self._client("score", replies) if self._config.asks("score") else None
             results.keep_explainers(self._config.explain.explainers)
@@ -208,12 +213,13 @@ class Work:
             )
             for group in _grouped(found):
                 results.add_judgements(group)
+            if self._config.score.relate and client is not None:
+                results.add_relations(relate(explanations, client, self._embedder(), self._progress))
 
     def _embedder(self) -> Embedder | None:
         config = self._config.score
-        if "embedding" not in config.scorers or config.embedder is None:
-            return None
-        return self._contents.embedder(config.embedder)
+        wanted = config.relate or "embedding" in config.scorers
+        return self._contents.embedder(config.embedder) if wanted and config.embedder is not None else None
 
     def _reader(self) -> Reader | None:
         config = self._config

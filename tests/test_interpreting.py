@@ -32,6 +32,8 @@ def talkative(request: dict[str, Any]) -> Completion:
     last = request["messages"][-1]["content"]
     if wanted := re.search(r"JSON list of (\d+) integers", last):
         return Completion(json.dumps([i % 11 for i in range(int(wanted[1]))]), None)
+    if "what description 2 describes" in last:
+        return Completion("B", {"A": 0.1, "B": 0.8, "D": 0.05})
     if request.get("logprobs") and "does not belong" in last:
         return Completion("2", {"1": 0.2, "2": 0.5, "3": 0.1})
     return by_hash(request)
@@ -45,6 +47,7 @@ def test_every_explainer_and_scorer_goes_the_whole_road(
     scorers = ["detection", "fuzzing", "intruder", "simulation"]
     with LLMServer(answer=talkative) as server:
         flags = ["--judge", server.address, "--fresh", "--score.intruder-windows", "3", "--score.tell-base-rate"]
+        flags.append("--score.relate")
         out = run_cli("run", run, *flags, "--explain.explainers", *explainers, "--score.scorers", *scorers)
     by_explainer = counted(run, "SELECT explainer, source FROM explanations")
     n_latents = by_explainer["contrastive", "all"]
@@ -60,6 +63,13 @@ def test_every_explainer_and_scorer_goes_the_whole_road(
     assert ("simulation", "iterative", "other") in told
     assert ("intruder", "", "plain") in told
     assert "simulation" in out
+    assert counted(run, "SELECT first, second, relation FROM relations") == {
+        (first, second, "broader"): n_latents
+        for first, second in (("low", "middle"), ("low", "high"), ("middle", "high"))
+    }
+    (bands,) = summary["scores"]["bands"]
+    assert bands["n"] == n_latents and bands["relations"]["low.high"]["broader"] == n_latents
+    assert {arm["arm"] for arm in summary["scores"]["calibration"]} == {"plain", "base_rate"}
     page = (run / "report" / "index.html").read_text()
     assert "Every scorer, explainer and control" in page
 

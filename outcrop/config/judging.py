@@ -65,10 +65,13 @@ class ScoreConfig(Strict):
     """Windows of a question of intruder, of which one does not belong."""
     simulation_windows: int = 20
     """Windows of each latent that are simulated, half of them activating: each costs a long answer."""
+    relate: bool = False
+    """The judge says of each two of a latent's band explanations whether one is the same, broader, narrower or
+    unrelated; with an embedder, how near they are is measured, too."""
     explanations: Path | None = None
     """Explanations that people or other tools wrote, to be scored, too: JSON lines with latent and text."""
     embedder: str | None = None
-    """A sentence-transformers model (directory or hub name), for the scorer embedding."""
+    """A sentence-transformers model (directory or hub name), for the scorer embedding and for `relate`."""
     base_model: str | None = None
     """A transformers model (directory or hub name), for the scorer surprisal."""
 

@@ -51,7 +51,7 @@ class RunConfig(Strict):
             case "explain":
                 return bool(self.explain.asking)
             case "score":
-                return bool(self.score.asking)
+                return bool(self.score.asking) or self.score.relate
             case _:
                 return False
 
@@ -74,6 +74,10 @@ class RunConfig(Strict):
             self.examples.explain_windows == "grid" or self.examples.peak_offset < self.cache.window_tokens,
             f"examples.peak-offset is {self.examples.peak_offset}; the peak must stand within cache.window-tokens, "
             f"{self.cache.window_tokens}",
+        )
+        require(
+            not self.score.relate or "bands" in self.explain.explainers or self.score.explanations is not None,
+            "score.relate compares explanations of activation bands, but explain.explainers has no bands",
         )
         k_start = self.train.k_start
         for coder in (self.coder, *self.more_coders):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from outcrop.metrics.pings import LABELS, POLYSEMANTIC, labels
 from outcrop.metrics.quantiles import HIGH, LOW, BandCounts, across_bands
 from outcrop.metrics.rates import Estimate
 from outcrop.report.judged import STRATA, Judged, Verdicts, Windows
+from outcrop.types import RELATIONS
 
 MEASURES = ("agreement", "low_polysemanticity", "drop_off")
 
@@ -57,6 +59,7 @@ def band_table(
     }
     columns = {name: judged.latents[name][explained.latent] for name in ("coder", "latent")}
     columns |= {"explainer": explained.explainer, "label": labels(bands, mass).astype(object), "low_mass": mass[:, LOW]}
+    columns |= _relations(judged, explained)
     return columns | {name + suffix: getattr(of, end) for name, of in measures.items() for end, suffix in _ENDS.items()}
 
 
@@ -77,6 +80,7 @@ def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str,
                 "explainer": explainer,
                 "n": int(mine.sum()),
                 "labels": {name: int((label == name).sum()) for name in LABELS},
+                "relations": _counted_relations(table, mine),
                 "pinged": [{"coder": coder, "latent": latent} for coder, latent in pinged],
                 **means,
             }
@@ -84,9 +88,33 @@ def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str,
     return found
 
 
+def _counted_relations(table: dict[str, ndarray], mine: ndarray) -> dict[str, dict[str, int]]:
+    """Of each pair of bands, how often the judge said what of the first."""
+    pairs = (name for name in table if name.startswith("relation."))
+    return {
+        pair.removeprefix("relation."): {name: int((table[pair][mine] == name).sum()) for name in RELATIONS}
+        for pair in pairs
+    }
+
+
 def _mean(values: Float[ndarray, "n"], confidence: float) -> dict[str, Any]:
     mean = macro_mean(values[:, None], confidence)
     return {**{end: float(getattr(mean, end)[0]) for end in _ENDS}, "n": int((~np.isnan(values)).sum())}
+
+
+def _relations(judged: Judged, explained: _Explained) -> dict[str, ndarray]:
+    """`relation.low.high` and so on: the judge's word on each pair; None where it was not asked."""
+    table = judged.relations
+    names = ("coder", "latent", "explainer", "first", "second")
+    said = dict(
+        zip(zip(*(table[name].tolist() for name in names), strict=True), table["relation"].tolist(), strict=True)
+    )
+    latents = zip(*(judged.latents[name][explained.latent].tolist() for name in ("coder", "latent")), strict=True)
+    keys = [(*latent, explainer) for latent, explainer in zip(latents, explained.explainer.tolist(), strict=True)]
+    return {
+        f"relation.{a}.{b}": np.array([said.get((*key, a, b)) for key in keys], dtype=object)
+        for a, b in combinations(BANDS, 2)
+    }
 
 
 def thirds(windows: Windows, n_quantiles: int) -> Int[ndarray, "E"]:

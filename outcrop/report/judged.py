@@ -131,6 +131,11 @@ class Judged:
         return self._results.columns("SELECT coder, latent FROM temp.subject ORDER BY id")
 
     @cached_property
+    def relations(self) -> dict[str, ndarray]:
+        """What was said of pairs of explanations."""
+        return self._results.columns("SELECT * FROM relations WHERE relation IS NOT NULL")
+
+    @cached_property
     def shares(self) -> Float[ndarray, "L S"]:
         """v_s of every latent; 0 where it has no such stratum."""
         table = self._results.columns(
