@@ -1,7 +1,9 @@
 """The numbers of a report, against the database they were taken from."""
 
 import json
+from importlib import resources
 
+import jsonschema
 import numpy as np
 import pytest
 from scipy import stats
@@ -187,6 +189,15 @@ def test_reconstruction_is_told_per_layer_with_what_the_coder_costs(summary: dic
 def test_the_summary_is_plain_json_and_repeats(run: Run, summary: dict) -> None:
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summarise(read_tables(run.results), run.reconstructions, ReportConfig()) == summary
+
+
+def test_the_summary_fits_its_schema(run: Run, summary: dict) -> None:
+    schema = json.loads((resources.files("outcrop") / "report" / "summary.schema.json").read_text(encoding="utf-8"))
+    asked = [{"model": "m", "n_requests": 3, "n_failed": 0, "prompt_tokens": 9, "completion_tokens": 3}]
+    told = {**summary, "asked": [{**asked[0], "seconds": 0.5, "cost": None}]}
+    jsonschema.validate(told, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**told, "version": 1}, schema)
 
 
 def test_an_empty_database_has_an_empty_summary() -> None:
