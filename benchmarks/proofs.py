@@ -4,6 +4,8 @@
 
     intervals      do 95% intervals hold the planted rate, over a grid of rates, sizes and context rates?
     clustered      the same where judgements of a document err together
+    windows        do weights undo the sampling of hard negatives, and is the token illusion seen?
+    latents        do firing-rate weights undo the selection, and is context dependence right for rare types?
     quantiles      are latents labelled as they were planted, and is the drop-off what was planted?
     calibration    what is left of a judge's planted over-confidence?
     perfect        is the share of perfect latents as expected?
@@ -25,13 +27,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests.proofs, which the tests use, too
 
-from tests.proofs import calibration, intervals, perfect, quantiles
+from tests.proofs import calibration, intervals, latents, perfect, quantiles, windows
 
 Rows = list[dict[str, Any]]
 
 PROOFS: dict[str, tuple[Callable[[int], Rows], int, int]] = {  # the table, its draws, and those of --quick
     "intervals": (intervals.table, 2_000, 100),
     "clustered": (lambda draws: intervals.table(draws, clustered=True), 2_000, 100),
+    "windows": (windows.table, 200, 10),
+    "latents": (latents.table, 2_000, 100),
     "quantiles": (quantiles.table, 2_000, 100),
     "calibration": (calibration.table, 20, 1),
     "perfect": (perfect.perfect_table, 200, 20),
