@@ -5,6 +5,7 @@ Nothing but this module and `console` knows about a terminal.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from outcrop import config as configs
 from outcrop.config import ModelConfig, NeighbourMeasure, RunConfig, Where
@@ -38,6 +39,7 @@ _HELP = """usage: outcrop VERB [DIRECTORY] [SETTINGS]
 {stages}
   stats       the statistics of every latent, as a table and as Parquet
   hookpoints  list the hookpoints of a model, where coders can sit
+  compare     what differs between the scores of two runs
   convert     write a coder as sparsify or SAELens reads it
   demo        the whole road on a small model and text that come as pinned downloads
 
@@ -133,6 +135,7 @@ def _verb(name: str) -> Callable[[Sequence[str]], None]:
     others: dict[str, Callable[[Sequence[str]], None]] = {
         "stats": _stats,
         "hookpoints": _hookpoints,
+        "compare": _compare,
         "convert": _convert,
         "demo": _demo,
     }
@@ -258,6 +261,32 @@ def _hookpoints(arguments: Sequence[str]) -> None:
     quiet()
     for (pattern, width), n in wildcards(hookpoint_widths(load_model(model))).items():
         print(f"{pattern}\t{width}" + (f"\t× {n}" if n > 1 else ""))  # noqa: T201
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Compare the scores of two runs, latent by latent where they are over the same coders."""
+
+    first: Positional[Path]
+    """A run directory."""
+    second: Positional[Path]
+    """Another; differences are the second's scores less the first's."""
+    to: Path | None = None
+    """A JSON file to keep the comparison in."""
+
+
+def _compare(arguments: Sequence[str]) -> None:
+    command = tyro.cli(CompareCommand, args=list(arguments), prog="outcrop compare")
+    from outcrop.console import quiet, say, show
+    from outcrop.pipeline import compare_runs
+    from outcrop.report.console import console_comparison
+
+    quiet()
+    comparison = compare_runs(command.first, command.second)
+    show(console_comparison(comparison, (str(command.first), str(command.second))))
+    if command.to is not None:
+        command.to.write_text(json.dumps(comparison, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        say(f"The comparison: {command.to.resolve()}")
 
 
 @dataclass(frozen=True)

@@ -146,17 +146,30 @@ class Contents:
 
     def tables(self, results: Results) -> Tables:
         """What a report is computed from; kept beside it until there are other results."""
-        confidence = self._config.report.confidence
-        made_of = {"schema": SCHEMA_VERSION, "changes": results.changes, "confidence": confidence}
-        mark = self.directory.tables
-        if mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == made_of:
+        if self._tables_made_of(results):
             return load_tables(self.directory.report)
-        mark.unlink(missing_ok=True)
-        tables = read_tables(results, confidence)
+        self.directory.tables.unlink(missing_ok=True)
+        tables = read_tables(results, self._config.report.confidence)
         self.directory.report.mkdir(exist_ok=True)
         save_tables(tables, self.directory.report)
-        write_atomically(mark, _json(made_of))
+        write_atomically(self.directory.tables, _json(self._made_of(results)))
         return tables
+
+    def tables_as_they_are(self) -> Tables:
+        """The same, and nothing is written."""
+        with Results(self.directory.results, read_only=True) as results:
+            if self._tables_made_of(results):
+                return load_tables(self.directory.report)
+            return read_tables(results, self._config.report.confidence)
+
+    def _made_of(self, results: Results) -> dict[str, Any]:
+        confidence = self._config.report.confidence
+        return {"schema": SCHEMA_VERSION, "changes": results.changes, "confidence": confidence}
+
+    def _tables_made_of(self, results: Results) -> bool:
+        """Whether the tables that are kept are of these results."""
+        mark = self.directory.tables
+        return mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == self._made_of(results)
 
     def summary(self) -> dict[str, Any]:
         return json.loads(self.directory.summary.read_text(encoding="utf-8"))

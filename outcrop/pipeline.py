@@ -34,6 +34,7 @@ from outcrop.latents.table import statistics_table
 from outcrop.model.corpus import Corpus
 from outcrop.model.embed import require_embedder
 from outcrop.progress import Progress, silent
+from outcrop.report.comparison import compare
 from outcrop.report.summary import summarise
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
@@ -234,6 +235,24 @@ class Run:
 
     def _model_of(self, stage: str) -> str | None:
         return self._judges.changed(stage, self.directory.marks()[stage])
+
+
+def compare_runs(first: Path, second: Path) -> dict[str, Any]:
+    """What differs between the scores of two runs (`report.comparison`), both of which are only read. RunError where
+    one has none. Latents are compared one by one where the coders' weights are the same."""
+    contents = [_scored(path) for path in (first, second)]
+    weights = [{placed.key: placed.hash for placed in of.coders} for of in contents]
+    tables = [of.tables_as_they_are() for of in contents]
+    confidence = configs.load(first / "config.yaml").report.confidence
+    return compare(*tables, same_coders=weights[0] == weights[1], confidence=confidence)
+
+
+def _scored(path: Path) -> Contents:
+    directory = RunDirectory(path)
+    score = directory.marks().get("score") if path.exists() else None
+    if score is None or not score.complete:
+        raise RunError(f"{path} is no run whose scoring is complete; `outcrop score` completes it")
+    return Contents(directory, configs.load(directory.config), silent)
 
 
 _DO: dict[str, Callable[[Work], None]] = {

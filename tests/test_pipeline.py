@@ -536,3 +536,32 @@ def test_the_statistics_of_every_latent_are_shown_and_kept(run: Path, capfd: pyt
         assert [*latents.cells] == [str(row["latent"]) for row in expected]
     assert cli.main(["stats", str(run), "--sort", "colour"]) == 2
     assert "'colour'" in capfd.readouterr().err
+
+
+def test_a_run_compared_with_itself_is_only_read_and_does_not_differ(
+    finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(finished)
+    assert cli.main(["compare", str(finished), str(finished), "--to", str(tmp_path / "comparison.json")]) == 0
+    assert snapshot(finished) == before
+    assert "latent by latent, over the same coders" in " ".join(capfd.readouterr().out.split())
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    assert all(of["difference"]["value"] in (0, None) for of in comparison["explainers"][0]["metrics"].values())
+
+
+def test_what_has_no_scores_cannot_be_compared(
+    finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["compare", str(finished), str(tmp_path / "nothing")]) == 2
+    assert "is no run whose scoring is complete" in capfd.readouterr().err
+
+
+def test_the_numbers_of_some_latents_are_told_and_kept(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(run), "--where.layers", "1"]) == 0
+    assert "layers (1,)" in capfd.readouterr().out
+    told = json.loads((run / "report" / "where.json").read_text())
+    assert told["where"] == "layers (1,)"
+    assert {layer["layer"] for coder in told["ledger"]["coders"] for layer in coder["layers"]} == {1}
+    assert told["ledger"]["n_latents"] == N_LATENTS // 2
+    assert cli.main(["report", str(run), "--where.layers", "9"]) == 2
+    assert "no latent is layers (9,)" in capfd.readouterr().err

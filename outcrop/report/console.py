@@ -207,6 +207,36 @@ def console_requests(counts: dict[str, CountingClient], judge: JudgeConfig) -> T
     return table
 
 
+def console_comparison(comparison: dict[str, Any], names: tuple[str, str]) -> Group:
+    """Of `report.comparison`."""
+    how = (
+        "latent by latent, over the same coders"
+        if comparison["paired"]
+        else "as populations, within bins of firing rate: the coders differ"
+    )
+    return Group(*(part for pair in comparison["explainers"] for part in _compared(pair, names, how, comparison)))
+
+
+def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison: dict[str, Any]) -> Iterator[Table]:
+    told = [explained_by(pair[which]["explainer"], pair[which]["source"]) for which in ("first", "second")]
+    heads = [Text(f"{visible(name, 40)}, {visible(by, 40)}") for name, by in zip(names, told, strict=True)]
+    table = _table(f"\nCompared {how}", "", *(head.plain for head in heads), "difference", "n")
+    for metric, of in pair["metrics"].items():
+        first, second = (number(of[which]) for which in ("first", "second"))
+        table.add_row(metric.replace("_", " "), first, second, _cell(of["difference"], None), count(of["n"]))
+    table.caption = f"{100 * comparison['confidence']:g}% intervals"
+    if comparison["paired"]:
+        table.caption += f"; scored in one run only: {count(pair['only_first'])}, {count(pair['only_second'])}"
+    yield table
+    if pair["moved"]:
+        moved = _table("\nMoved most", "latent", *names, "first says", "second says")
+        for one in pair["moved"]:
+            ends = (_cell(one[which], None) for which in ("first", "second"))
+            texts = (_name(one[which]["text"]) for which in ("first", "second"))
+            moved.add_row(f"{one['latent']}", *ends, *texts)
+        yield moved
+
+
 _STATISTICS = {
     "firing_rate": "r",
     "context_rate": "π",

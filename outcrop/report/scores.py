@@ -69,7 +69,8 @@ class Scores:
     arms: dict[str, dict[str, Column]]
     n_quantiles: int
 
-    def of(self, rows: Bool[ndarray, "N"]) -> Scores:
+    def of(self, rows: ndarray) -> Scores:
+        """Some of them, by a mask or by their rows."""
         about = {name: column[rows] for name, column in self.about.items()}
         arms = {arm: {name: column.of(rows) for name, column in of.items()} for arm, of in self.arms.items()}
         return Scores(about, arms, self.n_quantiles)

@@ -54,13 +54,13 @@ def summarise(
         },
         "asked": list(asked),
     }
-    plain: dict[str, Any] = _plain(summary)
-    return plain
+    told: dict[str, Any] = plain(summary)
+    return told
 
 
 def scores_of(scores: Scores, row: int) -> dict[str, dict[str, dict[str, Any]]]:
     """arm → metric → {value, low, high, n} of one explanation; n counts judgements."""
-    told: dict[str, dict[str, dict[str, Any]]] = _plain(
+    told: dict[str, dict[str, dict[str, Any]]] = plain(
         {
             arm: {
                 metric: {**{end: getattr(column.estimate, end)[row] for end in ENDS}, "n": int(column.n[row])}
@@ -72,15 +72,15 @@ def scores_of(scores: Scores, row: int) -> dict[str, dict[str, dict[str, Any]]]:
     return told
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Python's own types, and None for what is not finite."""
     match value:
         case dict():
-            return {key: _plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case np.ndarray() | np.generic():
-            return _plain(value.item())
+            return plain(value.item())
         case float():
             return value if math.isfinite(value) else None
         case _:
