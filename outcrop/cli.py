@@ -205,9 +205,11 @@ def _show_where(run: Run, where: Where) -> None:
 def _show(run: Run) -> None:
     """The summary, and where the page is."""
     from outcrop.console import say, show
-    from outcrop.report.console import console_summary
+    from outcrop.report.console import console_asked, console_summary
 
     show(console_summary(run.contents.summary()))
+    if asked := run.contents.asked():
+        show(console_asked(asked))
     say(f"The report: {run.directory.page.resolve()}")
 
 

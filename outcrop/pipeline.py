@@ -108,7 +108,7 @@ class Run:
         """The report's, of these latents alone. ConfigError where there are none."""
         with self.contents.results() as results:
             tables = self.contents.tables(results)
-        return summarise(tables, self.contents.reconstructions(), self.config.report, where, self.contents.asked())
+        return summarise(tables, self.contents.reconstructions(), self.config.report, where)
 
     def would_ask(self, last: str) -> dict[str, CountingClient]:
         """What the stages up to `last` that ask would still send: at least this, where an explainer goes on from

@@ -231,7 +231,7 @@ class Work:
         here = self._contents
         with here.results() as results:
             tables = here.tables(results)
-            summary = summarise(tables, here.reconstructions(), self._config.report, asked=here.asked())
+            summary = summarise(tables, here.reconstructions(), self._config.report)
             page = render_page(summary, tables, latent_pages(results, here.examples, here.vocabulary))
         here.save_report(summary, page)
 

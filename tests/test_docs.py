@@ -99,6 +99,8 @@ def parse(verb: str, given: list[str]) -> None:
         tyro.cli(ModelConfig, args=[f"--model={wanted[0] if wanted else 'm'}", *wanted[1:]])
     elif verb == "convert":
         tyro.cli(cli.ConvertCommand, args=cli._named(wanted or ["c", "--to", "saelens", "--out", "o"], "--coder"))
+    elif verb == "compare":
+        tyro.cli(cli.CompareCommand, args=wanted or ["a", "b"])
     elif verb == "demo":
         tyro.cli(import_module("outcrop.demo.demo").DemoCommand, args=wanted)
     else:

@@ -436,7 +436,7 @@ def test_another_explainer_makes_explaining_stale_and_scoring_only_because_of_it
 
 def test_every_table_of_the_results_has_rows(finished: Path) -> None:
     found = tables(finished)
-    assert all(found[name] for name in TABLES)
+    assert all(found[name] for name in TABLES if name != "relations")  # which only bands have
 
 
 # -- the cache: more of it, and what it says -----------------------------------------------------------------
@@ -558,7 +558,7 @@ def test_what_has_no_scores_cannot_be_compared(
 
 def test_the_numbers_of_some_latents_are_told_and_kept(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", str(run), "--where.layers", "1"]) == 0
-    assert "layers (1,)" in capfd.readouterr().out
+    assert "layers (1,)" in " ".join(capfd.readouterr().out.split())
     told = json.loads((run / "report" / "where.json").read_text())
     assert told["where"] == "layers (1,)"
     assert {layer["layer"] for coder in told["ledger"]["coders"] for layer in coder["layers"]} == {1}

@@ -33,7 +33,7 @@ _SHOWN = {
 def console_summary(summary: dict[str, Any]) -> RenderableType:
     """Everything foreign is shown as plain text, never read as rich's markup."""
     scores = (_scores(summary), _scorers(summary["scores"]["scorers"], summary["scores"]["aggregates"][0]["n_scored"]))
-    more = filter(None, (_perfect(summary), _calibration(summary), _bands(summary), _asked(summary["asked"])))
+    more = filter(None, (_perfect(summary), _calibration(summary), _bands(summary)))
     return Group(_ledger(summary), console_reconstruction(summary["reconstruction"]), *scores, *more)
 
 
@@ -174,9 +174,8 @@ def _bands(summary: dict[str, Any]) -> Table | None:
     return table
 
 
-def _asked(models: list[dict[str, Any]]) -> Table | None:
-    if not models:
-        return None
+def console_asked(models: list[dict[str, Any]]) -> Table:
+    """Of `Replies.totals`."""
     table = _table("\nAsked", "model", "requests", "failed", "prompt tokens", "answer tokens", "US$")
     for of in models:
         cost = "" if of["cost"] is None else f"{of['cost']:.4g}"

@@ -26,11 +26,9 @@ def summarise(
     reconstructions: Sequence[Reconstruction],
     config: ReportConfig,
     where: Where | None = None,
-    asked: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """What is missing is None, never zero. The same tables give the same numbers. `where` leaves out latents; the
     summary says so, and what it says of judgements that failed, calibration and reconstruction is still about all.
-    `asked` is what language models were asked and what it took (`Replies.totals`).
 
     docs/metrics.md describes the fields. Arms: explanation, no_explanation (the control), token_baseline.
     """
@@ -52,7 +50,6 @@ def summarise(
             "bands": band_summary(tables.bands, confidence),
             "calibration": tables.calibration,
         },
-        "asked": list(asked),
     }
     told: dict[str, Any] = plain(summary)
     return told

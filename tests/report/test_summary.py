@@ -193,11 +193,9 @@ def test_the_summary_is_plain_json_and_repeats(run: Run, summary: dict) -> None:
 
 def test_the_summary_fits_its_schema(run: Run, summary: dict) -> None:
     schema = json.loads((resources.files("outcrop") / "report" / "summary.schema.json").read_text(encoding="utf-8"))
-    asked = [{"model": "m", "n_requests": 3, "n_failed": 0, "prompt_tokens": 9, "completion_tokens": 3}]
-    told = {**summary, "asked": [{**asked[0], "seconds": 0.5, "cost": None}]}
-    jsonschema.validate(told, schema)
+    jsonschema.validate(summary, schema)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**told, "version": 1}, schema)
+        jsonschema.validate({**summary, "version": 1}, schema)
 
 
 def test_an_empty_database_has_an_empty_summary() -> None:
