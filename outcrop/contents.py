@@ -180,8 +180,14 @@ class Contents:
         write_atomically(path, _json(summary))
         return path
 
-    def save_report(self, summary: dict[str, Any], page: str) -> None:
-        self.directory.report.mkdir(exist_ok=True)
+    def save_report(self, summary: dict[str, Any], page: str, figures: dict[str, bytes]) -> None:
+        """`figures` by file name."""
+        folder = self.directory.report / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            path.unlink()
+        for name, data in figures.items():
+            write_atomically(folder / name, data)
         write_atomically(self.directory.summary, _json(summary))
         write_atomically(self.directory.page, page.encode())
 

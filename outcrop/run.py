@@ -12,7 +12,7 @@
     replies.sqlite   what was asked of language models, and answered
     metrics.jsonl    held-out measures, as training went
     tables.json      of which results the tables in report/ were made
-    report/          summary.json, index.html; latents, scores, scorers as Parquet
+    report/          summary.json, index.html, figures; latents, scores, scorers, bands as Parquet
 
 A file is written under a temporary name, flushed, and renamed; a stage is marked complete only
 after its files are there. Presence of a file says nothing: the manifest does.

@@ -39,6 +39,7 @@ from outcrop.model.tokens import deal, vocabulary
 from outcrop.progress import Progress
 from outcrop.replies import Replies
 from outcrop.report.page import latent_pages, render_page
+from outcrop.report.plots import figure_files
 from outcrop.report.summary import summarise
 from outcrop.results import TABLES
 from outcrop.trackers import Track, trackers
@@ -233,7 +234,7 @@ class Work:
             tables = here.tables(results)
             summary = summarise(tables, here.reconstructions(), self._config.report)
             page = render_page(summary, tables, latent_pages(results, here.examples, here.vocabulary))
-        here.save_report(summary, page)
+        here.save_report(summary, page, figure_files(summary, tables))
 
     def _log(self, record: dict[str, Any], track: Track) -> None:
         self._contents.log(record)
