@@ -27,6 +27,7 @@ _SHOWN = {
     "accuracy_skill": "accuracy skill (median)",
     "token_illusion": "token illusion",
     "beyond_tokens": "beyond tokens",
+    "beyond_tokens_same_token": "… against same-token windows",
 }
 
 

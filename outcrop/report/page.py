@@ -38,6 +38,7 @@ METRIC_NAMES = {
     "chance_corrected": "… corrected for the control",
     "informedness": "Informedness J",
     "beyond_tokens": "… beyond tokens",
+    "beyond_tokens_same_token": "… beyond tokens, against same-token windows",
     "auroc": "AUROC",
     "average_precision": "True average precision",
     "tpr": "True positive rate",

@@ -6,6 +6,7 @@ fpr_S, balanced_accuracy_S     against the stratum S alone
 balanced_accuracy, informedness, auroc, token_illusion
 true_accuracy, accuracy_skill, precision, f1, predicted_rate, breadth, average_precision    at the natural rate π
 chance_corrected, beyond_tokens    of the explanation only, against the control and the baseline
+beyond_tokens_same_token       the same, with J against the stratum same_token alone
 
 Of the explanation only, too: brier and log_loss, as the judge says it and `_calibrated`; tpr, fpr, true_accuracy and
 accuracy_skill `_calibrated`, of the decision p′ > ½; and whether `PERFECT_WINDOWS` windows of either kind, drawn from
@@ -34,7 +35,7 @@ _FAR = float("inf")
 _RANGES = {  # of the metrics that are no shares
     **dict.fromkeys(("informedness", "token_illusion"), (-1.0, 1.0)),
     **dict.fromkeys(("above_chance", "correlation"), (-1.0, 1.0)),
-    "beyond_tokens": (-2.0, 2.0),
+    **dict.fromkeys(("beyond_tokens", "beyond_tokens_same_token"), (-2.0, 2.0)),
     **dict.fromkeys(("accuracy_skill", "accuracy_skill_calibrated"), (-_FAR, 1.0)),
     **dict.fromkeys(("log_loss", "log_loss_calibrated"), (0.0, _FAR)),
     "chance_corrected": (-_FAR, 1.0),
@@ -103,7 +104,8 @@ def score(judged: Judged, posteriors: Calibrated, confidence: float) -> Scores:
         hits, n = (counts[of] for counts in verdicts.counts)
         rates[arm] = _rates(judged, hits, n, confidence)
         arms[arm] = _counted(judged, n, rates[arm]) | _ranked(judged, verdicts, of, n, confidence)
-    arms["explanation"] |= _compared(rates, arms["explanation"]["informedness"].n)
+    ours = arms["explanation"]
+    ours |= _compared(rates, ours["informedness"].n, ours["balanced_accuracy_same_token"].n)
     arms["explanation"] |= _calibrated(judged, posteriors, confidence)
     sizes = {f"{name}_size": getattr(rates["explanation"], name).size for name in ("tpr", "fpr")}
     return Scores(judged.texts | sizes | _perfect(judged, posteriors.verdicts), arms, judged.n_quantiles)
@@ -197,9 +199,17 @@ def _perfect(judged: Judged, verdicts: Verdicts) -> dict[str, ndarray]:
     return {"enough": enough, "perfect": enough & (n_wrong == 0)}
 
 
-def _compared(rates: dict[str, _ArmRates], n: Float[ndarray, "N"]) -> dict[str, Column]:
+def _compared(
+    rates: dict[str, _ArmRates], n: Float[ndarray, "N"], n_same_token: Float[ndarray, "N"]
+) -> dict[str, Column]:
     """The explanation against the control and against the token baseline."""
     pairs = {arm: (rates[arm].tpr, rates[arm].fpr) for arm in ARMS}
+    hard = {arm: (rates[arm].tpr, rates[arm].strata[STRATA.index("same_token")]) for arm in ARMS}
     against_control = estimate(CHANCE_CORRECTED, (*pairs["explanation"], *pairs["no_explanation"]))
     against_tokens = estimate(BEYOND_TOKENS, (*pairs["explanation"], *pairs["token_baseline"]))
-    return {"chance_corrected": Column(against_control, n), "beyond_tokens": Column(against_tokens, n)}
+    on_triggers = estimate(BEYOND_TOKENS, (*hard["explanation"], *hard["token_baseline"]))
+    return {
+        "chance_corrected": Column(against_control, n),
+        "beyond_tokens": Column(against_tokens, n),
+        "beyond_tokens_same_token": Column(on_triggers, n_same_token),
+    }

@@ -17,6 +17,13 @@ from tests.planted import BANK, MONEY, RIVER, Planted, after, anywhere, follow, 
 IN_CONTEXT, TOKEN, OFTEN, NEAR = range(4)
 RULES = (after(BANK, RIVER, 12), anywhere(BANK), anywhere(MONEY, 0.9), after(BANK, RIVER, 30))
 EXPLAINED_AS = {IN_CONTEXT: BANK, TOKEN: BANK, OFTEN: MONEY}
+METRICS = (
+    "balanced_accuracy_random",
+    "balanced_accuracy_same_token",
+    "token_illusion",
+    "beyond_tokens",
+    "beyond_tokens_same_token",
+)
 HARD = ExamplesConfig(
     explain_activating=5, score_random=15, score_same_token=25, score_neighbour=20, explain_semantic=0, score_semantic=0
 )
@@ -59,15 +66,18 @@ def weight_rows(draws: int) -> Iterator[dict[str, Any]]:
         }
 
 
+def fires(world: Planted, latent: int) -> np.ndarray:
+    """In which grid windows."""
+    found = np.zeros(world.survey.grid.n_windows, dtype=bool)
+    found[world.survey.grid.fired_rows(world.survey.cache[latent])] = True
+    return found
+
+
 def corpus_rates(world: Planted, verdicts: np.ndarray) -> dict[str, float]:
-    """FPR and true accuracy of judging every window of the documents for scoring; TPR as the estimate weighs it."""
-    seen = world.survey
-    fires = np.zeros(seen.grid.n_windows, dtype=bool)
-    fires[seen.grid.fired_rows(seen.cache[IN_CONTEXT])] = True
-    scored = seen.is_score[seen.grid.document]
-    fpr = float(verdicts[scored & ~fires].mean())
-    rate = float(fires.mean())
-    return {"fpr": fpr, "true_accuracy": rate * float(verdicts[scored & fires].mean()) + (1 - rate) * (1 - fpr)}
+    """FPR and true accuracy of judging every window of the documents for scoring."""
+    active, scored = fires(world, IN_CONTEXT), world.survey.is_score[world.survey.grid.document]
+    fpr, rate = float(verdicts[scored & ~active].mean()), float(active.mean())
+    return {"fpr": fpr, "true_accuracy": rate * float(verdicts[scored & active].mean()) + (1 - rate) * (1 - fpr)}
 
 
 def plain_rate(world: Planted, verdicts: np.ndarray, seed: int) -> float:
@@ -77,26 +87,29 @@ def plain_rate(world: Planted, verdicts: np.ndarray, seed: int) -> float:
 
 
 def illusion_rows(draws: int) -> Iterator[dict[str, Any]]:
-    """Three latents, each explained by its word alone, by a judge that errs on 2% of windows."""
-    names = {IN_CONTEXT: "“bank” after “river”", TOKEN: "“bank”", OFTEN: "“money”, 9 times in 10"}
-    metrics = ("balanced_accuracy_random", "balanced_accuracy_same_token", "token_illusion", "beyond_tokens")
+    """Three latents explained by their word alone, one by its whole rule, too; the judge errs on 2% of windows."""
     with tempfile.TemporaryDirectory() as folder:
         world, generator = planted(Path(folder)), np.random.default_rng(2)
-        verdicts = {
-            latent: follow(world.survey.grid.tokens, word, 0.02, generator) for latent, word in EXPLAINED_AS.items()
-        }
-        reports = [sampled(world, verdicts, seed) for seed in range(draws)]
-        dependence = world.survey.statistics.context_dependence
-        for row, (latent, name) in enumerate(names.items()):
+        grid, dependence = world.survey.grid, world.survey.statistics.context_dependence
+        words = {latent: follow(grid.tokens, word, 0.02, generator) for latent, word in EXPLAINED_AS.items()}
+        rule = fires(world, IN_CONTEXT) ^ (generator.random(grid.n_windows) < 0.02)
+        cases = (
+            ("“bank” after “river”", "“bank”", IN_CONTEXT, words[IN_CONTEXT]),
+            ("“bank” after “river”", "its rule", IN_CONTEXT, rule),
+            ("“bank”", "“bank”", TOKEN, words[TOKEN]),
+            ("“money”, 9 times in 10", "“money”", OFTEN, words[OFTEN]),
+        )
+        for fires_on, explained_as, latent, verdicts in cases:
+            reports = [sampled(world, {latent: verdicts}, seed) for seed in range(draws)]
             means = {
-                metric: _mean([tables.scores.arms["explanation"][metric].estimate for tables in reports], row)
-                for metric in metrics
+                name: _mean([one.scores.arms["explanation"][name].estimate for one in reports]) for name in METRICS
             }
-            yield {"latent": name, **means, "context_dependence": float(dependence[latent])}
+            named = {"latent": fires_on, "explained as": explained_as}
+            yield {**named, **means, "context_dependence": float(dependence[latent])}
 
 
-def _mean(estimates: list[Estimate], row: int) -> float:
-    values = np.array([one.value[row] for one in estimates])
+def _mean(estimates: list[Estimate]) -> float:
+    values = np.array([one.value[0] for one in estimates])
     return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
