@@ -22,7 +22,7 @@ def test_a_token_in_context_explained_as_its_token_shows_its_illusion_and_a_pure
     assert in_context["balanced_accuracy_same_token"] == pytest.approx(0.5, abs=0.05)
     assert in_context["token_illusion"] > 0.9 and in_context["context_dependence"] > 0.7
     assert in_context["beyond_tokens_same_token"] == pytest.approx(0, abs=0.1)
-    assert rule["balanced_accuracy_same_token"] > 0.95 and rule["token_illusion"] == pytest.approx(0, abs=0.1)
+    assert rule["balanced_accuracy_same_token"] > 0.93 and rule["token_illusion"] == pytest.approx(0, abs=0.1)
     assert rule["beyond_tokens_same_token"] > 0.8
     assert np.isnan(token["token_illusion"]) and token["context_dependence"] == 0
     assert often["context_dependence"] == pytest.approx(0.1, abs=0.02)
