@@ -15,6 +15,13 @@ ARM_NAMES = {
     "no_explanation": "no explanation",
     "token_baseline": "token baseline",
 }
+AGAINST = {
+    "balanced_accuracy": "all, natural mix",
+    "balanced_accuracy_random": "random",
+    "balanced_accuracy_same_token": "same token",
+    "balanced_accuracy_neighbour": "neighbour",
+    "balanced_accuracy_semantic": "semantic",
+}
 _WIDTH = 460
 _LEFT, _RIGHT = 142, 54  # room for labels and values
 _ARM_STEP, _ROW_GAP = 15, 13

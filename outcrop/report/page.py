@@ -205,19 +205,10 @@ def _judged(arms: dict[str, Any], metrics: dict[str, str]) -> dict[str, str]:
     return {metric: name for metric, name in metrics.items() if not metric.endswith(missing)}
 
 
-_AGAINST = {
-    "balanced_accuracy": "all, natural mix",
-    "balanced_accuracy_random": "random",
-    "balanced_accuracy_same_token": "same token",
-    "balanced_accuracy_neighbour": "neighbour",
-    "balanced_accuracy_semantic": "semantic",
-}
-
-
 def _stratum_chart(summary: dict[str, Any]) -> Markup:
     macro = summary["scores"]["aggregates"][0]["macro"]
     return figures.interval_chart(
-        _rows(macro, _AGAINST), "Balanced accuracy against each kind of non-activating window", 0.5
+        _rows(macro, figures.AGAINST), "Balanced accuracy against each kind of non-activating window", 0.5
     )
 
 
@@ -230,4 +221,4 @@ def _quantile_chart(summary: dict[str, Any]) -> Markup:
 
 
 def _latent_chart(scores: dict[str, Any]) -> Markup:
-    return figures.interval_chart(_rows(scores, _AGAINST), "Balanced accuracy of this latent", 0.5)
+    return figures.interval_chart(_rows(scores, figures.AGAINST), "Balanced accuracy of this latent", 0.5)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from numpy import ndarray
 
-from outcrop.report.figures import ARM_NAMES
+from outcrop.report.figures import AGAINST, ARM_NAMES
 from outcrop.report.ledger import coder_label
 from outcrop.report.tables import Tables
 from outcrop.report.text import count, power_of_ten, visible
@@ -40,14 +40,6 @@ _STYLE: dict[Any, Any] = {  # no date and no random ids, so that the same number
     "text.parse_math": False,  # foreign text may hold a $
 }
 _MOST_DOTS = 5_000
-_AGAINST = {
-    "balanced_accuracy": "all, natural mix",
-    "balanced_accuracy_random": "random",
-    "balanced_accuracy_same_token": "same token",
-    "balanced_accuracy_neighbour": "neighbour",
-    "balanced_accuracy_semantic": "semantic",
-}
-
 Drawn = tuple[str, Figure]
 
 
@@ -86,7 +78,7 @@ def _strata(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
     overall = summary["scores"]["aggregates"][0]
     if not overall["n_scored"]:
         return
-    shown = {name: label for name, label in _AGAINST.items() if overall["macro"]["explanation"][name]["n"]}
+    shown = {name: label for name, label in AGAINST.items() if overall["macro"]["explanation"][name]["n"]}
     title = f"n = {count(overall['n_scored'])} latents, {100 * summary['confidence']:g}% intervals"
     figure, axes = _axes(title, 6, 0.9 + 0.62 * len(shown), "balanced accuracy, mean over latents", "")
     for i, (arm, name) in enumerate(ARM_NAMES.items()):
