@@ -30,7 +30,7 @@ from outcrop.model.embed import Embedder, load_embedder
 from outcrop.model.load import choose_device
 from outcrop.progress import Progress
 from outcrop.replies import Replies
-from outcrop.report.tables import Tables, load_tables, read_tables, save_tables
+from outcrop.report.tables import VERSION, Tables, load_tables, read_tables, save_tables
 from outcrop.results import SCHEMA_VERSION, Results
 from outcrop.run import RunDirectory, write_atomically
 from outcrop.train.loop import Trained
@@ -164,7 +164,8 @@ class Contents:
 
     def _made_of(self, results: Results) -> dict[str, Any]:
         confidence = self._config.report.confidence
-        return {"schema": SCHEMA_VERSION, "changes": results.changes, "confidence": confidence}
+        versions = {"schema": SCHEMA_VERSION, "tables": VERSION}
+        return {**versions, "changes": results.changes, "confidence": confidence}
 
     def _tables_made_of(self, results: Results) -> bool:
         """Whether the tables that are kept are of these results."""

@@ -34,6 +34,8 @@ from outcrop.results import DETECTION, FUZZING, MISPLACED, Results
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
+VERSION = 1  # of the columns
+
 _ABOUT = "outcrop"  # key of the metadata
 
 _LATENTS = """
