@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -129,3 +133,23 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return printed.out + printed.err
 
     return call
+
+
+def test_ctrl_c_stops_a_stage_that_waits_for_answers_and_says_how_to_go_on(finished: Path, tmp_path: Path) -> None:
+    """The answers would take a minute."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for file in run.glob("replies.sqlite*"):
+        file.unlink()
+    with LLMServer(delay_seconds=60.0) as server:
+        command = [sys.executable, "-m", "outcrop.cli", "score", str(run), "--judge", server.address, "--fresh"]
+        process = subprocess.Popen([*command, "--score.controls", "none"], stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while not server.asked and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert server.asked
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+        assert time.monotonic() - start < 20
+    assert process.returncode == 130
+    assert "The same command goes on from here" in told
