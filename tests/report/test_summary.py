@@ -141,6 +141,18 @@ def test_a_layer_and_a_coder_whose_selected_latents_all_failed_keep_their_entry(
     assert len(groups) == 2 + N_LAYERS
 
 
+def test_matryoshka_prefixes_are_averaged_apart_within_their_layer(run: Run) -> None:
+    nested = copied(run)
+    nested._db.execute("UPDATE latents SET prefix = CASE WHEN latent IN (3, 7) THEN 0 ELSE 1 END WHERE layer = 0")
+    tables = read_tables(nested)
+    aggregates = summarise(tables, [], ReportConfig())["scores"]["aggregates"]
+    found = {a["prefix"]: a for a in aggregates if a["layer"] == 0 and a["prefix"] is not None}
+    assert {prefix: a["n_scored"] for prefix, a in found.items()} == {0: 2, 1: 1}
+    values = [arms(tables, latent)["explanation"]["tpr"]["value"] for latent in (3, 7)]
+    assert found[0]["macro"]["explanation"]["tpr"]["value"] == pytest.approx(np.mean(values))
+    assert all(a["prefix"] is None for a in aggregates if a["layer"] != 0), "a lone prefix is no group of its own"
+
+
 def entries(summary: dict) -> dict:
     return {(a["coder"], a["layer"]): (a["n_scored"], a["n_unscored"]) for a in summary["scores"]["aggregates"]}
 
