@@ -66,7 +66,7 @@ def _png(figure: Figure) -> bytes:
 _KINDS: dict[str, Callable[[Figure], bytes]] = {"svg": _svg, "png": _png}
 
 
-def _axes(title: str, width: float, height: float, x: str, y: str) -> tuple[Figure, Axes]:
+def _axes(title: str, width: float | int, height: float | int, x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot(xlabel=x, ylabel=y)
     axes.set_title(title)
