@@ -149,7 +149,7 @@ class Contents:
         if self._tables_made_of(results):
             return load_tables(self.directory.report)
         self.directory.tables.unlink(missing_ok=True)
-        tables = read_tables(results, self._config.report.confidence)
+        tables = read_tables(results, self.confidence)
         self.directory.report.mkdir(exist_ok=True)
         save_tables(tables, self.directory.report)
         write_atomically(self.directory.tables, _json(self._made_of(results)))
@@ -160,12 +160,16 @@ class Contents:
         with Results(self.directory.results, read_only=True) as results:
             if self._tables_made_of(results):
                 return load_tables(self.directory.report)
-            return read_tables(results, self._config.report.confidence)
+            return read_tables(results, self.confidence)
+
+    @property
+    def confidence(self) -> float:
+        """Of the report's intervals."""
+        return self._config.report.confidence
 
     def _made_of(self, results: Results) -> dict[str, Any]:
-        confidence = self._config.report.confidence
         versions = {"schema": SCHEMA_VERSION, "tables": VERSION}
-        return {**versions, "changes": results.changes, "confidence": confidence}
+        return {**versions, "changes": results.changes, "confidence": self.confidence}
 
     def _tables_made_of(self, results: Results) -> bool:
         """Whether the tables that are kept are of these results."""

@@ -243,8 +243,7 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
     contents = [_scored(path) for path in (first, second)]
     weights = [{placed.key: placed.hash for placed in of.coders} for of in contents]
     tables = [of.tables_as_they_are() for of in contents]
-    confidence = configs.load(first / "config.yaml").report.confidence
-    return compare(*tables, same_coders=weights[0] == weights[1], confidence=confidence)
+    return compare(*tables, same_coders=weights[0] == weights[1], confidence=contents[0].confidence)
 
 
 def _scored(path: Path) -> Contents:

@@ -198,7 +198,7 @@ class Results:
 
     def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         """`":memory:"` gives a database that is never written to disk."""
-        self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True) if read_only else sqlite3.connect(path)
+        self._db = _connect_to_read(Path(path)) if read_only else sqlite3.connect(path)
         try:
             self._open(path, read_only)
         except sqlite3.OperationalError:  # a full disk, say: the file is as it was
@@ -337,6 +337,16 @@ class Results:
         names = [column[0] for column in cursor.description]
         rows = cursor.fetchall()
         return {name: _column([row[i] for row in rows]) for i, name in enumerate(names)}
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Also on a disk that cannot be written, where nobody is at the database."""
+    if not path.exists():
+        raise CorruptError(
+            f"there is no {path}, where the results should be; put it back, or start a new run directory"
+        )
+    nobody = not path.with_name(path.name + "-wal").exists()
+    return sqlite3.connect(path.resolve().as_uri() + ("?immutable=1" if nobody else "?mode=ro"), uri=True)
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -215,7 +215,8 @@ class Work:
             for group in _grouped(found):
                 results.add_judgements(group)
             if self._config.score.relate and client is not None:
-                results.add_relations(relate(explanations, client, self._embedder(), self._progress))
+                for related in _grouped(relate(explanations, client, self._embedder(), self._progress)):
+                    results.add_relations(related)
 
     def _embedder(self) -> Embedder | None:
         config = self._config.score

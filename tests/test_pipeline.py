@@ -558,10 +558,10 @@ def test_what_has_no_scores_cannot_be_compared(
 
 def test_the_numbers_of_some_latents_are_told_and_kept(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", str(run), "--where.layers", "1"]) == 0
-    assert "layers (1,)" in " ".join(capfd.readouterr().out.split())
+    assert "of the latents with layers 1 alone" in " ".join(capfd.readouterr().out.split())
     told = json.loads((run / "report" / "where.json").read_text())
-    assert told["where"] == "layers (1,)"
+    assert told["where"] == "layers 1"
     assert {layer["layer"] for coder in told["ledger"]["coders"] for layer in coder["layers"]} == {1}
     assert told["ledger"]["n_latents"] == N_LATENTS // 2
     assert cli.main(["report", str(run), "--where.layers", "9"]) == 2
-    assert "no latent is layers (9,)" in capfd.readouterr().err
+    assert "there is no latent with layers 9" in capfd.readouterr().err

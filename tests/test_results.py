@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from outcrop.config import ReportConfig
+from outcrop.errors import CorruptError
 from outcrop.report.summary import summarise
 from outcrop.report.tables import read_tables
 from outcrop.results import DETECTION, CoderRow, LatentRow, Results
@@ -86,3 +89,18 @@ def test_a_latent_without_a_window_to_judge_is_counted_by_that_reason() -> None:
     failures = summarise(read_tables(tabulated((True, True))), [], ReportConfig())["ledger"]["failures"]
     assert [(f["stage"], f["kind"], f["n"]) for f in failures] == [("score", "input", 1)]
     assert failures[0]["example"].endswith("no non-activating window to judge")
+
+
+def test_a_database_of_any_name_is_read_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "what? #1 100%.sqlite"
+    with Results(path) as results:
+        results.clear("judgements")
+    with Results(path, read_only=True) as results:
+        assert results.changes == 1
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_a_database_that_is_missing_is_told_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(CorruptError, match="where the results should be"):
+        Results(tmp_path / "results.sqlite", read_only=True)
+    assert [*tmp_path.iterdir()] == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -130,5 +130,9 @@ class Where(Strict):
 
     def __str__(self) -> str:
         """What is asked for, as the flags say it."""
-        asked = {name: value for name, value in vars(self).items() if value != getattr(Where(), name)}
-        return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in asked.items()) or "any"
+        asked = ((one.name, getattr(self, one.name)) for one in fields(self) if getattr(self, one.name) != one.default)
+        return "; ".join(f"{name.replace('_', '-')} {_listed(value)}" for name, value in asked) or "any"
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

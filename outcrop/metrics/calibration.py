@@ -242,15 +242,25 @@ def natural_weights(
     return np.asarray(weight / np.where(totals > 0, totals, 1)[group] * share * complete)
 
 
+def squared_error(probability: Float[ndarray, "n"], activating: Bool[ndarray, "n"]) -> Float[ndarray, "n"]:
+    """(p − y)² of each judgement."""
+    return np.asarray((probability - activating) ** 2)
+
+
+def surprise(probability: Float[ndarray, "n"], activating: Bool[ndarray, "n"]) -> Float[ndarray, "n"]:
+    """−log P(y) of each judgement in nats, with p held between 10⁻⁶ and 1 − 10⁻⁶."""
+    held = _clip(probability)
+    return np.asarray(-np.log(np.where(activating, held, 1 - held)))
+
+
 def brier(probability: Float[ndarray, "n"], activating: Bool[ndarray, "n"], weight: Float[ndarray, "n"]) -> float:
     """Σ w (p − y)² / Σ w; NaN without weight."""
-    return _mean((probability - activating) ** 2, weight)
+    return _mean(squared_error(probability, activating), weight)
 
 
 def log_loss(probability: Float[ndarray, "n"], activating: Bool[ndarray, "n"], weight: Float[ndarray, "n"]) -> float:
-    """−Σ w log P(y) / Σ w in nats, with p held between 10⁻⁶ and 1 − 10⁻⁶; NaN without weight."""
-    held = _clip(probability)
-    return _mean(-np.log(np.where(activating, held, 1 - held)), weight)
+    """Σ w surprise / Σ w in nats; NaN without weight."""
+    return _mean(surprise(probability, activating), weight)
 
 
 def reliability(

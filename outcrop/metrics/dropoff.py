@@ -25,6 +25,7 @@ Of latents nearly all of which are withheld, the few that are shown had luck wit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -79,7 +80,7 @@ class _Sums:
     index: Int[ndarray, "n"]  # row · C + cell
     weights: Float[ndarray, "N C"]
 
-    @property
+    @cached_property
     def n(self) -> Float[ndarray, "N C"]:
         return np.bincount(self.index, minlength=self.weights.size).reshape(self.weights.shape).astype(np.float64)
 
@@ -88,10 +89,8 @@ class _Sums:
         return np.asarray(((self.n > 0) | (self.weights == 0)).all(axis=1))
 
     def of(self, x: Float[ndarray, "n"]) -> Float[ndarray, "N C"]:
-        sums = np.bincount(self.index, x, minlength=self.weights.size).astype(
-            np.float64
-        )  # of no windows numpy counts whole
-        return sums.reshape(self.weights.shape)
+        sums = np.bincount(self.index, x, minlength=self.weights.size)
+        return sums.reshape(self.weights.shape).astype(np.float64)  # of no windows numpy counts whole
 
     def mean(self, x: Float[ndarray, "n"]) -> Float[ndarray, "N C"]:
         return self.of(x) / np.maximum(self.n, 1)

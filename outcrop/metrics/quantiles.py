@@ -65,9 +65,9 @@ class Bands:
 def across_bands(counts: BandCounts, confidence: float) -> Bands:
     tpr = weighted_rate(counts.hits[..., None], counts.n_activating[..., None], [1.0], confidence)
     fpr = weighted_rate(counts.alarms, counts.n_others, counts.shares[:, None], confidence)
-    informedness = estimate(INFORMEDNESS, (tpr, _part(fpr, np.s_[:, :, None])))
-    nine = [_part(tpr, np.s_[:, i, j]) for i in range(3) for j in range(3)]
-    three = [_part(fpr, np.s_[:, i]) for i in range(3)]
+    informedness = estimate(INFORMEDNESS, (tpr, fpr[:, :, None]))
+    nine = [tpr[:, i, j] for i in range(3) for j in range(3)]
+    three = [fpr[:, i] for i in range(3)]
     of_high = (nine[3 * HIGH + LOW], nine[3 * HIGH + HIGH], three[HIGH])
     return Bands(informedness, _surely(AGREEMENT, (*nine, *three)), _surely(LOW_POLYSEMANTICITY, of_high))
 
@@ -76,9 +76,4 @@ def _surely(quotient: Quotient, rates: tuple[Rate, ...]) -> Estimate:
     """The quotient where its bottom is surely something."""
     known = estimate(quotient.bottom, rates).low > _NOTHING
     found = estimate(quotient, rates)
-    return Estimate(*(np.where(known, part, np.nan) for part in (found.value, found.low, found.high)))
-
-
-def _part(rate: Rate, index: tuple[int | slice | None, ...]) -> Rate:
-    measured = Estimate(*(part[index] for part in (rate.measured.value, rate.measured.low, rate.measured.high)))
-    return Rate(rate.value[index], rate.low[index], rate.high[index], measured, rate.size[index], rate.gap[index])
+    return Estimate(*(np.where(known, end, np.nan) for end in found.ends.values()))

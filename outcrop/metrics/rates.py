@@ -20,6 +20,7 @@ is the *gap* g, and the bounds carry all that could be in it: [(1 − g) low, (1
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +37,18 @@ class Estimate:
     low: Float[ndarray, "..."]
     high: Float[ndarray, "..."]
 
+    @property
+    def ends(self) -> dict[str, ndarray]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The ends of one estimate."""
+        return {name: end.item() for name, end in self.ends.items()}
+
+    def __getitem__(self, index: Any) -> Estimate:
+        return Estimate(*(np.asarray(end[index]) for end in self.ends.values()))
+
 
 @dataclass(frozen=True)
 class Rate(Estimate):
@@ -44,6 +57,12 @@ class Rate(Estimate):
     measured: Estimate
     size: Float[ndarray, "..."]  # n_eff
     gap: Float[ndarray, "..."]
+
+    def __getitem__(self, index: Any) -> Rate:
+        value, low, high, size, gap = (
+            np.asarray(part[index]) for part in (self.value, self.low, self.high, self.size, self.gap)
+        )
+        return Rate(value, low, high, self.measured[index], size, gap)
 
 
 def weighted_rate(hits: ArrayLike, n: ArrayLike, weights: ArrayLike, confidence: float) -> Rate:

@@ -27,7 +27,7 @@ from outcrop.metrics.coverage import (
 from outcrop.metrics.perfect import perfect_share, share_truly_above
 from outcrop.metrics.rates import Estimate
 from outcrop.report.judged import ARMS, explainers
-from outcrop.report.scores import ENDS, PERFECT_WINDOWS, Column, Scores, within
+from outcrop.report.scores import PERFECT_WINDOWS, Column, Scores, within
 from outcrop.report.tables import Tables
 
 MEDIANS = ("accuracy_skill", "accuracy_skill_calibrated", "breadth", "chance_corrected")  # unbounded
@@ -51,11 +51,11 @@ def aggregates(tables: Tables, confidence: float) -> list[dict[str, Any]]:
         for group in _groups(selected):
             everyone = _member(tables.latents, group)
             n_alive = int((everyone & (tables.latents["n_fired"] > 0)).sum())
-            rows = mine & _member(scores.about, group)
-            n_unscored = int(_member(selected, group).sum()) - int(rows.sum())
+            here = scores.of(mine & _member(scores.about, group))
+            n_unscored = int(_member(selected, group).sum()) - len(here.about["coder"])
             named = dict(zip(("coder", "layer", "prefix"), group, strict=True))
-            entry = _entry(scores.of(rows), n_unscored, confidence)
-            entry["perfect"] = _perfect(scores.of(rows), n_unscored, n_alive, int(everyone.sum()), confidence)
+            entry = _entry(here, n_unscored, confidence)
+            entry["perfect"] = _perfect(here, n_unscored, n_alive, int(everyone.sum()), confidence)
             entries.append(entry | {"explainer": explainer, "source": source} | named)
     return entries
 
@@ -108,9 +108,9 @@ def _perfect(scores: Scores, n_unscored: int, n_alive: int, n_all: int, confiden
     if enough.any():
         n = np.full(len(enough), n_windows)
         found = perfect_share(n * perfect, n, enough, n_alive, n_all, confidence)
-        shares = {name: _ends(getattr(found, name)) for name in shares}
+        shares = {name: getattr(found, name).numbers for name in shares}
     above = share_truly_above(*_counts_of(scores), np.random.default_rng(0), confidence)
-    truly = {**_ends(above), "n": len(scores.about["coder"])}
+    truly = {**above.numbers, "n": len(scores.about["coder"])}
     return {"n_windows": n_windows, "n_enough": int(enough.sum()), **shares, "truly_above": truly}
 
 
@@ -121,10 +121,6 @@ def _counts_of(scores: Scores) -> tuple[ndarray, ndarray, ndarray, ndarray]:
     tpr, fpr = (of[name].estimate.value[known] for name in ("tpr", "fpr"))
     up, down = (scores.about[f"{name}_size"][known] for name in ("tpr", "fpr"))
     return tpr * up, up, (1 - fpr) * down, down
-
-
-def _ends(estimate: Estimate) -> dict[str, float]:
-    return {end: float(getattr(estimate, end)) for end in ENDS}
 
 
 def _weights(about: dict[str, ndarray]) -> dict[str, Float[ndarray, "n"]]:
@@ -164,7 +160,7 @@ def _weighted(columns: dict[str, Column], weights: ndarray, coder: ndarray, conf
 
 def _entries(names: tuple[str, ...], estimate: Estimate, scores: ndarray, statistic: str) -> dict[str, Any]:
     n = (~np.isnan(scores)).sum(0)
-    return {name: {**within(name, estimate, i), "n": int(n[i]), "statistic": statistic} for i, name in enumerate(names)}
+    return {name: {**within(name, estimate[i]), "n": int(n[i]), "statistic": statistic} for i, name in enumerate(names)}
 
 
 def _with_unscored(

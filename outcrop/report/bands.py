@@ -21,12 +21,12 @@ from outcrop.metrics.dropoff import PairedPosteriors, cell_weights, drop_off
 from outcrop.metrics.pings import LABELS, POLYSEMANTIC, labels
 from outcrop.metrics.quantiles import HIGH, LOW, BandCounts, across_bands
 from outcrop.metrics.rates import Estimate
-from outcrop.report.judged import STRATA, Judged, Verdicts, Windows
+from outcrop.report.judged import STRATA, Judged, Verdicts, Windows, ranked_within
 from outcrop.types import RELATIONS
 
 MEASURES = ("agreement", "low_polysemanticity", "drop_off")
 
-_ENDS = {"value": "", "low": ".low", "high": ".high"}
+_SUFFIX = {"value": "", "low": ".low", "high": ".high"}
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,11 @@ def band_table(
     mass = _mass(judged.windows, band, len(judged.latents["coder"]))[explained.latent]
     drop = _drop_off(judged, verdicts, posterior, explained, band, confidence)
     measures = dict(zip(MEASURES, (bands.agreement, bands.low_polysemanticity, drop), strict=True))
-    measures |= {
-        f"m.{a}.{b}": Estimate(*(getattr(bands.informedness, end)[:, i, j] for end in _ENDS))
-        for i, a in enumerate(BANDS)
-        for j, b in enumerate(BANDS)
-    }
+    measures |= {f"m.{a}.{b}": bands.informedness[:, i, j] for i, a in enumerate(BANDS) for j, b in enumerate(BANDS)}
     columns = {name: judged.latents[name][explained.latent] for name in ("coder", "latent")}
     columns |= {"explainer": explained.explainer, "label": labels(bands, mass).astype(object), "low_mass": mass[:, LOW]}
     columns |= _relations(judged, explained)
-    return columns | {name + suffix: getattr(of, end) for name, of in measures.items() for end, suffix in _ENDS.items()}
+    return columns | {name + _SUFFIX[end]: of.ends[end] for name, of in measures.items() for end in _SUFFIX}
 
 
 def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str, Any]]:
@@ -69,11 +65,8 @@ def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str,
     found = []
     for explainer in sorted(set(table["explainer"].tolist())):
         mine = table["explainer"] == explainer
-        label, names = (
-            table["label"][mine],
-            zip(*(table[name][mine].tolist() for name in ("coder", "latent")), strict=True),
-        )
-        pinged = [name for name, of in zip(names, label.tolist(), strict=True) if of == POLYSEMANTIC]
+        label = table["label"][mine]
+        pinged = zip(*(table[name][mine][label == POLYSEMANTIC].tolist() for name in ("coder", "latent")), strict=True)
         means = {name: _mean(table[name][mine].astype(float), confidence) for name in MEASURES}
         found.append(
             {
@@ -99,7 +92,7 @@ def _counted_relations(table: dict[str, ndarray], mine: ndarray) -> dict[str, di
 
 def _mean(values: Float[ndarray, "n"], confidence: float) -> dict[str, Any]:
     mean = macro_mean(values[:, None], confidence)
-    return {**{end: float(getattr(mean, end)[0]) for end in _ENDS}, "n": int((~np.isnan(values)).sum())}
+    return {**mean[0].numbers, "n": int((~np.isnan(values)).sum())}
 
 
 def _relations(judged: Judged, explained: _Explained) -> dict[str, ndarray]:
@@ -120,11 +113,9 @@ def _relations(judged: Judged, explained: _Explained) -> dict[str, ndarray]:
 def thirds(windows: Windows, n_quantiles: int) -> Int[ndarray, "E"]:
     """0 low, 1 middle, 2 high; −1 for windows that are not scored activating ones."""
     mine = np.flatnonzero((windows.cell >= 0) & (windows.cell < n_quantiles))
-    order = mine[np.lexsort((windows.peak[mine], windows.latent[mine]))]
-    n = np.bincount(windows.latent[order], minlength=len(windows.start))
-    rank = np.arange(len(order)) - (np.cumsum(n) - n)[windows.latent[order]]
+    rank, n = ranked_within(windows.latent[mine], windows.peak[mine], len(windows.start))
     band = np.full(len(windows.cell), -1)
-    band[order] = 3 * rank // n[windows.latent[order]]
+    band[mine] = 3 * rank // n[windows.latent[mine]]
     return band
 
 

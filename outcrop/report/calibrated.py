@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from outcrop.metrics.calibration import (
-    CLIP,
     Calibration,
     brier,
     calibrate,
@@ -22,6 +21,8 @@ from outcrop.metrics.calibration import (
     natural_weights,
     posterior,
     reliability,
+    squared_error,
+    surprise,
 )
 from outcrop.report.judged import Judged, Verdicts
 from outcrop.results import DETECTION
@@ -63,8 +64,8 @@ class Calibrated:
         total = np.bincount(subject, weights=self.weight, minlength=n)
         found = {}
         for name, p in (("", self.before), ("_calibrated", self.after)):
-            for loss, values in (("brier", (p - self.activating) ** 2), ("log_loss", _surprise(p, self.activating))):
-                sums = np.bincount(subject, weights=self.weight * values, minlength=n)
+            for loss, of in (("brier", squared_error), ("log_loss", surprise)):
+                sums = np.bincount(subject, weights=self.weight * of(p, self.activating), minlength=n)
                 found[loss + name] = np.asarray(sums / np.where(total > 0, total, np.nan))
         return found
 
@@ -115,8 +116,3 @@ def _quality(of: Calibrated, p: Float[ndarray, "k"]) -> dict[str, Any]:
         "ece": bins.error,
         "reliability": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
     }
-
-
-def _surprise(p: Float[ndarray, "k"], fires: Bool[ndarray, "k"]) -> Float[ndarray, "k"]:
-    held = np.clip(p, CLIP, 1 - CLIP)
-    return np.asarray(-np.log(np.where(fires, held, 1 - held)))

@@ -15,7 +15,7 @@ from outcrop.metrics.comparison import unpaired
 from outcrop.metrics.coverage import macro_mean, median
 from outcrop.report.aggregates import MEDIANS
 from outcrop.report.judged import explainers
-from outcrop.report.scores import ENDS, Scores
+from outcrop.report.scores import Scores
 from outcrop.report.summary import plain
 from outcrop.report.tables import Tables
 
@@ -87,8 +87,8 @@ def _paired(a: ndarray, b: ndarray, _: tuple[Scores, Scores], metric: str, confi
     summed = median if metric in MEDIANS else macro_mean
     columns = (a[both, None], b[both, None], (b - a)[both, None])
     first, second, difference = (summed(column, confidence) for column in columns)
-    ends = {end: float(getattr(difference, end)[0]) for end in ENDS}
-    return {"first": float(first.value[0]), "second": float(second.value[0]), "difference": ends, "n": int(both.sum())}
+    means = {"first": float(first.value[0]), "second": float(second.value[0])}
+    return means | {"difference": difference[0].numbers, "n": int(both.sum())}
 
 
 def _unpaired(a: ndarray, b: ndarray, of: tuple[Scores, Scores], metric: str, confidence: float) -> dict[str, Any]:
@@ -96,8 +96,7 @@ def _unpaired(a: ndarray, b: ndarray, of: tuple[Scores, Scores], metric: str, co
     summed = median if metric in MEDIANS else macro_mean
     first, second = (float(summed(values[:, None], confidence).value[0]) for values in (a, b))
     difference, n = unpaired(a, rates[0], b, rates[1], confidence)
-    ends = {end: float(getattr(difference, end)) for end in ENDS}
-    return {"first": first, "second": second, "difference": ends, "n": n}
+    return {"first": first, "second": second, "difference": difference.numbers, "n": n}
 
 
 def _moved(a: Scores, b: Scores) -> list[dict[str, Any]]:
@@ -110,8 +109,8 @@ def _moved(a: Scores, b: Scores) -> list[dict[str, Any]]:
         {
             "coder": a.about["coder"][i],
             "latent": int(a.about["latent"][i]),
-            "first": {end: float(getattr(mine, end)[i]) for end in ENDS} | {"text": a.about["text"][i]},
-            "second": {end: float(getattr(other, end)[i]) for end in ENDS} | {"text": b.about["text"][i]},
+            "first": mine[i].numbers | {"text": a.about["text"][i]},
+            "second": other[i].numbers | {"text": b.about["text"][i]},
             "difference": float(change[i]),
         }
         for i in rows

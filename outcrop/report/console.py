@@ -52,7 +52,8 @@ def _name(text: str) -> Text:
 def _ledger(summary: dict[str, Any]) -> Table:
     ledger = summary["ledger"]
     shown = [status for status, n in ledger["counts"].items() if n]
-    table = _table("\nLedger", "latents", *shown, "together")
+    some = f" of the latents with {visible(summary['where'], 60)} alone" if summary["where"] else ""
+    table = _table(f"\nLedger{some}", "latents", *shown, "together")
     for coder in ledger["coders"]:
         counts = (count(coder["counts"][status]) for status in shown)
         table.add_row(_name(coder["label"]), *counts, count(coder["n_latents"]))
@@ -219,8 +220,9 @@ def console_comparison(comparison: dict[str, Any], names: tuple[str, str]) -> Gr
 
 def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison: dict[str, Any]) -> Iterator[Table]:
     told = [explained_by(pair[which]["explainer"], pair[which]["source"]) for which in ("first", "second")]
-    heads = [Text(f"{visible(name, 40)}, {visible(by, 40)}") for name, by in zip(names, told, strict=True)]
-    table = _table(f"\nCompared {how}", "", *(head.plain for head in heads), "difference", "n")
+    shown = [visible(name, 40) for name in names]
+    heads = (f"{name}, {visible(by, 40)}" for name, by in zip(shown, told, strict=True))
+    table = _table(f"\nCompared {how}", "", *heads, "difference", "n")
     for metric, of in pair["metrics"].items():
         first, second = (number(of[which]) for which in ("first", "second"))
         table.add_row(metric.replace("_", " "), first, second, _cell(of["difference"], None), count(of["n"]))
@@ -229,7 +231,7 @@ def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison
         table.caption += f"; scored in one run only: {count(pair['only_first'])}, {count(pair['only_second'])}"
     yield table
     if pair["moved"]:
-        moved = _table("\nMoved most", "latent", *names, "first says", "second says")
+        moved = _table("\nMoved most", "latent", *shown, "first says", "second says")
         for one in pair["moved"]:
             ends = (_cell(one[which], None) for which in ("first", "second"))
             texts = (_name(one[which]["text"]) for which in ("first", "second"))

@@ -25,6 +25,7 @@ AGAINST = {
 _WIDTH = 460
 _LEFT, _RIGHT = 142, 54  # room for labels and values
 _ARM_STEP, _ROW_GAP = 15, 13
+_LOWEST = -4  # decade at which logarithmic axes begin; what lies below stands at their edge
 
 
 def _svg(
@@ -165,9 +166,6 @@ def reliability_chart(before: Sequence[dict[str, Any]], after: Sequence[dict[str
         ]
     label = f"Observed rate over probability, {len(before)} bins before and {len(after)} after calibration"
     return _svg(size, size, label, parts, "reliability")
-
-
-_LOWEST = -4  # decade at which the axes begin; what lies below stands at their edge
 
 
 def _log_place(p: float, size: float, edge: float) -> float:

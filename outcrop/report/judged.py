@@ -147,7 +147,7 @@ class Judged:
             shares[table["id"][mine].astype(np.int64), i] = table["share"][mine].astype(float)
         return shares
 
-    @property
+    @cached_property
     def latent_of(self) -> Int[ndarray, "N"]:
         """The latent of every explanation."""
         return self.texts["of_latent"].astype(np.int64)
@@ -209,6 +209,14 @@ class Judged:
         for name, column in columns.items():
             column[at] = rows[name]
         return Windows(start, **columns)
+
+
+def ranked_within(group: Int[ndarray, "n"], key: ndarray, n_groups: int) -> tuple[Int[ndarray, "n"], Int[ndarray, "G"]]:
+    """The rank of each item by its key within its group, from 0, and the size of each group."""
+    order, n = np.lexsort((key, group)), np.bincount(group, minlength=n_groups)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order)) - (np.cumsum(n) - n)[group[order]]
+    return rank, n
 
 
 def explainers(texts: dict[str, ndarray]) -> list[tuple[str, str]]:

@@ -70,7 +70,7 @@ def scorer_table(values: dict[str, ndarray], confidence: float) -> list[dict[str
         mine = values["value"][rows]
         mean = macro_mean(mine[:, None], confidence)
         named = dict(zip(_NAMES, key, strict=True))
-        table.append({**named, **within(named["metric"], mean, 0), "n": int((~np.isnan(mine)).sum())})
+        table.append({**named, **within(named["metric"], mean[0]), "n": int((~np.isnan(mine)).sum())})
     return sorted(table, key=lambda row: (_ORDER.index(row["scorer"]), row["explainer"], row["source"], row["arm"]))
 
 

@@ -28,9 +28,8 @@ from outcrop.metrics.ranking import Ranking
 from outcrop.metrics.rates import Estimate, Rate, weighted_rate
 from outcrop.metrics.tokens import BEYOND_TOKENS, TOKEN_ILLUSION
 from outcrop.report.calibrated import Calibrated
-from outcrop.report.judged import ARMS, STRATA, Judged, Verdicts
+from outcrop.report.judged import ARMS, STRATA, Judged, Verdicts, ranked_within
 
-ENDS = ("value", "low", "high")
 _FAR = float("inf")
 _RANGES = {  # of the metrics that are no shares
     **dict.fromkeys(("informedness", "token_illusion"), (-1.0, 1.0)),
@@ -44,11 +43,11 @@ _RANGES = {  # of the metrics that are no shares
 PERFECT_WINDOWS = 20  # of either kind; the share of perfect latents falls with their number
 
 
-def within(metric: str, estimate: Estimate, i: int) -> dict[str, float]:
-    """The i-th estimate of a mean, whose interval does not leave the metric's range."""
+def within(metric: str, mean: Estimate) -> dict[str, float]:
+    """One mean, whose interval does not leave the metric's range."""
     least, most = _RANGES.get(metric, (0.0, 1.0))
-    value, low, high = (float(getattr(estimate, end)[i]) for end in ENDS)
-    return {"value": value, "low": max(low, least), "high": min(high, most)}
+    ends = mean.numbers
+    return ends | {"low": max(ends["low"], least), "high": min(ends["high"], most)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Column:
     n: Float[ndarray, "N"]
 
     def of(self, rows: ndarray) -> Column:
-        return Column(Estimate(*(getattr(self.estimate, end)[rows] for end in ENDS)), self.n[rows])
+        return Column(self.estimate[rows], self.n[rows])
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def _ranked(
     rate = np.full(verdicts.n_subjects, np.nan)
     rate[of] = judged.texts["context_rate"].astype(float)
     found = {"auroc": ranking.auroc(), "average_precision": ranking.average_precision(rate)}
-    return {name: Column(Estimate(*(getattr(one, end)[of] for end in ENDS)), n.sum(-1)) for name, one in found.items()}
+    return {name: Column(one[of], n.sum(-1)) for name, one in found.items()}
 
 
 def ranked(judged: Judged, verdicts: Verdicts, values: Float[ndarray, "n"], confidence: float) -> Ranking:
@@ -189,10 +188,8 @@ def _perfect(judged: Judged, verdicts: Verdicts) -> dict[str, ndarray]:
     """enough: whether so many windows of either kind were judged, or failed to be; perfect: all drawn ones right."""
     activating = verdicts.cell < judged.n_quantiles
     group = verdicts.subject * 2 + activating
-    order = np.lexsort((np.random.default_rng(0).permutation(len(group)), group))
-    n = np.bincount(group, minlength=2 * verdicts.n_subjects)
-    rank = np.arange(len(order)) - (np.cumsum(n) - n)[group[order]]
-    drawn = order[rank < PERFECT_WINDOWS]
+    rank, n = ranked_within(group, np.random.default_rng(0).permutation(len(group)), 2 * verdicts.n_subjects)
+    drawn = np.flatnonzero(rank < PERFECT_WINDOWS)
     wrong = verdicts.predicted[drawn] != activating[drawn]  # so is a judgement that failed
     n_wrong = np.bincount(verdicts.subject[drawn], weights=wrong, minlength=verdicts.n_subjects)
     enough = (n.reshape(-1, 2) >= PERFECT_WINDOWS).all(axis=1)

@@ -14,7 +14,7 @@ from outcrop.report.bands import band_summary
 from outcrop.report.ledger import corpus, firing_rates, ledger
 from outcrop.report.reconstruction import reconstruction_table
 from outcrop.report.scorers import scorer_table
-from outcrop.report.scores import ENDS, Scores
+from outcrop.report.scores import Scores
 from outcrop.report.tables import Tables
 from outcrop.types import Reconstruction
 
@@ -60,8 +60,7 @@ def scores_of(scores: Scores, row: int) -> dict[str, dict[str, dict[str, Any]]]:
     told: dict[str, dict[str, dict[str, Any]]] = plain(
         {
             arm: {
-                metric: {**{end: getattr(column.estimate, end)[row] for end in ENDS}, "n": int(column.n[row])}
-                for metric, column in metrics.items()
+                metric: {**column.estimate[row].numbers, "n": int(column.n[row])} for metric, column in metrics.items()
             }
             for arm, metrics in scores.arms.items()
         }

@@ -11,7 +11,7 @@ They are kept beside the report as Parquet, for this purpose and for everybody's
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from outcrop.report.calibrated import ARMS as CALIBRATED
 from outcrop.report.calibrated import calibrated, calibration_summary
 from outcrop.report.judged import Judged
 from outcrop.report.scorers import scorer_values
-from outcrop.report.scores import ENDS, Column, Scores, score
+from outcrop.report.scores import Column, Scores, score
 from outcrop.results import DETECTION, FUZZING, MISPLACED, Results
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
@@ -70,7 +70,7 @@ class Tables:
         """Of these latents alone. ConfigError where there are none."""
         kept = _chosen(self.latents, where)
         if not kept.any():
-            raise ConfigError(f"no latent is {where}; `outcrop stats` shows what there is")
+            raise ConfigError(f"there is no latent with {where}; `outcrop stats` shows what there is")
         latents = _rows_of(self.latents, kept)
         of = _Members(latents)
         scores = self.scores.of(of(self.scores.about))
@@ -160,8 +160,8 @@ def _flat(scores: Scores) -> dict[str, ndarray]:
     columns = dict(scores.about)
     for arm, metrics in scores.arms.items():
         for name, column in metrics.items():
-            for end in ENDS:
-                columns[_named(arm, name, end)] = getattr(column.estimate, end)
+            for end, values in column.estimate.ends.items():
+                columns[_named(arm, name, end)] = values
             columns[_named(arm, name, "n")] = column.n.astype(np.int64)
     return columns
 
@@ -175,8 +175,8 @@ def _unflattened(columns: dict[str, ndarray], n_quantiles: int) -> Scores:
     for name in columns:
         if name.count(".") == 1:
             arm, metric = name.split(".")
-            ends = (columns[_named(arm, metric, end)] for end in ENDS)
-            arms.setdefault(arm, {})[metric] = Column(Estimate(*ends), columns[_named(arm, metric, "n")].astype(float))
+            ends = {end.name: columns[_named(arm, metric, end.name)] for end in fields(Estimate)}
+            arms.setdefault(arm, {})[metric] = Column(Estimate(**ends), columns[_named(arm, metric, "n")].astype(float))
     return Scores({name: column for name, column in columns.items() if "." not in name}, arms, n_quantiles)
 
 
