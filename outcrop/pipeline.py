@@ -239,11 +239,12 @@ class Run:
 
 def compare_runs(first: Path, second: Path) -> dict[str, Any]:
     """What differs between the scores of two runs (`report.comparison`), both of which are only read. RunError where
-    one has none. Latents are compared one by one where the coders' weights are the same."""
+    one has none. Latents are compared one by one where coders' weights are the same, whatever the coders' names."""
     contents = [_scored(path) for path in (first, second)]
-    weights = [{placed.key: placed.hash for placed in of.coders} for of in contents]
+    mine, others = ({placed.hash_of_content: str(placed.key) for placed in of.coders} for of in contents)
     tables = [of.tables_as_they_are() for of in contents]
-    return compare(*tables, same_coders=weights[0] == weights[1], confidence=contents[0].confidence)
+    same = {name: others[content] for content, name in mine.items() if content in others}
+    return compare(*tables, same_coders=same, confidence=contents[0].confidence)
 
 
 def _scored(path: Path) -> Contents:

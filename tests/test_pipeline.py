@@ -544,7 +544,7 @@ def test_a_run_compared_with_itself_is_only_read_and_does_not_differ(
     before = snapshot(finished)
     assert cli.main(["compare", str(finished), str(finished), "--to", str(tmp_path / "comparison.json")]) == 0
     assert snapshot(finished) == before
-    assert "latent by latent, over the same coders" in " ".join(capfd.readouterr().out.split())
+    assert "latent by latent, over 2 coders that are the same" in " ".join(capfd.readouterr().out.split())
     comparison = json.loads((tmp_path / "comparison.json").read_text())
     assert all(of["difference"]["value"] in (0, None) for of in comparison["explainers"][0]["metrics"].values())
 

@@ -37,8 +37,16 @@ class PlacedCoder:
     @cached_property
     def hash(self) -> str:
         """Of everything that its codes depend on, as it was when first asked; 16 hexadecimal digits."""
+        return self._digest(str(self.key))
+
+    @cached_property
+    def hash_of_content(self) -> str:
+        """The same for coders of any name and seed at one place."""
+        return self._digest(f"{self.key.source}->{self.key.target}")
+
+    def _digest(self, name: str) -> str:
         coder = self.coder
-        settings = [str(self.key), self.max_norm, asdict(coder.architecture), coder.reads, coder.read_scale]
+        settings = [name, self.max_norm, asdict(coder.architecture), coder.reads, coder.read_scale]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for _, tensor in sorted(coder.state_dict().items()):
             digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -3,7 +3,7 @@
 With h_s hits of n_s judgements in stratum s of weight w_s (Σ w_s = 1; arrays [..., S]):
 
     p̂ = Σ w_s h_s / n_s         p̃_s = (h_s + ½) / (n_s + 1)         p̃ = Σ w_s p̃_s
-    n_eff = p̃ (1 − p̃) / Σ w_s² p̃_s (1 − p̃_s) / n_s, at most 1 / Σ w_s² / n_s
+    n_eff = p̃ (1 − p̃) / Σ w_s² p̃_s (1 − p̃_s) / n_s, at most 1 / Σ w_s² / n_s; all of it by the design effect D
     rate ~ Beta(p̂ n_eff + ½, (1 − p̂) n_eff + ½)
 
 An effective sample size in a binomial interval: Korn and Graubard (1998), Confidence intervals
@@ -65,15 +65,18 @@ class Rate(Estimate):
         return Rate(value, low, high, self.measured[index], size, gap)
 
 
-def weighted_rate(hits: ArrayLike, n: ArrayLike, weights: ArrayLike, confidence: float) -> Rate:
-    """Rates [...] of hits, n and weights [..., S]; missing altogether where no stratum has weight."""
+def weighted_rate(
+    hits: ArrayLike, n: ArrayLike, weights: ArrayLike, confidence: float, design: float | ndarray = 1.0
+) -> Rate:
+    """Rates [...] of hits, n and weights [..., S]; missing altogether where no stratum has weight. `design` [...], by
+    which n_eff is divided, is that of judgements that go together (`metrics.clusters`)."""
     hits, n, weights = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (hits, n, weights)))
     seen = (weights > 0) & (n > 0)
     gap = _gap(weights, seen)
     share = weights * seen / _positive((weights * seen).sum(-1))[..., None]
     safe_n = np.where(seen, n, 1)
     p = np.clip((share * hits / safe_n).sum(-1), 0, 1)
-    n_eff = _effective_size(share, (hits + 0.5) / (safe_n + 1), safe_n)
+    n_eff = _effective_size(share, (hits + 0.5) / (safe_n + 1), safe_n) / design
     lower, upper = _beta_ends(p * n_eff + 0.5, (1 - p) * n_eff + 0.5, confidence)
     low = np.where((hits * seen).sum(-1) == 0, 0.0, np.minimum(lower, p))
     high = np.where(((n - hits) * seen).sum(-1) == 0, 1.0, np.maximum(upper, p))

@@ -33,6 +33,7 @@ from outcrop.report.tables import Tables
 MEDIANS = ("accuracy_skill", "accuracy_skill_calibrated", "breadth", "chance_corrected")  # unbounded
 WEIGHTED = ("tpr", "fpr", "balanced_accuracy", "informedness", "auroc", "true_accuracy", "average_precision")
 CHANCE_AND_BEST = {"balanced_accuracy": (0.5, 1.0), "informedness": (0.0, 1.0), "auroc": (0.5, 1.0)}
+_WEIGHED = ("firing_rate", "mean_activation", "selection_probability")
 _FREQUENT_RATE = 0.1
 
 _Group = tuple[str | None, int | None, int | None]  # coder, layer, prefix; None stands for all
@@ -48,16 +49,22 @@ def aggregates(tables: Tables, confidence: float) -> list[dict[str, Any]]:
     scores, entries = tables.scores, []
     for explainer, source in explainers(scores.about):
         mine = scores.scored & scores.by(explainer, source)
+        done = set(_names({name: scores.about[name][mine] for name in ("coder", "latent")}))
+        unscored = np.array([name not in done for name in _names(selected)], dtype=bool)
         for group in _groups(selected):
             everyone = _member(tables.latents, group)
             n_alive = int((everyone & (tables.latents["n_fired"] > 0)).sum())
             here = scores.of(mine & _member(scores.about, group))
-            n_unscored = int(_member(selected, group).sum()) - len(here.about["coder"])
+            left = {name: column[unscored & _member(selected, group)] for name, column in selected.items()}
             named = dict(zip(("coder", "layer", "prefix"), group, strict=True))
-            entry = _entry(here, n_unscored, confidence)
-            entry["perfect"] = _perfect(here, n_unscored, n_alive, int(everyone.sum()), confidence)
+            entry = _entry(here, left, confidence)
+            entry["perfect"] = _perfect(here, entry["n_unscored"], n_alive, int(everyone.sum()), confidence)
             entries.append(entry | {"explainer": explainer, "source": source} | named)
     return entries
+
+
+def _names(table: dict[str, ndarray]) -> list[tuple[str, int]]:
+    return list(zip(table["coder"].tolist(), table["latent"].tolist(), strict=True))
 
 
 def _groups(selected: dict[str, ndarray]) -> list[_Group]:
@@ -81,21 +88,23 @@ def _member(table: dict[str, ndarray], group: _Group) -> Bool[ndarray, "N"]:
     return member
 
 
-def _entry(scores: Scores, n_unscored: int, confidence: float) -> dict[str, Any]:
-    _, coder = np.unique(scores.about["coder"].astype(str), return_inverse=True)
+def _entry(scores: Scores, left: dict[str, ndarray], confidence: float) -> dict[str, Any]:
+    """`left` are rows of the latents that were selected but have no score."""
+    about = {name: np.concatenate([scores.about[name], left[name]]) for name in ("coder", *_WEIGHED)}
+    _, coder = np.unique(about["coder"].astype(str), return_inverse=True)
+    n, one = len(scores.about["coder"]), np.ones(len(coder))
+    ours = scores.arms["explanation"]
     return {
-        "n_scored": len(coder),
-        "n_unscored": n_unscored,
+        "n_scored": n,
+        "n_unscored": len(coder) - n,
         "macro": {arm: _macro(scores.arms[arm], confidence) for arm in ARMS},
         "weighted": {
-            name: {"n_effective": _effective(weights, coder)}
-            | {arm: _weighted(scores.arms[arm], weights, coder, confidence) for arm in ARMS}
-            for name, weights in _weights(scores.about).items()
+            name: {"n_effective": _effective(weights[:n], coder[:n])}
+            | {arm: _weighted(scores.arms[arm], weights[:n], coder[:n], confidence) for arm in ARMS}
+            | {"unscored": _with_unscored(ours, weights, coder, confidence, "weighted mean")}
+            for name, weights in _weights(about).items()
         },
-        "unscored": {
-            metric: _with_unscored(scores.arms["explanation"][metric], n_unscored, ends, confidence)
-            for metric, ends in CHANCE_AND_BEST.items()
-        },
+        "unscored": _with_unscored(ours, one, 0 * coder, confidence, "mean"),
     }
 
 
@@ -124,9 +133,7 @@ def _counts_of(scores: Scores) -> tuple[ndarray, ndarray, ndarray, ndarray]:
 
 
 def _weights(about: dict[str, ndarray]) -> dict[str, Float[ndarray, "n"]]:
-    rate, mean, probability = (
-        about[name].astype(float) for name in ("firing_rate", "mean_activation", "selection_probability")
-    )
+    rate, mean, probability = (about[name].astype(float) for name in _WEIGHED)
     firing = hajek_weights(rate, probability)
     return {
         "firing_rate": firing,
@@ -164,16 +171,16 @@ def _entries(names: tuple[str, ...], estimate: Estimate, scores: ndarray, statis
 
 
 def _with_unscored(
-    column: Column, n_unscored: int, ends: tuple[float, float], confidence: float
-) -> dict[str, dict[str, Any]]:
-    left_out = column.estimate.value
-    everyone = np.concatenate([left_out, np.full(n_unscored, np.nan)])
-    versions = {
-        "at_chance": unscored_at(everyone, ends[0]),
-        "left_out": left_out,
-        "at_best": unscored_at(everyone, ends[1]),
-    }
-    return {
-        name: _entries((name,), macro_mean(scores[:, None], confidence), scores[:, None], "mean")[name]
-        for name, scores in versions.items()
-    }
+    columns: dict[str, Column], weights: ndarray, coder: Int[ndarray, "n"], confidence: float, statistic: str
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """metric → how the latents without a score are counted → their mean; their weights stand behind the others'."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for metric, (chance, best) in CHANCE_AND_BEST.items():
+        scores = np.full(len(weights), np.nan)
+        scores[: len(columns[metric].n)] = columns[metric].estimate.value
+        versions = {"at_chance": unscored_at(scores, chance), "left_out": scores, "at_best": unscored_at(scores, best)}
+        found[metric] = {}
+        for version, values in versions.items():
+            mean = weighted_mean(values[:, None], weights, coder, confidence)
+            found[metric] |= {version: _entries((metric,), mean, values[weights > 0, None], statistic)[metric]}
+    return found

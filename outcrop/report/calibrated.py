@@ -50,12 +50,12 @@ class Calibrated:
         return whole
 
     @property
-    def decisions(self) -> tuple[Float[ndarray, "N C"], Float[ndarray, "N C"]]:
-        """As `Verdicts.counts`, of p′ > ½."""
+    def decisions(self) -> Verdicts:
+        """Of p′ > ½."""
         known = ~np.isnan(self.after)
         rows, said = self.rows[known], (self.after[known] > 0.5).astype(np.float64)
         columns = {name: getattr(self.verdicts, name)[rows] for name in ("subject", "window", "cell", "measured")}
-        return replace(self.verdicts, **columns, predicted=said, probability=self.after[known]).counts
+        return replace(self.verdicts, **columns, predicted=said, probability=self.after[known])
 
     @property
     def losses(self) -> dict[str, Float[ndarray, "N"]]:

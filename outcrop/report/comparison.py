@@ -1,6 +1,7 @@
 """Two runs side by side: what differs, by how much, and how sure one can be.
 
-Over the same coder latents are compared one by one; over different ones as populations, within bins of firing rate.
+Over the same coders latents are compared one by one; over different ones as populations, within bins of firing rate
+and, where the runs share hookpoints, within hookpoints.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
 
-from outcrop.metrics.comparison import unpaired
+from outcrop.metrics.comparison import Population, unpaired
 from outcrop.metrics.coverage import macro_mean, median
 from outcrop.report.aggregates import MEDIANS
 from outcrop.report.judged import explainers
 from outcrop.report.scores import Scores
 from outcrop.report.summary import plain
 from outcrop.report.tables import Tables
+from outcrop.types import CoderKey
 
 METRICS = (
     "balanced_accuracy",
@@ -34,13 +36,16 @@ METRICS = (
 _N_MOVED = 20
 
 
-def compare(first: Tables, second: Tables, *, same_coders: bool, confidence: float) -> dict[str, Any]:
-    """paired; explainers [first, second, metrics {metric: {first, second, difference {value, low, high}, n}},
-    only_first, only_second, moved [coder, latent, first, second, difference {…}, texts]]; differences are
-    second − first. n: latents compared. `same_coders`: whether both runs scored the latents of the same weights."""
+def compare(first: Tables, second: Tables, *, same_coders: dict[str, str], confidence: float) -> dict[str, Any]:
+    """paired; coders [first, second]; explainers [first, second, metrics {metric: {first, second,
+    difference {value, low, high}, n}}, only_first, only_second, moved [coder, latent, first, second, difference {…},
+    texts]]; differences are second − first. n: latents compared. `same_coders`: the names of coders of the same
+    weights, in the first run and in the second; without any, runs are compared as populations."""
     pairs = _explainers(first.scores, second.scores)
     compared = [_compared(first.scores, second.scores, *pair, same_coders, confidence) for pair in pairs]
-    found: dict[str, Any] = plain({"paired": same_coders, "confidence": confidence, "explainers": compared})
+    coders = [{"first": mine, "second": other} for mine, other in same_coders.items()]
+    about = {"paired": bool(coders), "coders": coders, "confidence": confidence}
+    found: dict[str, Any] = plain(about | {"explainers": compared})
     return found
 
 
@@ -51,29 +56,34 @@ def _explainers(first: Scores, second: Scores) -> list[tuple[tuple[str, str], tu
 
 
 def _compared(
-    first: Scores, second: Scores, mine: tuple[str, str], other: tuple[str, str], paired: bool, confidence: float
+    first: Scores,
+    second: Scores,
+    mine: tuple[str, str],
+    other: tuple[str, str],
+    same: dict[str, str],
+    confidence: float,
 ) -> dict[str, Any]:
     a, b = first.of(first.scored & first.by(*mine)), second.of(second.scored & second.by(*other))
-    rows, columns = _shared(a, b) if paired else (np.arange(len(a.scored)), np.arange(len(b.scored)))
-    measured = _paired if paired else _unpaired
+    rows, columns = _shared(a, b, same)
+    both, paired = (a.of(rows), b.of(columns)), bool(same)
     return {
         "first": {"explainer": mine[0], "source": mine[1]},
         "second": {"explainer": other[0], "source": other[1]},
         "metrics": {
-            name: measured(_values(a, name)[rows], _values(b, name)[columns], (a, b), name, confidence)
-            for name in METRICS
+            name: _paired(*both, name, confidence) if paired else _unpaired(a, b, name, confidence) for name in METRICS
         },
         "only_first": len(a.scored) - len(rows) if paired else None,
         "only_second": len(b.scored) - len(columns) if paired else None,
-        "moved": _moved(a.of(rows), b.of(columns)) if paired else [],
+        "moved": _moved(*both) if paired else [],
     }
 
 
-def _shared(a: Scores, b: Scores) -> tuple[Int[ndarray, "n"], Int[ndarray, "n"]]:
+def _shared(a: Scores, b: Scores, same: dict[str, str]) -> tuple[Int[ndarray, "n"], Int[ndarray, "n"]]:
     """The rows of the latents that both scored."""
-    names = [list(zip(of.about["coder"].tolist(), of.about["latent"].tolist(), strict=True)) for of in (a, b)]
-    place = {name: i for i, name in enumerate(names[1])}
-    both = [(i, place[name]) for i, name in enumerate(names[0]) if name in place]
+    mine, others = (zip(of.about["coder"].tolist(), of.about["latent"].tolist(), strict=True) for of in (a, b))
+    place = {name: i for i, name in enumerate(others)}
+    named = ((same.get(coder), latent) for coder, latent in mine)
+    both = [(i, place[name]) for i, name in enumerate(named) if name in place]
     rows = np.array(both, dtype=np.int64).reshape(-1, 2)
     return rows[:, 0], rows[:, 1]
 
@@ -82,21 +92,33 @@ def _values(scores: Scores, metric: str) -> ndarray:
     return scores.arms["explanation"][metric].estimate.value
 
 
-def _paired(a: ndarray, b: ndarray, _: tuple[Scores, Scores], metric: str, confidence: float) -> dict[str, Any]:
+def _paired(first: Scores, second: Scores, metric: str, confidence: float) -> dict[str, Any]:
+    a, b = _values(first, metric), _values(second, metric)
     both = ~np.isnan(a) & ~np.isnan(b)
     summed = median if metric in MEDIANS else macro_mean
     columns = (a[both, None], b[both, None], (b - a)[both, None])
-    first, second, difference = (summed(column, confidence) for column in columns)
-    means = {"first": float(first.value[0]), "second": float(second.value[0])}
+    mine, other, difference = (summed(column, confidence) for column in columns)
+    means = {"first": float(mine.value[0]), "second": float(other.value[0])}
     return means | {"difference": difference[0].numbers, "n": int(both.sum())}
 
 
-def _unpaired(a: ndarray, b: ndarray, of: tuple[Scores, Scores], metric: str, confidence: float) -> dict[str, Any]:
-    rates = [scores.about["firing_rate"].astype(float) for scores in of]
+def _unpaired(first: Scores, second: Scores, metric: str, confidence: float) -> dict[str, Any]:
     summed = median if metric in MEDIANS else macro_mean
-    first, second = (float(summed(values[:, None], confidence).value[0]) for values in (a, b))
-    difference, n = unpaired(a, rates[0], b, rates[1], confidence)
-    return {"first": first, "second": second, "difference": difference.numbers, "n": n}
+    mine, other = (float(summed(_values(of, metric)[:, None], confidence).value[0]) for of in (first, second))
+    a, b = (
+        Population(_values(of, metric), of.about["firing_rate"].astype(float), place)
+        for of, place in zip((first, second), _places(first, second), strict=True)
+    )
+    difference, n = unpaired(a, b, confidence)
+    return {"first": mine, "second": other, "difference": difference.numbers, "n": n}
+
+
+def _places(*runs: Scores) -> list[Int[ndarray, "n"]]:
+    """The hookpoint of every latent as a number; one for all where the runs share none."""
+    sources = [[str(CoderKey.parse(name).source) for name in of.about["coder"].tolist()] for of in runs]
+    apart = set.intersection(*map(set, sources))
+    number = {name: i for i, name in enumerate(sorted({name for of in sources for name in of}))}
+    return [np.array([number[name] if apart else 0 for name in of], dtype=np.int64) for of in sources]
 
 
 def _moved(a: Scores, b: Scores) -> list[dict[str, Any]]:

@@ -117,6 +117,12 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
     table.caption = f"{100 * summary['confidence']:g}% intervals" + (
         f"; {count(left)} selected latents have no score and are left out" if left else ""
     )
+    rho = summary["scores"]["within_documents"]["explanation"]
+    if any(value is not None for value in rho.values()):
+        table.caption += (
+            f"; answers on windows of one document correlate by {number(rho['activating'])} (activating) and "
+            f"{number(rho['others'])} (others), which the intervals count in"
+        )
     return table
 
 
@@ -210,8 +216,9 @@ def console_requests(counts: dict[str, CountingClient], judge: JudgeConfig) -> T
 
 def console_comparison(comparison: dict[str, Any], names: tuple[str, str]) -> Group:
     """Of `report.comparison`."""
+    n = len(comparison["coders"])
     how = (
-        "latent by latent, over the same coders"
+        f"latent by latent, over {'the same coder' if n == 1 else f'{n} coders that are the same'}"
         if comparison["paired"]
         else "as populations, within bins of firing rate: the coders differ"
     )
@@ -235,7 +242,7 @@ def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison
         for one in pair["moved"]:
             ends = (_cell(one[which], None) for which in ("first", "second"))
             texts = (_name(one[which]["text"]) for which in ("first", "second"))
-            moved.add_row(f"{one['latent']}", *ends, *texts)
+            moved.add_row(Text(visible(f"{coder_label(one['coder'])}, {one['latent']}", 80)), *ends, *texts)
         yield moved
 
 

@@ -52,7 +52,7 @@ FROM temp.text t JOIN explanations x USING (coder, latent, explainer, source)
      JOIN latents l USING (coder, latent) JOIN temp.subject s USING (coder, latent) ORDER BY t.id
 """
 _WINDOWS = """
-SELECT s.id, e.example, e.peak, e.mass,
+SELECT s.id, e.example, e.document, e.peak, e.mass,
        CASE WHEN e.split != 'score' THEN -1 WHEN e.quantile IS NOT NULL THEN e.quantile - 1
             ELSE ? + CASE e.stratum {} END END
 FROM temp.subject s CROSS JOIN examples e USING (coder, latent)
@@ -65,7 +65,9 @@ FROM temp.{subject} s CROSS JOIN judgements j
 _OF_TEXT = {"subject": "text", "explainer": "s.explainer AND j.source = s.source"}
 _OF_LATENT = {"subject": "subject", "explainer": "''"}
 
-_EXAMPLE = np.dtype([("latent", "i4"), ("example", "i4"), ("peak", "f4"), ("mass", "f4"), ("cell", "i4")])
+_EXAMPLE = np.dtype(
+    [("latent", "i4"), ("example", "i4"), ("document", "i4"), ("peak", "f4"), ("mass", "f4"), ("cell", "i4")]
+)
 _JUDGED = np.dtype([("id", "i4"), ("example", "i4"), ("predicted", "f4"), ("probability", "f8")])
 
 
@@ -76,6 +78,7 @@ class Windows:
     start: Int[ndarray, "L"]  # where those of each latent begin
     latent: Int[ndarray, "E"]
     cell: Int[ndarray, "E"]  # −1 for those of explainers
+    cluster: Int[ndarray, "E"]  # the scored windows of one document in its latent; −1 where there is but one
     peak: Float[ndarray, "E"]
     mass: Float[ndarray, "E"]  # Σ activation
 
@@ -204,11 +207,22 @@ class Judged:
         np.maximum.at(n_examples, rows["latent"], rows["example"] + 1)
         start = np.cumsum(n_examples) - n_examples
         at, n = start[rows["latent"]] + rows["example"], int(n_examples.sum())
-        columns = {name: np.zeros(n, dtype=rows[name].dtype) for name in ("latent", "cell", "peak", "mass")}
+        found = {name: rows[name] for name in ("latent", "cell", "peak", "mass")} | {"cluster": _clusters(rows)}
+        columns = {name: np.zeros(n, dtype=values.dtype) for name, values in found.items()}
         columns["cell"][:] = -1
         for name, column in columns.items():
-            column[at] = rows[name]
+            column[at] = found[name]
         return Windows(start, **columns)
+
+
+def _clusters(rows: ndarray) -> Int[ndarray, "E"]:
+    """Of rows of `_EXAMPLE`, see `Windows`."""
+    scored = np.flatnonzero(rows["cell"] >= 0)
+    key = (rows["latent"][scored].astype(np.int64) << 32) + rows["document"][scored]
+    _, of, size = np.unique(key, return_inverse=True, return_counts=True)
+    cluster = np.full(len(rows), -1)
+    cluster[scored] = np.where(size > 1, np.arange(len(size)), -1)[of]
+    return cluster
 
 
 def ranked_within(group: Int[ndarray, "n"], key: ndarray, n_groups: int) -> tuple[Int[ndarray, "n"], Int[ndarray, "G"]]:

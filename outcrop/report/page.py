@@ -109,6 +109,7 @@ def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[Laten
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     cards = _cards(tables, latents)
     overall, *others = summary["scores"]["aggregates"]
+    weighted = {name: overall["weighted"][key]["unscored"] for key, name in WEIGHTINGS.items()}
     scorers = scorer_rows(summary["scores"]["scorers"])
     return _template().render(
         summary=summary,
@@ -125,6 +126,8 @@ def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[Laten
         metrics=_judged(overall["macro"], METRIC_NAMES),
         weightings=WEIGHTINGS,
         unscored=UNSCORED,
+        with_unscored={"each latent once": overall["unscored"], **weighted},
+        rho=summary["scores"]["within_documents"]["explanation"],
         strata=STRATUM_NAMES,
         arms=figures.ARM_NAMES,
         n_shades=N_SHADES,

@@ -15,7 +15,7 @@ those that were judged, were all judged right.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -28,6 +28,7 @@ from outcrop.metrics.ranking import Ranking
 from outcrop.metrics.rates import Estimate, Rate, weighted_rate
 from outcrop.metrics.tokens import BEYOND_TOKENS, TOKEN_ILLUSION
 from outcrop.report.calibrated import Calibrated
+from outcrop.report.clusters import design_of
 from outcrop.report.judged import ARMS, STRATA, Judged, Verdicts, ranked_within
 
 _FAR = float("inf")
@@ -68,12 +69,13 @@ class Scores:
     about: dict[str, ndarray]
     arms: dict[str, dict[str, Column]]
     n_quantiles: int
+    within_documents: dict[str, dict[str, float]]  # arm → kind of window → correlation of the judgements of a document
 
     def of(self, rows: ndarray) -> Scores:
         """Some of them, by a mask or by their rows."""
         about = {name: column[rows] for name, column in self.about.items()}
         arms = {arm: {name: column.of(rows) for name, column in of.items()} for arm, of in self.arms.items()}
-        return Scores(about, arms, self.n_quantiles)
+        return replace(self, about=about, arms=arms)
 
     @property
     def scored(self) -> Bool[ndarray, "N"]:
@@ -91,6 +93,7 @@ class _ArmRates:
     fpr: Rate
     quantiles: list[Rate]
     strata: list[Rate]
+    correlation: dict[str, float]
 
 
 def score(judged: Judged, posteriors: Calibrated, confidence: float) -> Scores:
@@ -100,31 +103,35 @@ def score(judged: Judged, posteriors: Calibrated, confidence: float) -> Scores:
     for arm, (scorer, name) in ARMS.items():
         verdicts = judged.verdicts(scorer, name)
         of = np.arange(verdicts.n_subjects) if verdicts.of_texts else judged.latent_of
-        hits, n = (counts[of] for counts in verdicts.counts)
-        rates[arm] = _rates(judged, hits, n, confidence)
+        n = verdicts.counts[1][of]
+        rates[arm] = _rates(judged, verdicts, of, confidence)
         arms[arm] = _counted(judged, n, rates[arm]) | _ranked(judged, verdicts, of, n, confidence)
     ours = arms["explanation"]
     ours |= _compared(rates, ours["informedness"].n, ours["balanced_accuracy_same_token"].n)
     arms["explanation"] |= _calibrated(judged, posteriors, confidence)
     sizes = {f"{name}_size": getattr(rates["explanation"], name).size for name in ("tpr", "fpr")}
-    return Scores(judged.texts | sizes | _perfect(judged, posteriors.verdicts), arms, judged.n_quantiles)
+    about = judged.texts | sizes | _perfect(judged, posteriors.verdicts)
+    return Scores(about, arms, judged.n_quantiles, {arm: of.correlation for arm, of in rates.items()})
 
 
-def _rates(judged: Judged, hits: ndarray, n: ndarray, confidence: float) -> _ArmRates:
-    """An arm that was never asked has neither value nor bounds: its weights are NaN."""
+def _rates(judged: Judged, verdicts: Verdicts, of: Int[ndarray, "N"], confidence: float) -> _ArmRates:
+    """Of the subjects `of`. An arm that was never asked has neither value nor bounds: its weights are NaN."""
+    hits, n = (counts[of] for counts in verdicts.counts)
     asked = np.where(n.sum(-1) > 0, 1.0, np.nan)[:, None]
     q, strata = judged.n_quantiles, slice(judged.n_quantiles, judged.n_quantiles + len(STRATA))
     even, shares = asked * np.full(q, 1 / max(q, 1)), asked * judged.shares[judged.latent_of]
+    up, down = (design_of(judged, verdicts, activating=activating) for activating in (True, False))
 
     def alone(cell: int, weight: ndarray) -> Rate:
-        one = slice(cell, cell + 1)
-        return weighted_rate(hits[:, one], n[:, one], weight, confidence)
+        one, design = slice(cell, cell + 1), (up if cell < q else down).alone[of, cell]
+        return weighted_rate(hits[:, one], n[:, one], weight, confidence, design)
 
     return _ArmRates(
-        tpr=weighted_rate(hits[:, :q], n[:, :q], even, confidence),
-        fpr=weighted_rate(hits[:, strata], n[:, strata], shares, confidence),
+        tpr=weighted_rate(hits[:, :q], n[:, :q], even, confidence, up.whole[of]),
+        fpr=weighted_rate(hits[:, strata], n[:, strata], shares, confidence, down.whole[of]),
         quantiles=[alone(i, asked) for i in range(q)],
         strata=[alone(q + i, np.where(shares[:, [i]] > 0, asked, 0 * asked)) for i in range(len(STRATA))],
+        correlation={"activating": up.correlation, "others": down.correlation},
     )
 
 
@@ -170,8 +177,9 @@ def ranked(judged: Judged, verdicts: Verdicts, values: Float[ndarray, "n"], conf
 
 
 def _calibrated(judged: Judged, posteriors: Calibrated, confidence: float) -> dict[str, Column]:
-    hits, n = posteriors.decisions
-    rates, n_all = _rates(judged, hits, n, confidence), n.sum(-1)
+    decisions = posteriors.decisions
+    rates = _rates(judged, decisions, np.arange(decisions.n_subjects), confidence)
+    n_all = decisions.counts[1].sum(-1)
     at_rate = at_prevalence(rates.tpr, rates.fpr, judged.texts["context_rate"].astype(float))
     found = {
         "tpr": rates.tpr,

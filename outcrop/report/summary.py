@@ -18,7 +18,7 @@ from outcrop.report.scores import Scores
 from outcrop.report.tables import Tables
 from outcrop.types import Reconstruction
 
-VERSION = 2
+VERSION = 3
 
 
 def summarise(
@@ -45,6 +45,7 @@ def summarise(
         "reconstruction": reconstruction_table(reconstructions),
         "scores": {
             "n_quantiles": tables.scores.n_quantiles,
+            "within_documents": tables.scores.within_documents,
             "aggregates": aggregates(tables, confidence),
             "scorers": scorer_table(tables.scorers, confidence),
             "bands": band_summary(tables.bands, confidence),

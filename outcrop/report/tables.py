@@ -34,7 +34,7 @@ from outcrop.results import DETECTION, FUZZING, MISPLACED, Results
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
-VERSION = 1  # of the columns
+VERSION = 2  # of the columns
 
 _ABOUT = "outcrop"  # key of the metadata
 
@@ -100,7 +100,7 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
 def save_tables(tables: Tables, folder: Path) -> None:
     """As Parquet."""
     about = {"coders": tables.coders, "judgements": tables.judgements, "n_quantiles": tables.scores.n_quantiles}
-    about |= {"calibration": tables.calibration}
+    about |= {"within_documents": tables.scores.within_documents, "calibration": tables.calibration}
     _write(folder / "scores.parquet", _flat(tables.scores), {})
     _write(folder / "scorers.parquet", tables.scorers, {})
     _write(folder / "bands.parquet", tables.bands, {})
@@ -115,7 +115,7 @@ def load_tables(folder: Path) -> Tables:
         coders=about["coders"],
         judgements=[tuple(row) for row in about["judgements"]],
         latents=latents,
-        scores=_unflattened(scores, about["n_quantiles"]),
+        scores=_unflattened(scores, about["n_quantiles"], about["within_documents"]),
         scorers=scorers,
         bands=bands,
         calibration=about["calibration"],
@@ -170,14 +170,18 @@ def _named(arm: str, metric: str, part: str) -> str:
     return f"{arm}.{metric}" + (f".{part}" if part != "value" else "")
 
 
-def _unflattened(columns: dict[str, ndarray], n_quantiles: int) -> Scores:
+def _unflattened(
+    columns: dict[str, ndarray], n_quantiles: int, within_documents: dict[str, dict[str, float]]
+) -> Scores:
     arms: dict[str, dict[str, Column]] = {}
     for name in columns:
         if name.count(".") == 1:
             arm, metric = name.split(".")
             ends = {end.name: columns[_named(arm, metric, end.name)] for end in fields(Estimate)}
             arms.setdefault(arm, {})[metric] = Column(Estimate(**ends), columns[_named(arm, metric, "n")].astype(float))
-    return Scores({name: column for name, column in columns.items() if "." not in name}, arms, n_quantiles)
+    return Scores(
+        {name: column for name, column in columns.items() if "." not in name}, arms, n_quantiles, within_documents
+    )
 
 
 def _rows(table: dict[str, ndarray]) -> list[tuple[Any, ...]]:

@@ -90,6 +90,13 @@ def test_many_latents_at_once_give_what_each_gives_alone() -> None:
         assert (alone.value, alone.low, alone.high) == (together.value[i], together.low[i], together.high[i])
 
 
+def test_judgements_that_go_together_count_as_fewer() -> None:
+    alike = weighted_rate([5], [10], [1.0], 0.95)
+    together = weighted_rate([10], [20], [1.0], 0.95, design=2.0)
+    assert (together.value, together.size) == (alike.value, 10)
+    assert [float(together.low), float(together.high)] == pytest.approx([float(alike.low), float(alike.high)])
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_rate_lies_in_its_interval_and_both_in_zero_to_one(data: st.DataObject) -> None:

@@ -17,6 +17,7 @@ from numpy import ndarray
 from scipy.special import expit, logit
 
 from outcrop.metrics.accuracy import BALANCED_ACCURACY
+from outcrop.metrics.clusters import design_effect, intraclass_correlation
 from outcrop.metrics.forms import Linear, Quotient, estimate
 from outcrop.metrics.prevalence import f1, precision, true_accuracy
 from outcrop.metrics.rates import Estimate, Rate, weighted_rate
@@ -92,8 +93,13 @@ def _judged(
     rate: ndarray, n: int, weights: ndarray, draws: int, clustered: bool, generator: np.random.Generator
 ) -> Rate:
     yes = generator.random((draws, len(rate), n)) < rate[:, None]
+    design = np.ones(draws)
     if clustered:
         pairs = n // 2
         same = generator.random((draws, len(rate), pairs)) < CORRELATION
         yes[..., pairs : 2 * pairs] = np.where(same, yes[..., :pairs], yes[..., pairs : 2 * pairs])
-    return weighted_rate(yes.sum(-1), [n] * len(rate), weights, 0.95)
+        draw, cell, window = (index.ravel() for index in np.indices(yes.shape))
+        cluster = np.where(window < 2 * pairs, cell * n + window % pairs, -1)
+        rho = intraclass_correlation(yes.ravel().astype(float), draw, cell, cluster)
+        design = design_effect(weights[cell], draw, cluster, draws, rho)
+    return weighted_rate(yes.sum(-1), [n] * len(rate), weights, 0.95, design)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from outcrop.report.comparison import compare
 from outcrop.report.console import console_comparison
 from outcrop.report.tables import Tables, read_tables
 
-from .conftest import Run
+from .conftest import KEY, Run
 from .test_summary import copied
+
+SAME = {str(KEY): str(KEY)}
+OTHER = str(replace(KEY, setting="other", seed=3))
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +31,13 @@ def worse(run: Run) -> Tables:
 
 
 def test_a_run_does_not_differ_from_itself(tables: Tables) -> None:
-    (pair,) = compare(tables, tables, same_coders=True, confidence=0.95)["explainers"]
+    (pair,) = compare(tables, tables, same_coders=SAME, confidence=0.95)["explainers"]
     assert all(of["difference"]["value"] == 0 for of in pair["metrics"].values())
     assert (pair["only_first"], pair["only_second"], pair["moved"]) == (0, 0, [])
 
 
 def test_latents_are_compared_one_by_one_and_those_of_one_run_are_counted(tables: Tables, worse: Tables) -> None:
-    (pair,) = compare(tables, worse, same_coders=True, confidence=0.95)["explainers"]
+    (pair,) = compare(tables, worse, same_coders=SAME, confidence=0.95)["explainers"]
     accuracy = pair["metrics"]["balanced_accuracy"]
     mine, other = (of.scores.arms["explanation"]["balanced_accuracy"].estimate.value for of in (tables, worse))
     latents = tables.scores.about["latent"]
@@ -46,8 +50,20 @@ def test_latents_are_compared_one_by_one_and_those_of_one_run_are_counted(tables
     assert moved["first"]["text"].startswith("dogs at the park")
 
 
+def test_a_coder_of_another_name_is_paired_and_the_latents_of_one_run_alone_are_counted(tables: Tables) -> None:
+    about = tables.scores.about | {"coder": np.full_like(tables.scores.about["coder"], OTHER)}
+    renamed = replace(tables, scores=replace(tables.scores, about=about))
+    comparison = compare(tables, renamed, same_coders={str(KEY): OTHER}, confidence=0.95)
+    (pair,) = comparison["explainers"]
+    assert comparison["coders"] == [{"first": str(KEY), "second": OTHER}]
+    assert pair["metrics"]["balanced_accuracy"]["n"] == int(tables.scores.scored.sum())
+    (apart,) = compare(tables, renamed, same_coders={"absent": OTHER}, confidence=0.95)["explainers"]
+    assert apart["metrics"]["balanced_accuracy"]["n"] == 0
+    assert apart["only_first"] == apart["only_second"] == int(tables.scores.scored.sum())
+
+
 def test_over_other_coders_populations_are_compared(tables: Tables, worse: Tables) -> None:
-    comparison = compare(tables, worse, same_coders=False, confidence=0.95)
+    comparison = compare(tables, worse, same_coders={}, confidence=0.95)
     (pair,) = comparison["explainers"]
     assert not comparison["paired"] and pair["moved"] == [] and pair["only_first"] is None
     assert pair["metrics"]["balanced_accuracy"]["first"] == pytest.approx(
@@ -55,8 +71,8 @@ def test_over_other_coders_populations_are_compared(tables: Tables, worse: Table
     )
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_the_console_says_how_they_were_compared(tables: Tables, worse: Tables, same: bool) -> None:
+@pytest.mark.parametrize("same", [SAME, {}])
+def test_the_console_says_how_they_were_compared(tables: Tables, worse: Tables, same: dict[str, str]) -> None:
     stream = io.StringIO()
     comparison = compare(tables, worse, same_coders=same, confidence=0.95)
     Console(file=stream, width=150).print(console_comparison(comparison, ("runs/a", "runs/b")))

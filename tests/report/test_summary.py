@@ -173,6 +173,19 @@ def test_unscored_latents_at_chance_and_at_best_embrace_those_left_out(summary: 
     assert versions["at_chance"]["value"] < versions["left_out"]["value"] < versions["at_best"]["value"]
 
 
+def test_unscored_latents_weigh_what_they_weigh(summary: dict, tables: Tables) -> None:
+    selected, scored_ones = tables.latents["selection_probability"] > 0, tables.scores.about["latent"]
+    rate = tables.latents["firing_rate"] * selected
+    left = ~np.isin(tables.latents["latent"], scored_ones[tables.scores.scored])
+    weighted = summary["scores"]["aggregates"][0]["weighted"]["firing_rate"]
+    without = weighted["explanation"]["balanced_accuracy"]["value"]
+    versions = weighted["unscored"]["balanced_accuracy"]
+    assert versions["left_out"]["value"] == pytest.approx(without)
+    for version, value in (("at_chance", 0.5), ("at_best", 1.0)):
+        expected = (rate[~left].sum() * without + rate[left].sum() * value) / rate.sum()
+        assert versions[version]["value"] == pytest.approx(expected)
+
+
 def test_a_control_that_was_not_asked_is_missing(run: Run) -> None:
     without = copied(run)
     without._db.execute("DELETE FROM judgements WHERE arm = 'none'")
