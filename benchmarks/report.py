@@ -3,7 +3,7 @@
     python benchmarks/report.py [--quick] [--latents 100000] [--rounds 3]
 
 Made-up results of one coder in three layers: every latent explained and judged on 60 windows (five quantiles of four,
-20 random, 10 same-token, 10 neighbour) with the explanation, without any and by the token baseline, and on 20 of them
+20 random, 10 same-token, 10 neighbour; two to a document) with the explanation, without any and by the token baseline, and on 20 of them
 with another latent's explanation: 200 judgements of each. Making them is not timed.
 
     cold      `read_tables`, `save_tables` and `summarise`, from the database
@@ -83,7 +83,7 @@ def examples(n: int) -> Iterator[Row]:
     for latent in range(n):
         for i, (quantile, stratum) in enumerate(KINDS):
             peak = float(quantile or 0)
-            yield KEY, latent, i, "score", i, i, quantile, stratum, None, None, peak, peak
+            yield KEY, latent, i, "score", i, i // 2, quantile, stratum, None, None, peak, peak
 
 
 def explanations(n: int) -> Iterator[Row]:

@@ -1,19 +1,17 @@
-"""Which language model does which stage: one explains, one scores; often they are the same."""
+"""Which language model has which role: one explains, one judges; often they are the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
 
-from outcrop.config import JudgeConfig
+from outcrop.config import JudgeConfig, Role
 from outcrop.errors import ConfigError
 from outcrop.interp.clients.budget import Budget, BudgetClient
 from outcrop.interp.clients.client import Client, is_address, require_installed
 from outcrop.run import StageMark
 
 Connect = Callable[[str, str | None, JudgeConfig], Client]
-
-STAGES = ("explain", "score")
 
 
 class Judges:
@@ -24,12 +22,12 @@ class Judges:
         self._config, self._connect = config, connect
         self._budget = Budget(config.max_requests, config.max_cost)
 
-    def client(self, stage: str) -> Client:
-        return self._explainer if stage == "explain" else self._judge
+    def client(self, role: Role) -> Client:
+        return self._explainer if role == "explainer" else self._judge
 
-    def address(self, stage: str) -> str:
-        """Where a stage's model is, as the settings say; ConfigError if they do not."""
-        address = self._config.explainer or self._config.name if stage == "explain" else self._config.name
+    def address(self, role: Role) -> str:
+        """Where the model is, as the settings say; ConfigError if they do not."""
+        address = self._config.explainer or self._config.name if role == "explainer" else self._config.name
         if address is None:
             raise ConfigError(
                 "no judge is given. --judge takes the address of an OpenAI-compatible server (http://…/v1) or a "
@@ -37,32 +35,36 @@ class Judges:
             )
         return address
 
-    def require(self, stage: str) -> None:
-        """ConfigError where a stage's model is not named, JudgeError where it is served and does not answer or
-        cannot be run here."""
-        require_installed(self.address(stage))
-        if is_address(self.address(stage)):
-            self.client(stage)
+    def require(self, role: Role) -> None:
+        """ConfigError where the model is not named, JudgeError where it is served and does not answer or cannot be run
+        here."""
+        require_installed(self.address(role))
+        if is_address(self.address(role)):
+            self.client(role)
 
-    def changed(self, stage: str, mark: StageMark) -> str | None:
-        """The identity of the model that would do a stage now; None where the one that did it is still
-        meant. It is asked only where the settings name another address or name than before."""
-        if mark.model is None or (self._config.name is None and self._config.explainer is None):
-            return None
-        named = self._explainer_model if stage == "explain" else self._config.model
-        if mark.complete and mark.address == self.address(stage) and named in (None, mark.model):
-            return None
-        return self.client(stage).model
+    def changed(self, mark: StageMark) -> dict[Role, str]:
+        """The identities of the models that would do a stage now, where others did it. A model is asked who it is only
+        where the settings name another address or name than before."""
+        if self._config.name is None and self._config.explainer is None:
+            return {}
+        asked = (role for role in mark.models if not self._still_meant(role, mark))
+        now = {role: self.client(role).model for role in asked}
+        return {role: model for role, model in now.items() if model != mark.models[role]}
+
+    def _still_meant(self, role: Role, mark: StageMark) -> bool:
+        named = self._explainer_model if role == "explainer" else self._config.model
+        same_place = mark.addresses[role] == self.address(role)
+        return mark.complete and same_place and named in (None, mark.models[role])
 
     @cached_property
     def _judge(self) -> Client:
-        return self._connected(self.address("score"), self._config.model)
+        return self._connected(self.address("judge"), self._config.model)
 
     @cached_property
     def _explainer(self) -> Client:
-        if self.address("explain") == self._config.name and self._explainer_model == self._config.model:
+        if self.address("explainer") == self._config.name and self._explainer_model == self._config.model:
             return self._judge
-        return self._connected(self.address("explain"), self._explainer_model)
+        return self._connected(self.address("explainer"), self._explainer_model)
 
     def _connected(self, address: str, model: str | None) -> Client:
         client = self._connect(address, model, self._config)

@@ -25,7 +25,6 @@ from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.clients.client import connect
 from outcrop.interp.clients.counting import CountingClient
 from outcrop.interp.explainers.given import require_readable
-from outcrop.judges import STAGES as JUDGED
 from outcrop.judges import Connect, Judges
 from outcrop.latents.neighbours import find_neighbours
 from outcrop.latents.outputs import outputs
@@ -114,7 +113,7 @@ class Run:
         """What the stages up to `last` that ask would still send: at least this, where an explainer goes on from
         answers. RunError where nothing is cached. Nothing is asked."""
         marks = self.directory.marks()
-        stale = stages.stale_stages(self.config, marks, self._model_of)
+        stale = stages.stale_stages(self.config, marks, self._judges.changed)
         if not self._fresh:
             stages.refuse(stale, self.directory)
         done = {stage for stage, mark in marks.items() if mark.complete} - {one.stage for one in stale}
@@ -144,7 +143,7 @@ class Run:
     def _do(self, stage: str, *, begun: bool) -> None:
         if not begun:
             stages.clear(stage, self.directory)
-        mark = StageMark(stages.settings_of(stage, self.config), complete=False, **self._who(stage))
+        mark = self._mark(stage)
         self.directory.mark(stage, mark)
         self._say(f"{stage}: {'going on' if begun else 'begun'}")
         try:
@@ -171,7 +170,7 @@ class Run:
 
     def _drop_stale(self, last: str, unanswered: list[str]) -> dict[str, Corpus] | None:
         """Gives the text where more of it is to be cached. Raises before anything is changed."""
-        stale = stages.stale_stages(self.config, self.directory.marks(), self._model_of)
+        stale = stages.stale_stages(self.config, self.directory.marks(), self._judges.changed)
         if not self._fresh:
             stages.refuse(stale, self.directory)
         anew = [*(staleness.stage for staleness in stale), *unanswered]
@@ -203,12 +202,12 @@ class Run:
         if "cache" in marks:
             self.directory.mark("cache", replace(marks["cache"], complete=False))
         self.contents.save_corpora(corpora, self.contents.vocabulary)
-        self.directory.mark("tokens", StageMark(stages.settings_of("tokens", self.config), complete=True))
+        self.directory.mark("tokens", replace(self._mark("tokens"), complete=True))
 
     def _unanswered(self, last: str) -> list[str]:
         """The complete stages up to `last` of which some request has no answer among the replies."""
         marks = self.directory.marks()
-        done = [stage for stage in stages.ORDER[: stages.ORDER.index(last) + 1] if stage in JUDGED and stage in marks]
+        done = [stage for stage in stages.ORDER[: stages.ORDER.index(last) + 1] if stage in _ANSWERS and stage in marks]
         if not done:
             return []
         with self.contents.results() as results, self.contents.replies() as replies:
@@ -218,23 +217,20 @@ class Run:
     def _require_judge(self, last: str, stale: list[str]) -> None:
         """That none is given, or that it does not answer, is told before any work, if one will be needed."""
         marks = self.directory.marks()
-        for stage in JUDGED:
+        for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
             done = stage in marks and marks[stage].complete and stage not in stale
-            if self.config.asks(stage) and not done and stages.ORDER.index(stage) <= stages.ORDER.index(last):
-                self._judges.require(stage)
-                if stage == "explain" and "iterative" in self.config.explain.explainers:
-                    self._judges.require("score")
-                if self.config.judge.replies is not None:  # that this file cannot be used is told now
-                    self.contents.replies().close()
+            roles = () if done else self.config.asks(stage)
+            for role in roles:
+                self._judges.require(role)
+            if roles and self.config.judge.replies is not None:  # that this file cannot be used is told now
+                self.contents.replies().close()
 
-    def _who(self, stage: str) -> dict[str, str]:
-        """The language model that does a stage, for its mark."""
-        if not self.config.asks(stage):
-            return {}
-        return {"model": self._judges.client(stage).model, "address": self._judges.address(stage)}
-
-    def _model_of(self, stage: str) -> str | None:
-        return self._judges.changed(stage, self.directory.marks()[stage])
+    def _mark(self, stage: str) -> StageMark:
+        """Of a stage that is begun."""
+        roles = self.config.asks(stage)
+        models = {role: self._judges.client(role).model for role in roles}
+        addresses = {role: self._judges.address(role) for role in roles}
+        return StageMark(stages.settings_of(stage, self.config), complete=False, models=models, addresses=addresses)
 
 
 def compare_runs(first: Path, second: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from outcrop.config import Role
 from outcrop.errors import CorruptError, RunError
 
 _LOCK = ".lock"
@@ -52,12 +53,12 @@ def _unfinished(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class StageMark:
-    """What a stage was made with, and by which language model where one was asked."""
+    """What a stage was made with, and which language models were asked."""
 
     settings: dict[str, Any]
     complete: bool
-    model: str | None = None  # its identity
-    address: str | None = None  # where it was found
+    models: dict[Role, str]  # their identities
+    addresses: dict[Role, str]  # where they were found
 
 
 class RunDirectory:

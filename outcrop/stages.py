@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from outcrop.config import RunConfig, to_dict
+from outcrop.config import Role, RunConfig, to_dict
 from outcrop.errors import StaleError
 from outcrop.run import RunDirectory, StageMark
 
@@ -86,12 +86,11 @@ def _with_content(file: str) -> str:
 
 
 def stale_stages(
-    config: RunConfig, marks: Mapping[str, StageMark], who_answers: Callable[[str], str | None]
+    config: RunConfig, marks: Mapping[str, StageMark], other_models: Callable[[StageMark], Mapping[Role, str]]
 ) -> list[Staleness]:
     """The stages of a run directory that its marks show to be made otherwise than `config` wants.
 
-    `who_answers(stage)` gives the identity of the language model that would do the stage now, or
-    None where the one that did it is still meant.
+    `other_models(mark)` gives the identities of the language models that would do the stage now, where others did it.
     """
     stale: list[Staleness] = []
     grows = cache_grows(config, marks)
@@ -101,9 +100,7 @@ def stale_stages(
             continue
         upstream = [s.stage for s in stale if s.stage in _NEEDS[stage]]
         changes = _differences(mark.settings, settings_of(stage, config))
-        model = who_answers(stage)
-        if mark.model is not None and model is not None and model != mark.model:
-            changes.append(f"its language model was {mark.model}, is {model}")
+        changes += [f"its {role} was {mark.models[role]}, is {now}" for role, now in other_models(mark).items()]
         if changes:
             stale.append(Staleness(stage, "; ".join(changes)))
         elif stage == "examples" and grows:

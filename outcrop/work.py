@@ -15,7 +15,7 @@ from outcrop import config as configs
 from outcrop.coders.placed import PlacedCoder
 from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import find_coder, load_coder
-from outcrop.config import CoderConfig, ModelConfig, RunConfig
+from outcrop.config import CoderConfig, ModelConfig, Role, RunConfig
 from outcrop.contents import Contents
 from outcrop.interp.clients.client import Client, RememberingClient
 from outcrop.interp.clients.counting import DRY_RUN, CountingClient
@@ -131,21 +131,19 @@ class Work:
         here = self._contents
         with here.results() as results, here.replies() as replies:
             results.clear("explanations", "judgements", "relations")
-            iterates = "iterative" in self._config.explain.explainers
-            client = self._client("explain", replies) if self._config.asks("explain") else None
-            found = self._explained(client, self._client("score", replies) if iterates else None)
-            for group in _grouped(found):
+            clients = self._clients("explain", replies)
+            for group in _grouped(self._explained(clients.get("explainer"), clients.get("judge"))):
                 results.add_explanations(group)
 
-    def _client(self, stage: str, replies: Replies) -> Client:
-        return RememberingClient(self._judges.client(stage), replies)
+    def _clients(self, stage: str, replies: Replies) -> dict[Role, Client]:
+        return {role: RememberingClient(self._judges.client(role), replies) for role in self._config.asks(stage)}
 
     def would_ask(self, asking: Sequence[str], *, explained: bool) -> dict[str, CountingClient]:
         """Stage → what it would ask. Where nothing is explained yet, explanations are as long as they may be."""
         here, config, counts = self._contents, self._config, dict[str, CountingClient]()
         with here.replies() as replies:
             for stage in asking:
-                counts[stage] = CountingClient(self._judges.client(stage).model, replies)
+                counts[stage] = CountingClient(self._judges.client(self._config.asks(stage)[0]).model, replies)
             if explained:
                 with here.results() as results:
                     found = [one for one in results.explanations() if one.explainer in config.explain.explainers]
@@ -198,7 +196,7 @@ class Work:
         with here.results() as results, here.replies() as replies:
             results.clear("judgements", "relations")
             results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
-            client = self._client("score", replies) if self._config.asks("score") else None
+            client = self._clients("score", replies).get("judge")
             results.keep_explainers(self._config.explain.explainers)
             results.add_explanations(self._given())
             explanations = results.explanations()

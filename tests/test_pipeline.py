@@ -417,7 +417,7 @@ def test_another_served_model_makes_explaining_and_scoring_stale(run: Path, capf
         assert cli.main(["run", "--out", str(run), "--judge", other.address]) == 2
         message = capfd.readouterr().err
         assert re.findall(r"(\w+) \(", message) == ["explain", "score", "report"]
-        assert "its language model was small-judge, is large-judge" in message
+        assert "its judge was small-judge, is large-judge" in message
         assert snapshot(run) == before
         assert cli.main(["run", "--out", str(run), "--judge", other.address, "--fresh"]) == 0
         assert other.asked
@@ -430,8 +430,16 @@ def test_another_explainer_makes_explaining_stale_and_scoring_only_because_of_it
     with LLMServer(model="large-judge") as other:
         assert cli.main(["run", "--out", str(run), "--explainer", other.address]) == 2
     message = capfd.readouterr().err
-    assert "explain (its language model was small-judge, is large-judge)" in message
+    assert "explain (its explainer was small-judge, is large-judge)" in message
     assert "score (because of explain)" in message
+
+
+def test_another_judge_makes_iterative_explanations_stale(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with LLMServer(model="small-judge") as explainer, LLMServer(model="large-judge") as judge:
+        iterative = ["run", str(run), "--explain.explainers", "iterative", "--explainer", explainer.address]
+        assert cli.main([*iterative, "--fresh"]) == 0
+        assert cli.main([*iterative, "--judge", judge.address]) == 2
+    assert "explain (its judge was small-judge, is large-judge)" in capfd.readouterr().err
 
 
 def test_every_table_of_the_results_has_rows(finished: Path) -> None:

@@ -5,7 +5,7 @@ run directory as `config.yaml` is a `RunConfig`, and repeats the run.
 """
 
 from outcrop.config.coder import Architecture, CoderConfig, Loss, Optimizer, Read, Selection, TrainConfig
-from outcrop.config.judge import JudgeConfig
+from outcrop.config.judge import JudgeConfig, Role
 from outcrop.config.judging import ExplainConfig, Explainer, ReportConfig, ScoreConfig, Scorer, Where
 from outcrop.config.latents import CacheConfig, ExamplesConfig, Flag, NeighbourMeasure, Sampler, SelectConfig
 from outcrop.config.run import RunConfig, dump, from_dict, load, to_dict
@@ -26,6 +26,7 @@ __all__ = [
     "Optimizer",
     "Read",
     "ReportConfig",
+    "Role",
     "RunConfig",
     "Sampler",
     "ScoreConfig",

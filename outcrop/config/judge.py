@@ -6,12 +6,14 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from outcrop.config.strict import Strict, require
 from outcrop.errors import ConfigError
+
+Role = Literal["explainer", "judge"]
 
 
 @dataclass(frozen=True)

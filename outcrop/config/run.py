@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from tyro.conf import Suppress
 
 from outcrop.config.coder import CoderConfig, TrainConfig
-from outcrop.config.judge import JudgeConfig
+from outcrop.config.judge import JudgeConfig, Role
 from outcrop.config.judging import ExplainConfig, ReportConfig, ScoreConfig
 from outcrop.config.latents import CacheConfig, ExamplesConfig, SelectConfig
 from outcrop.config.source import ModelConfig, TextConfig
@@ -45,15 +45,15 @@ class RunConfig(Strict):
     seed: int = 0
     """Seed of everything that is drawn."""
 
-    def asks(self, stage: str) -> bool:
-        """Whether a stage asks a language model."""
+    def asks(self, stage: str) -> tuple[Role, ...]:
+        """The language models that a stage asks."""
         match stage:
-            case "explain":
-                return bool(self.explain.asking)
-            case "score":
-                return bool(self.score.asking) or self.score.relate
+            case "explain" if self.explain.asking:
+                return ("explainer", "judge") if "iterative" in self.explain.asking else ("explainer",)
+            case "score" if self.score.asking or self.score.relate:
+                return ("judge",)
             case _:
-                return False
+                return ()
 
     def __post_init__(self) -> None:
         require(len(self.hookpoints) > 0, "no hookpoint is given; `outcrop hookpoints MODEL` lists them")

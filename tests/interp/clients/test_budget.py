@@ -99,7 +99,7 @@ def test_stopping_loses_no_answer_and_the_next_run_goes_on(tmp_path: Path, quick
     with LLMServer() as server, Replies(tmp_path / "r") as replies:
         for n_stored in (4, 8, 12, 16, 20):
             judges = Judges(replace(config, name=server.address), connect)
-            found = RememberingClient(judges.client("score"), replies).answer(ASKED)
+            found = RememberingClient(judges.client("judge"), replies).answer(ASKED)
             if n_stored < 20:
                 with pytest.raises(BudgetError):
                     list(found)
@@ -113,7 +113,7 @@ def test_stopping_loses_no_answer_and_the_next_run_goes_on(tmp_path: Path, quick
 def test_a_retry_is_no_request_of_its_own(quick: JudgeConfig) -> None:
     with LLMServer([Status(500), Body(b"[]")]) as server:
         judges = Judges(replace(quick, name=server.address, max_requests=1), connect)
-        ((_, reply),) = judges.client("score").answer([ask("a")])
+        ((_, reply),) = judges.client("judge").answer([ask("a")])
         assert isinstance(reply, Reply) and server.asked.total() == 3
 
 
@@ -121,9 +121,9 @@ def test_explainer_and_judge_share_what_one_run_may_send(quick: JudgeConfig) -> 
     with LLMServer() as first, LLMServer() as second:
         config = replace(quick, name=first.address, explainer=second.address, max_requests=3)
         judges = Judges(config, connect)
-        assert len(list(judges.client("explain").answer(ASKED[:2]))) == 2
+        assert len(list(judges.client("explainer").answer(ASKED[:2]))) == 2
         with pytest.raises(BudgetError):
-            list(judges.client("score").answer(ASKED[:2]))
+            list(judges.client("judge").answer(ASKED[:2]))
         assert (first.asked.total(), second.asked.total()) == (1, 2)
 
 
@@ -131,7 +131,7 @@ def test_a_cost_cannot_be_kept_without_the_price_of_the_model(quick: JudgeConfig
     with LLMServer() as server:
         judges = Judges(replace(quick, name=server.address, prices=("gpt=1/2",), max_cost=1.0), connect)
         with pytest.raises(ConfigError, match=r"small-judge at .* has no price; judge.prices has gpt=1/2"):
-            judges.require("score")
+            judges.require("judge")
         assert server.asked.total() == 0
 
 

@@ -163,6 +163,6 @@ def test_a_model_that_vllm_cannot_load_is_refused(engine: Engine, monkeypatch: p
 
 
 def test_without_the_package_the_remedy_is_told_before_any_work() -> None:
-    for refused in (lambda: VLLMClient("m"), lambda: Judges(JudgeConfig(name="vllm:m"), connect).require("score")):
+    for refused in (lambda: VLLMClient("m"), lambda: Judges(JudgeConfig(name="vllm:m"), connect).require("judge")):
         with pytest.raises(JudgeError, match=r"pip install 'vllm>=0\.11'"):
             refused()
