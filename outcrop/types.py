@@ -218,6 +218,8 @@ class TokenEvidence:
     occurrences: Int64[ndarray, "types"]
     windows: Int[ndarray, "windows w"]
     fires: Bool[ndarray, "windows"]
+    triggers: Int64[ndarray, "triggers"]  # the types that set it off (`latents.triggers`), by falling share
+    pure: bool  # whether it is a pure token latent, of these types
 
 
 FailureKind = Literal[

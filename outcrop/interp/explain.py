@@ -14,6 +14,7 @@ A reply that holds no phrase is a failure with its reason, never an explanation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -47,17 +48,28 @@ def explain(
     """The explanations of every explainer, in order of completion.
 
     `client` may be missing where no explainer asks. `judge` tries the phrases of `iterative`, by default `client`;
-    token rules are made of `evidence`; `promoted` holds the tokens for `output`, the most promoted first. ConfigError
-    where one is wanted without what it needs.
+    token rules are made of `evidence`; `promoted` holds the tokens for `output`, the most promoted first. ConfigError,
+    at once, where one is wanted without what it needs.
     """
     if config.asking and client is None:
         raise ConfigError(f"the explainers {', '.join(config.asking)} ask a language model, but none is given")
     if "output" in config.explainers and promoted is None:
         raise ConfigError("the explainer output is wanted, but no promoted tokens are given")
-    if rules := {*config.explainers} & {*TOKEN_RULES}:
-        yield from token_rules(evidence, vocabulary, rules)
-    if client is None:
-        return
+    rules = token_rules(evidence, vocabulary, {*config.explainers} & {*TOKEN_RULES})
+    return chain(
+        rules, () if client is None else _asked(examples, client, vocabulary, config, judge, promoted, progress)
+    )
+
+
+def _asked(
+    examples: Sequence[LatentExamples],
+    client: Client,
+    vocabulary: Vocabulary,
+    config: ExplainConfig,
+    judge: Client | None,
+    promoted: Promoted | None,
+    progress: Progress,
+) -> Iterator[Explanation]:
     of_latent = {one.latent: evidence_of(one.explain, (promoted or {}).get(one.latent, ())) for one in examples}
     tellings = [
         Telling(latent, name, source, shown)

@@ -17,6 +17,7 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Bool, Int64
 from numpy import ndarray
+from scipy.sparse import csr_array
 
 from outcrop.config import ExamplesConfig
 from outcrop.errors import ConfigError
@@ -26,6 +27,7 @@ from outcrop.latents.sampling import in_turn, quantiles, sample
 from outcrop.latents.semantic import WindowIndex, semantic_rows
 from outcrop.latents.split import in_split
 from outcrop.latents.survey import Survey
+from outcrop.latents.triggers import find_triggers
 from outcrop.progress import Progress, silent
 from outcrop.types import Example, LatentExamples, LatentId, Split, Stratum, StratumShare, TokenEvidence, Window
 
@@ -66,7 +68,9 @@ def token_evidence(one: Survey) -> Iterator[TokenEvidence]:
         fires = np.zeros(one.grid.n_windows, dtype=bool)
         fires[one.grid.fired_rows(firings)] = True
         fired = np.bincount(corpus.tokens[position], minlength=len(occurrences))
-        yield TokenEvidence(LatentId(one.cache.key, latent), fired, occurrences, windows, fires[rows])
+        found, latent_id = find_triggers(csr_array(fired[None]), occurrences), LatentId(one.cache.key, latent)
+        pure = bool(found.pure[0])
+        yield TokenEvidence(latent_id, fired, occurrences, windows, fires[rows], found.token, pure)
 
 
 class _Drawer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from outcrop.replies import Replies
 from outcrop.types import Failure, Message, Request
@@ -10,7 +10,7 @@ from outcrop.types import Failure, Message, Request
 DRY_RUN = "nothing is asked in a dry run"
 
 
-def estimated_tokens(messages: Sequence[Message]) -> int:
+def _estimated_tokens(messages: Sequence[Message]) -> int:
     """An estimate, for English text: a token has four characters."""
     return sum(len(message.content) for message in messages) // 4
 
@@ -21,15 +21,12 @@ class CountingClient:
     `model` is the identity of the client that would be asked: requests are known by it.
     """
 
-    def __init__(
-        self, model: str, replies: Replies, count_tokens: Callable[[Sequence[Message]], int] = estimated_tokens
-    ) -> None:
+    def __init__(self, model: str, replies: Replies) -> None:
         self.model = model
         self.requests = 0
         self.prompt_tokens = 0
         self.most_completion_tokens = 0  # if each answer were as long as it may be
         self._replies = replies
-        self._count_tokens = count_tokens
         self._seen: set[str] = set()
 
     def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Failure]]:
@@ -43,5 +40,5 @@ class CountingClient:
             return
         self._seen.add(name)
         self.requests += 1
-        self.prompt_tokens += self._count_tokens(request.messages)
+        self.prompt_tokens += _estimated_tokens(request.messages)
         self.most_completion_tokens += 1 if request.labels else request.max_tokens

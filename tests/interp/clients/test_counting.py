@@ -37,9 +37,3 @@ def test_what_has_an_answer_or_comes_again_is_not_counted(replies: Replies) -> N
     other = CountingClient("another model", replies)
     list(other.answer(asked))
     assert other.requests == 3
-
-
-def test_tokens_are_counted_by_whom_one_names(replies: Replies) -> None:
-    client = CountingClient("m", replies, lambda messages: sum(len(one.content.split()) for one in messages))
-    list(client.answer([ask("two words")]))
-    assert client.prompt_tokens == 3

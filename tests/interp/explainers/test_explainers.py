@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from outcrop.config import ExplainConfig
 from outcrop.errors import ConfigError
 from outcrop.interp.explain import explain
+from outcrop.latents.triggers import find_triggers
 from outcrop.types import Example, Explanation, Failure, LatentExamples, Reply, Request, TokenEvidence, Vocabulary
 from tests.interp.conftest import WORDS, latent, window
 
@@ -124,8 +126,11 @@ def test_iterative_never_sees_a_scored_window(vocabulary: Vocabulary) -> None:
 
 
 def evidence(fired: dict[str, int], occurrences: dict[str, int]) -> TokenEvidence:
-    counts = (np.array([of.get(word, 0) for word in WORDS]) for of in (fired, occurrences))
-    return TokenEvidence(latent().latent, *counts, np.zeros((7, 3), np.int32), np.zeros(7, bool))
+    counts = [np.array([of.get(word, 0) for word in WORDS]) for of in (fired, occurrences)]
+    with np.errstate(invalid="ignore"):
+        found = find_triggers(csr_array(counts[0][None]), counts[1])
+    windows = np.zeros((7, 3), np.int32)
+    return TokenEvidence(latent().latent, *counts, windows, np.zeros(7, bool), found.token, bool(found.pure[0]))
 
 
 @pytest.mark.parametrize(

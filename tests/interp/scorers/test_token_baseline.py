@@ -18,6 +18,8 @@ EVIDENCE = TokenEvidence(
     occurrences=np.array([2, 3, 3]),
     windows=np.array([[APPLE, HOUSE], [PEAR, HOUSE], [HOUSE, HOUSE]]),
     fires=np.array([True, False, False]),
+    triggers=np.array([0]),
+    pure=True,
 )
 RATE = 2 / 8
 P_APPLE, P_PEAR, P_HOUSE = (2 + RATE) / 3, RATE / 4, RATE / 4
