@@ -55,7 +55,8 @@ def explain(
         raise ConfigError(f"the explainers {', '.join(config.asking)} ask a language model, but none is given")
     if "output" in config.explainers and promoted is None:
         raise ConfigError("the explainer output is wanted, but no promoted tokens are given")
-    rules = token_rules(evidence, vocabulary, {*config.explainers} & {*TOKEN_RULES})
+    wanted = {*config.explainers} & {*TOKEN_RULES}
+    rules = token_rules(evidence, vocabulary, wanted) if wanted else iter(())
     return chain(
         rules, () if client is None else _asked(examples, client, vocabulary, config, judge, promoted, progress)
     )
