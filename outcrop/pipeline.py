@@ -271,7 +271,7 @@ def tabulate(
     judgements: Iterable[Judgement],
 ) -> Results:
     """A results database in memory, for `read_tables`, of stages that were run without a run directory."""
-    results = Results(":memory:")
+    results = Results()
     for one in surveys:
         results.add_coder(coder_row(one), latent_rows(one))
     results.add_examples(examples)

@@ -16,25 +16,31 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from adbc_driver_sqlite import StatementOptions, dbapi
 
 from outcrop.errors import CorruptError
 from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId, Relation, StratumShare
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+
+_BATCH_ROWS = 65_536
 
 STATUSES = ("unfired", "rare", "not selected", "failed", "scored", "explained only")
 
 # The scorers, as judgements name them.
 DETECTION, FUZZING, MISPLACED, INTRUDER = "detection", "fuzzing", "misplaced", "intruder"
 EMBEDDING, SURPRISAL, SIMULATION, TOKEN_BASELINE = "embedding", "surprisal", "simulation", "token_baseline"
+_JUDGES = (DETECTION, FUZZING, MISPLACED, INTRUDER, EMBEDDING, SURPRISAL, SIMULATION)
 
 _SCHEMA = f"""
 CREATE TABLE coders (
@@ -107,10 +113,10 @@ SELECT j.coder, j.latent, j.failure, j.failure_detail,
        e.quantile IS NOT NULL OR j.scorer = '{INTRUDER}' AS activating,  -- beside an intruder windows are
        e.quantile IS NULL OR j.scorer = '{MISPLACED}' AS silent
 FROM judgements j JOIN examples e USING (coder, latent, example)
-WHERE j.arm = 'plain' AND j.scorer != '{TOKEN_BASELINE}';
+WHERE j.arm = 'plain' AND j.scorer IN ({",".join(f"'{scorer}'" for scorer in _JUDGES)});
 
 CREATE VIEW ledger AS
-WITH found AS (
+WITH found AS MATERIALIZED (  -- else the status were found anew for each column that it is behind
   SELECT coder, latent, layer, n_fired, rare, selection_probability,
     EXISTS (SELECT 1 FROM explanations x WHERE x.coder = l.coder AND x.latent = l.latent) AS asked,
     EXISTS (SELECT 1 FROM explanations x WHERE x.coder = l.coder AND x.latent = l.latent AND text IS NOT NULL) AS told,
@@ -120,7 +126,7 @@ WITH found AS (
     EXISTS (SELECT 1 FROM verdicts v WHERE v.coder = l.coder AND v.latent = l.latent AND failure IS NULL AND silent)
       AS scored
   FROM latents l
-), known AS (
+), known AS MATERIALIZED (
   SELECT *, CASE
       WHEN n_fired = 0 THEN 'unfired'
       WHEN rare THEN 'rare'
@@ -196,11 +202,17 @@ class LatentRow:
 class Results:
     """The database of one run. Writers replace what a stage wrote before; readers give columns."""
 
-    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
-        """`":memory:"` gives a database that is never written to disk."""
-        self._db = _connect_to_read(Path(path)) if read_only else sqlite3.connect(path)
+    def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
+        """Without a path, in a temporary file that is gone when this is closed."""
+        self._resources = ExitStack()
+        self._path = path or Path(
+            self._resources.enter_context(TemporaryDirectory(prefix="outcrop-")), "results.sqlite"
+        )
+        where = _to_read(self._path) if read_only else self._path
+        self._db = sqlite3.connect(where, uri=read_only, isolation_level=None)
+        self._resources.callback(self._db.close)
         try:
-            self._open(path, read_only)
+            self._open(self._path, read_only)
         except sqlite3.OperationalError:  # a full disk, say: the file is as it was
             self._db.close()
             raise
@@ -211,7 +223,7 @@ class Results:
             self._db.close()
             raise
 
-    def _open(self, path: Path | str, read_only: bool) -> None:
+    def _open(self, path: Path, read_only: bool) -> None:
         if not read_only:
             self._db.execute("PRAGMA journal_mode = WAL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -224,7 +236,7 @@ class Results:
             )
 
     def close(self) -> None:
-        self._db.close()
+        self._resources.close()
 
     def __enter__(self) -> Results:
         return self
@@ -234,9 +246,14 @@ class Results:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._db:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
             yield self._db
             self._db.execute("UPDATE changes SET n = n + 1")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     def clear(self, *tables: str) -> None:
         """Empty these tables in one transaction."""
@@ -320,12 +337,25 @@ class Results:
 
     def number(self, name: str, query: str) -> None:
         """A temporary table of this name: the rows of a query, numbered from 0 in its order as `id`."""
-        self._db.execute(f"DROP TABLE IF EXISTS temp.{name}")
-        self._db.execute(f"CREATE TEMP TABLE {name} AS SELECT ROW_NUMBER() OVER () - 1 AS id, * FROM ({query})")
+        with self._bulk.cursor() as cursor:
+            for connection in (self._db, cursor):
+                connection.execute(f"DROP TABLE IF EXISTS temp.{name}")
+                connection.execute(
+                    f"CREATE TEMP TABLE {name} AS SELECT ROW_NUMBER() OVER () - 1 AS id, * FROM ({query})"
+                )
 
-    def numbers(self, query: str, types: np.dtype[np.void], parameters: tuple[Any, ...] = ()) -> np.ndarray:
-        """A query's result as a structured array, for queries of many rows whose columns are numbers, none NULL."""
-        return np.fromiter(self._db.execute(query, parameters), dtype=types)
+    def numbers(self, query: str, types: Mapping[str, type], parameters: tuple[Any, ...] = ()) -> dict[str, np.ndarray]:
+        """A query's result by column, for queries of many rows whose columns are numbers, none NULL."""
+        with self._bulk.cursor() as cursor:
+            cursor.adbc_statement.set_options(**{StatementOptions.BATCH_ROWS.value: _BATCH_ROWS})
+            cursor.execute(query, parameters)
+            table = cursor.fetch_arrow_table()
+        return {name: table[name].to_numpy().astype(kind) for name, kind in types.items()}
+
+    @cached_property
+    def _bulk(self) -> dbapi.Connection:
+        """A second connection, which reads without making a Python object of every cell."""
+        return self._resources.enter_context(dbapi.connect(_to_read(self._path), autocommit=True))
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Every row of a table or view, by its key: for comparing two runs."""
@@ -339,14 +369,14 @@ class Results:
         return {name: _column([row[i] for row in rows]) for i, name in enumerate(names)}
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """Also on a disk that cannot be written, where nobody is at the database."""
+def _to_read(path: Path) -> str:
+    """The address to read it at, also on a disk that cannot be written, where nobody is at the database."""
     if not path.exists():
         raise CorruptError(
             f"there is no {path}, where the results should be; put it back, or start a new run directory"
         )
     nobody = not path.with_name(path.name + "-wal").exists()
-    return sqlite3.connect(path.resolve().as_uri() + ("?immutable=1" if nobody else "?mode=ro"), uri=True)
+    return path.resolve().as_uri() + ("?immutable=1" if nobody else "?mode=ro")
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -37,7 +37,7 @@ def example(index: int, *, activating: bool) -> Example:
 
 def tabulated(*judged: tuple[bool, bool | Failure]) -> Results:
     """One explained latent whose scored windows are (activating, prediction or failure)."""
-    results = Results(":memory:")
+    results = Results()
     row = LatentRow(LATENT, 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, False, False, False, False, 0.5)
     results.add_coder(CoderRow(KEY, 1, 1, 8, 90, 1, 2, 10, 5), [row])
     score = tuple(example(i, activating=activating) for i, (activating, _) in enumerate(judged))

@@ -8,9 +8,11 @@ cells Q … Q+S−1 the non-activating strata, and the last holds activating win
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -39,6 +41,7 @@ ARMS = {
     "token_baseline": (TOKEN_BASELINE, "plain"),
 }
 MEASURING = (INTRUDER, EMBEDDING, SURPRISAL, SIMULATION)
+_ROWS = {FUZZING: (FUZZING, MISPLACED)}  # of which judgements a scorer's verdicts are, where not of its own alone
 
 _LATENTS = """
 SELECT coder, latent FROM latents WHERE selection_probability IS NOT NULL
@@ -52,23 +55,24 @@ FROM temp.text t JOIN explanations x USING (coder, latent, explainer, source)
      JOIN latents l USING (coder, latent) JOIN temp.subject s USING (coder, latent) ORDER BY t.id
 """
 _WINDOWS = """
-SELECT s.id, e.example, e.document, e.peak, e.mass,
+SELECT s.id AS latent, e.example, e.document, e.peak, e.mass,
        CASE WHEN e.split != 'score' THEN -1 WHEN e.quantile IS NOT NULL THEN e.quantile - 1
-            ELSE ? + CASE e.stratum {} END END
+            ELSE ? + CASE e.stratum {} END END AS cell
 FROM temp.subject s CROSS JOIN examples e USING (coder, latent)
 """
 _JUDGEMENTS = """
-SELECT s.id, j.example, COALESCE(j.predicted, -1) AS predicted, COALESCE(j.probability, -1) AS probability{measured}
+SELECT s.id, j.example, COALESCE(j.predicted, -1) AS predicted, COALESCE(j.probability, -1.0) AS probability{measured}
 FROM temp.{subject} s CROSS JOIN judgements j
   ON j.coder = s.coder AND j.latent = s.latent AND j.scorer = ? AND j.arm = ? AND j.explainer = {explainer}
 """
 _OF_TEXT = {"subject": "text", "explainer": "s.explainer AND j.source = s.source"}
 _OF_LATENT = {"subject": "subject", "explainer": "''"}
 
-_EXAMPLE = np.dtype(
-    [("latent", "i4"), ("example", "i4"), ("document", "i4"), ("peak", "f4"), ("mass", "f4"), ("cell", "i4")]
-)
-_JUDGED = np.dtype([("id", "i4"), ("example", "i4"), ("predicted", "f4"), ("probability", "f8")])
+_EXAMPLE = {
+    **dict.fromkeys(("latent", "example", "document", "cell"), np.int32),
+    **dict.fromkeys(("peak", "mass"), np.float32),
+}
+_JUDGED = {"id": np.int32, "example": np.int32, "predicted": np.float32, "probability": np.float64}
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Verdicts:
 
 
 class Judged:
-    """The judgements of a results database, read scorer by scorer."""
+    """The judgements of a results database, read scorer by scorer; a thread reads ahead."""
 
     def __init__(self, results: Results) -> None:
         self._results, self._verdicts = results, dict[tuple[str, str], Verdicts]()
@@ -122,6 +126,18 @@ class Judged:
         results.number("text", _TEXTS)
         self.n_quantiles = int(results.columns("SELECT COALESCE(MAX(quantile), 0) AS q FROM examples")["q"][0])
         self.n_cells = self.n_quantiles + len(STRATA) + 1
+        self._reader = ThreadPoolExecutor(1)
+        self._numbers: dict[tuple[str, str], Future[dict[str, ndarray]]] = {}
+        cases = _WINDOWS.format(" ".join(f"WHEN '{stratum}' THEN {i}" for i, stratum in enumerate(STRATA)))
+        self._examples = self._reader.submit(results.numbers, cases, _EXAMPLE, (self.n_quantiles,))
+
+    def read_ahead(self, asked: Iterable[tuple[str, str]]) -> None:
+        """Begin to read what these scorers said in these arms, but for what they measured."""
+        for scorer, arm in asked:
+            for one in _ROWS.get(scorer, (scorer,)):
+                if one not in MEASURING:
+                    query = _JUDGEMENTS.format(measured="", **_names(one, arm))
+                    self._numbers[one, arm] = self._reader.submit(self._results.numbers, query, _JUDGED, (one, arm))
 
     @cached_property
     def texts(self) -> dict[str, ndarray]:
@@ -170,15 +186,15 @@ class Judged:
         return self._verdicts[scorer, arm]
 
     def _read_verdicts(self, scorer: str, arm: str) -> Verdicts:
-        of_texts = arm != "none" and scorer not in (TOKEN_BASELINE, INTRUDER)
-        parts = [self._read(one, arm, of_texts) for one in ((FUZZING, MISPLACED) if scorer == FUZZING else (scorer,))]
+        of_texts = _names(scorer, arm) == _OF_TEXT
+        parts = [self._read(one, arm, of_texts) for one in _ROWS.get(scorer, (scorer,))]
         columns = (np.concatenate(column) for column in zip(*parts, strict=True))
         n = len((self.texts if of_texts else self.latents)["coder"])
         return Verdicts(scorer, n, self.n_cells, of_texts, *columns)
 
     def _read(self, scorer: str, arm: str, of_texts: bool) -> tuple[ndarray, ...]:
         """The columns of `Verdicts`."""
-        subject, example, verdicts, measured = self._rows(scorer, arm, _OF_TEXT if of_texts else _OF_LATENT)
+        subject, example, verdicts, measured = self._rows(scorer, arm)
         window = self.windows.start[self.latent_of[subject] if of_texts else subject] + example
         cell = self.windows.cell[window]
         scored = cell >= 0
@@ -186,12 +202,16 @@ class Judged:
             cell = np.full_like(cell, self.n_cells - 1)
         return tuple(column[scored] for column in (subject, window, cell, *verdicts, measured))
 
-    def _rows(self, scorer: str, arm: str, names: dict[str, str]) -> tuple[ndarray, ndarray, list[ndarray], ndarray]:
+    def _rows(self, scorer: str, arm: str) -> tuple[ndarray, ndarray, list[ndarray], ndarray]:
         """Subject, example, predicted and probability, and what was measured, of every judgement."""
-        asked = (scorer, arm)
-        measures = scorer in MEASURING
-        query = _JUDGEMENTS.format(measured=", COALESCE(j.measured, '[]') AS measured" if measures else "", **names)
-        rows: Any = self._results.columns(query, asked) if measures else self._results.numbers(query, _JUDGED, asked)
+        asked, measures = (scorer, arm), scorer in MEASURING
+        if measures:
+            query = _JUDGEMENTS.format(measured=", COALESCE(j.measured, '[]') AS measured", **_names(scorer, arm))
+            rows = self._results.columns(query, asked)
+        else:
+            if asked not in self._numbers:
+                self.read_ahead([asked])
+            rows = self._numbers.pop(asked).result()
         subject, example = (rows[name].astype(np.int64) for name in ("id", "example"))
         measured = np.empty(len(subject), dtype=object)
         if measures:
@@ -201,8 +221,7 @@ class Judged:
 
     @cached_property
     def windows(self) -> Windows:
-        cases = " ".join(f"WHEN '{stratum}' THEN {i}" for i, stratum in enumerate(STRATA))
-        rows = self._results.numbers(_WINDOWS.format(cases), _EXAMPLE, (self.n_quantiles,))
+        rows = self._examples.result()
         n_examples = np.zeros(len(self.latents["coder"]), dtype=np.int64)
         np.maximum.at(n_examples, rows["latent"], rows["example"] + 1)
         start = np.cumsum(n_examples) - n_examples
@@ -215,12 +234,17 @@ class Judged:
         return Windows(start, **columns)
 
 
-def _clusters(rows: ndarray) -> Int[ndarray, "E"]:
+def _names(scorer: str, arm: str) -> dict[str, str]:
+    """What the judgements of a scorer in an arm are about."""
+    return _OF_LATENT if arm == "none" or scorer in (TOKEN_BASELINE, INTRUDER) else _OF_TEXT
+
+
+def _clusters(rows: dict[str, ndarray]) -> Int[ndarray, "E"]:
     """Of rows of `_EXAMPLE`, see `Windows`."""
     scored = np.flatnonzero(rows["cell"] >= 0)
     key = (rows["latent"][scored].astype(np.int64) << 32) + rows["document"][scored]
     _, of, size = np.unique(key, return_inverse=True, return_counts=True)
-    cluster = np.full(len(rows), -1)
+    cluster = np.full(len(rows["cell"]), -1)
     cluster[scored] = np.where(size > 1, np.arange(len(size)), -1)[of]
     return cluster
 

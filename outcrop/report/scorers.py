@@ -11,7 +11,7 @@ weigh as much as all non-activating ones together. A latent of which a kind with
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from outcrop.metrics.coverage import macro_mean
 from outcrop.metrics.rates import rate_values
 from outcrop.metrics.simulation import correlation
 from outcrop.report.judged import Judged, Verdicts
-from outcrop.report.scores import ranked, within
+from outcrop.report.scores import Ranks, ranked, within
 from outcrop.report.text import explained_by
 from outcrop.results import DETECTION, EMBEDDING, FUZZING, INTRUDER, SIMULATION, SURPRISAL, TOKEN_BASELINE
 
@@ -44,15 +44,17 @@ _ORDER = (DETECTION, FUZZING, INTRUDER, EMBEDDING, SURPRISAL, SIMULATION, TOKEN_
 _NAMES = ("scorer", "explainer", "source", "arm", "metric")
 
 
-def scorer_values(judged: Judged, asked: Iterable[tuple[str, str]], confidence: float) -> dict[str, ndarray]:
+def scorer_values(
+    judged: Judged, asked: Iterable[tuple[str, str]], ranks: Mapping[tuple[str, str], Ranks], confidence: float
+) -> dict[str, ndarray]:
     """One row per scorer, arm, metric and subject that was asked about: scorer, arm, metric, coder, latent, explainer,
-    source, value. `asked` are the scorers and arms there are judgements of."""
+    source, value. `asked` are the scorers and arms there are judgements of, `ranks` of those that say yes or no."""
     tables = []
     for scorer, arm in sorted(asked, key=lambda one: (_ORDER.index(one[0]), one[1])):
         verdicts = judged.verdicts(scorer, arm)
         rows = np.flatnonzero(verdicts.asked)
         about = _about(judged, verdicts, rows)
-        for metric, values in _metrics(judged, scorer, verdicts, confidence).items():
+        for metric, values in _metrics(judged, verdicts, ranks.get((scorer, arm)), confidence).items():
             named = {"scorer": scorer, "arm": arm, "metric": metric}
             constant = {name: np.full(len(rows), value, dtype=object) for name, value in named.items()}
             tables.append({**constant, **about, "value": values[rows]})
@@ -90,16 +92,17 @@ def _about(judged: Judged, verdicts: Verdicts, rows: ndarray) -> dict[str, ndarr
     return {**{name: judged.latents[name][rows] for name in ("coder", "latent")}, "explainer": nobody, "source": nobody}
 
 
-def _metrics(judged: Judged, scorer: str, verdicts: Verdicts, confidence: float) -> dict[str, Float[ndarray, "R"]]:
-    if scorer == INTRUDER:
+def _metrics(
+    judged: Judged, verdicts: Verdicts, ranks: Ranks | None, confidence: float
+) -> dict[str, Float[ndarray, "R"]]:
+    if ranks is not None:
+        return {"informedness": _informedness(judged, verdicts), "auroc": ranks.auroc.value}
+    if verdicts.scorer == INTRUDER:
         return {"above_chance": _above_chance(verdicts)}
-    if scorer == SIMULATION:
+    if verdicts.scorer == SIMULATION:
         return {"correlation": correlation(_moments(verdicts))}
-    if scorer in (EMBEDDING, SURPRISAL):
-        values = np.array([value[0] if value else np.nan for value in verdicts.measured])
-        return {"auroc": ranked(judged, verdicts, values, confidence).auroc().value}
-    areas = ranked(judged, verdicts, verdicts.probability, confidence).auroc().value
-    return {"informedness": _informedness(judged, verdicts), "auroc": areas}
+    values = np.array([value[0] if value else np.nan for value in verdicts.measured])
+    return {"auroc": ranked(judged, verdicts, values, confidence).auroc().value}
 
 
 def _informedness(judged: Judged, verdicts: Verdicts) -> Float[ndarray, "R"]:

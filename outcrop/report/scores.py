@@ -15,6 +15,7 @@ those that were judged, were all judged right.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,16 +97,25 @@ class _ArmRates:
     correlation: dict[str, float]
 
 
-def score(judged: Judged, posteriors: Calibrated, confidence: float) -> Scores:
-    """Every metric of every arm; those of arms without an explanation are their latent's. `posteriors` are those of
-    detection in the arm "plain"."""
+@dataclass(frozen=True)
+class Ranks:
+    """What the order of probabilities says of every subject of a scorer in an arm."""
+
+    auroc: Estimate
+    average_precision: Estimate
+
+
+def score(judged: Judged, ranks: Mapping[tuple[str, str], Ranks], posteriors: Calibrated, confidence: float) -> Scores:
+    """Every metric of every arm; those of arms without an explanation are their latent's. `ranks` are by scorer and
+    arm, `posteriors` those of detection in the arm "plain"."""
     rates, arms = {}, {}
     for arm, (scorer, name) in ARMS.items():
         verdicts = judged.verdicts(scorer, name)
         of = np.arange(verdicts.n_subjects) if verdicts.of_texts else judged.latent_of
         n = verdicts.counts[1][of]
         rates[arm] = _rates(judged, verdicts, of, confidence)
-        arms[arm] = _counted(judged, n, rates[arm]) | _ranked(judged, verdicts, of, n, confidence)
+        by_rank = {metric: Column(one[of], n.sum(-1)) for metric, one in vars(ranks[scorer, name]).items()}
+        arms[arm] = _counted(judged, n, rates[arm]) | by_rank
     ours = arms["explanation"]
     ours |= _compared(rates, ours["informedness"].n, ours["balanced_accuracy_same_token"].n)
     arms["explanation"] |= _calibrated(judged, posteriors, confidence)
@@ -159,15 +169,12 @@ def _counted(judged: Judged, n: Float[ndarray, "N C"], rates: _ArmRates) -> dict
     return columns
 
 
-def _ranked(
-    judged: Judged, verdicts: Verdicts, of: Int[ndarray, "N"], n: Float[ndarray, "N C"], confidence: float
-) -> dict[str, Column]:
-    """By the probabilities: AUROC, and average precision at the natural rate."""
+def ranks_of(judged: Judged, verdicts: Verdicts, confidence: float) -> Ranks:
+    """AUROC, and average precision at the natural rate of latents with an explanation."""
     ranking = ranked(judged, verdicts, verdicts.probability, confidence)
     rate = np.full(verdicts.n_subjects, np.nan)
-    rate[of] = judged.texts["context_rate"].astype(float)
-    found = {"auroc": ranking.auroc(), "average_precision": ranking.average_precision(rate)}
-    return {name: Column(one[of], n.sum(-1)) for name, one in found.items()}
+    rate[slice(None) if verdicts.of_texts else judged.latent_of] = judged.texts["context_rate"].astype(float)
+    return Ranks(ranking.auroc(), ranking.average_precision(rate))
 
 
 def ranked(judged: Judged, verdicts: Verdicts, values: Float[ndarray, "n"], confidence: float) -> Ranking:

@@ -27,9 +27,9 @@ from outcrop.metrics.rates import Estimate
 from outcrop.report.bands import band_table
 from outcrop.report.calibrated import ARMS as CALIBRATED
 from outcrop.report.calibrated import calibrated, calibration_summary
-from outcrop.report.judged import Judged
+from outcrop.report.judged import ARMS, MEASURING, Judged
 from outcrop.report.scorers import scorer_values
-from outcrop.report.scores import Column, Scores, score
+from outcrop.report.scores import Column, Scores, ranks_of, score
 from outcrop.results import DETECTION, FUZZING, MISPLACED, Results
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
@@ -43,10 +43,11 @@ SELECT l.*, g.status, g.stage, g.reason FROM latents l JOIN ledger g USING (code
 """
 # First in the order of the primary key: SQLite would sort all judgements otherwise.
 _JUDGEMENTS = """
-SELECT scorer, arm, kind, SUM(n) AS n FROM (
-  SELECT scorer, arm, '' AS kind, COUNT(*) - COUNT(failure) AS n FROM judgements GROUP BY coder, latent, scorer, arm
-  UNION ALL SELECT scorer, arm, failure, 1 FROM judgements WHERE failure IS NOT NULL
-) GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+SELECT scorer, arm, '' AS kind, SUM(n) AS n FROM (
+  SELECT scorer, arm, COUNT(*) - COUNT(failure) AS n FROM judgements GROUP BY coder, latent, scorer, arm
+) GROUP BY 1, 2
+UNION ALL SELECT scorer, arm, failure, COUNT(*) FROM judgements WHERE failure IS NOT NULL GROUP BY 1, 2, 3
+ORDER BY 1, 2, 3
 """
 
 
@@ -80,18 +81,21 @@ class Tables:
 
 def read_tables(results: Results, confidence: float = 0.95) -> Tables:
     """From the judgements themselves; `confidence` is the coverage of every interval."""
+    judged = Judged(results)
     judgements = _rows(results.columns(_JUDGEMENTS))
     asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
-    judged = Judged(results)
+    judged.read_ahead(sorted(asked, key=lambda one: one != ARMS["explanation"]))
     coders = results.columns("SELECT * FROM coders ORDER BY coder")
     arms = {arm: calibrated(judged, arm) for arm in CALIBRATED if (DETECTION, arm) in {*asked, (DETECTION, "plain")}}
     plain = arms["plain"]
+    ranked = {one for one in (*asked, *ARMS.values()) if one[0] not in MEASURING}
+    ranks = {one: ranks_of(judged, judged.verdicts(*one), confidence) for one in ranked}
     return Tables(
         coders=[dict(zip(coders, row, strict=True)) for row in _rows(coders)],
         judgements=judgements,
         latents=results.columns(_LATENTS),
-        scores=score(judged, plain, confidence),
-        scorers=scorer_values(judged, asked, confidence),
+        scores=score(judged, ranks, plain, confidence),
+        scorers=scorer_values(judged, asked, ranks, confidence),
         bands=band_table(judged, plain.verdicts, plain.posterior, confidence),
         calibration=[calibration_summary(of, arm) for arm, of in arms.items() if len(of.rows)],
     )

@@ -85,7 +85,7 @@ def test_every_scorer_gives_one_judgement_per_arm_and_window(vocabulary: Vocabul
     }
     assert all(j.failure is None for j in found)
     assert [j.scorer for j in found[-2 * 48 :]] == ["embedding"] * 48 + ["surprisal"] * 48
-    with Results(":memory:") as results:
+    with Results() as results:
         results.add_judgements(found)
         assert len(results.rows("judgements")) == len(found)  # no key stands twice
 

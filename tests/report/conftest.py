@@ -137,7 +137,7 @@ class Run:
 
 def build(seed: int = 0) -> Run:
     rng, words = np.random.default_rng(seed), Words()
-    results = Results(":memory:")
+    results = Results()
     results.add_coder(
         CoderRow(KEY, N_LAYERS, PER_LAYER, WIDTH, N_TOKENS, 1_300, 4_200, N_WINDOWS, 900), _latent_rows(rng)
     )

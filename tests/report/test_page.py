@@ -146,7 +146,7 @@ def test_the_text_of_a_window_is_its_tokens_with_the_firing_ones_shaded(run: Run
 
 
 def test_a_layer_whose_selected_latents_all_failed_keeps_its_line(run: Run) -> None:
-    failed = Results(":memory:")
+    failed = Results()
     run.results._db.backup(failed._db)
     failed._db.execute("DELETE FROM judgements WHERE latent >= 28 AND arm = 'plain' AND scorer = 'detection'")
     tables = read_tables(failed)
@@ -157,7 +157,7 @@ def test_a_layer_whose_selected_latents_all_failed_keeps_its_line(run: Run) -> N
 
 
 def test_a_run_without_explanations_still_has_a_page() -> None:
-    tables = read_tables(Results(":memory:"))
+    tables = read_tables(Results())
     page = render_page(summarise(tables, [], ReportConfig()), tables, [])
     assert "No latent was scored." in page
     assert "No latent was explained." in page

@@ -38,7 +38,7 @@ def test_foreign_text_is_no_markup_and_no_formula(summary: dict, tables: Tables)
 
 
 def test_without_scores_there_are_only_the_figures_of_what_there_is() -> None:
-    tables = read_tables(Results(":memory:"))
+    tables = read_tables(Results())
     assert figure_files(summarise(tables, [], ReportConfig()), tables) == {}
 
 

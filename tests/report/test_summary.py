@@ -26,7 +26,7 @@ def scored(tables: Tables) -> list[dict]:
 
 
 def copied(run: Run) -> Results:
-    copy = Results(":memory:")
+    copy = Results()
     run.results._db.backup(copy._db)
     return copy
 
@@ -224,7 +224,7 @@ def test_the_summary_fits_its_schema(run: Run, summary: dict) -> None:
 
 
 def test_an_empty_database_has_an_empty_summary() -> None:
-    summary = summarise(read_tables(Results(":memory:")), [], ReportConfig())
+    summary = summarise(read_tables(Results()), [], ReportConfig())
     assert summary["ledger"]["n_latents"] == sum(summary["ledger"]["counts"].values()) == 0
     assert summary["scores"]["aggregates"][0]["macro"]["explanation"]["tpr"]["value"] is None
 
