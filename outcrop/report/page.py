@@ -120,6 +120,7 @@ def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[Laten
         scorer_metrics=SCORER_METRICS,
         perfect=[a for a in summary["scores"]["aggregates"] if a["coder"] is None and a["n_scored"]],
         cards=cards,
+        index="#latents",
         several=len({page.explained_by for page in latents}) > 1,
         style=style,
         style_hash=digest,
