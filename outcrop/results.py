@@ -310,8 +310,13 @@ class Results:
         with self._transaction() as db:
             db.execute(f"DELETE FROM explanations WHERE explainer NOT IN ({marks})", tuple(explainers))
 
-    def explanations(self) -> list[Explanation]:
-        rows = self._db.execute("SELECT * FROM explanations ORDER BY coder, latent, explainer, source")
+    def explanations(self, latent: LatentId | None = None) -> list[Explanation]:
+        """Of one latent, by default of all."""
+        of_latent = "" if latent is None else "WHERE coder = ? AND latent = ?"
+        rows = self._db.execute(
+            f"SELECT * FROM explanations {of_latent} ORDER BY coder, latent, explainer, source",
+            () if latent is None else _cell(latent),
+        )
         return [
             Explanation(
                 LatentId(CoderKey.parse(coder), latent),

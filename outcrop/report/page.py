@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from numpy import ndarray
 
 from outcrop.report import figures, text
 from outcrop.report.judged import STRATA
@@ -27,7 +28,7 @@ from outcrop.report.windows import N_SHADES, LatentPage, latent_pages
 
 __all__ = ["LatentPage", "latent_pages", "render_page"]
 
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 METRIC_NAMES = {
     "balanced_accuracy": "Balanced accuracy",
@@ -76,7 +77,7 @@ STRATUM_NAMES = {
 
 
 @dataclass(frozen=True)
-class _Card:
+class Card:
     """A latent's page beside its scores, with the anchor that links to it."""
 
     anchor: str
@@ -105,42 +106,56 @@ class _Card:
 
 def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[LatentPage]) -> str:
     """The whole page, from the tables, their summary (`report.summary`) and the explained latents."""
-    style = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    cards = _cards(tables, latents)
-    overall, *others = summary["scores"]["aggregates"]
-    weighted = {name: overall["weighted"][key]["unscored"] for key, name in WEIGHTINGS.items()}
-    scorers = scorer_rows(summary["scores"]["scorers"])
-    return _template().render(
-        summary=summary,
-        overall=overall,
-        places=[a for a in others if (a["explainer"], a["source"]) == (overall["explainer"], overall["source"])],
-        scorers=scorers,
-        scorer_arms={arm: name for arm, name in SCORER_ARMS.items() if any(arm in row for row in scorers.values())},
-        scorer_metrics=SCORER_METRICS,
-        perfect=[a for a in summary["scores"]["aggregates"] if a["coder"] is None and a["n_scored"]],
-        cards=cards,
-        index="#latents",
-        several=len({page.explained_by for page in latents}) > 1,
-        style=style,
-        style_hash=digest,
-        metrics=_judged(overall["macro"], METRIC_NAMES),
-        weightings=WEIGHTINGS,
-        unscored=UNSCORED,
-        with_unscored={"each latent once": overall["unscored"], **weighted},
-        rho=summary["scores"]["within_documents"]["explanation"],
-        strata=STRATUM_NAMES,
-        arms=figures.ARM_NAMES,
-        n_shades=N_SHADES,
-        stratum_chart=_stratum_chart(summary),
-        quantile_chart=_quantile_chart(summary),
+    style = Markup(style_sheet())
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            **findings(summary),
+            cards=Cards(tables)(latents),
+            index="#latents",
+            several=len({page.explained_by for page in latents}) > 1,
+            style=style,
+            style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+            n_shades=N_SHADES,
+        )
     )
 
 
+def style_sheet() -> str:
+    return (TEMPLATES / "page.css").read_text(encoding="utf-8")
+
+
+def findings(summary: dict[str, Any]) -> dict[str, Any]:
+    """What `findings.html.j2` and `card.html.j2` show of a summary."""
+    overall, *others = summary["scores"]["aggregates"]
+    weighted = {name: overall["weighted"][key]["unscored"] for key, name in WEIGHTINGS.items()}
+    scorers = scorer_rows(summary["scores"]["scorers"])
+    return {
+        "summary": summary,
+        "overall": overall,
+        "places": [a for a in others if (a["explainer"], a["source"]) == (overall["explainer"], overall["source"])],
+        "scorers": scorers,
+        "scorer_arms": {arm: name for arm, name in SCORER_ARMS.items() if any(arm in row for row in scorers.values())},
+        "scorer_metrics": SCORER_METRICS,
+        "perfect": [a for a in summary["scores"]["aggregates"] if a["coder"] is None and a["n_scored"]],
+        "metrics": _judged(overall["macro"], METRIC_NAMES),
+        "weightings": WEIGHTINGS,
+        "unscored": UNSCORED,
+        "with_unscored": {"each latent once": overall["unscored"], **weighted},
+        "rho": summary["scores"]["within_documents"]["explanation"],
+        "strata": STRATUM_NAMES,
+        "arms": figures.ARM_NAMES,
+        "stratum_chart": _stratum_chart(summary),
+        "quantile_chart": _quantile_chart(summary),
+    }
+
+
 @cache
-def _template() -> Template:
+def templates(*folders: Path) -> Environment:
+    """Those of the report, behind those of other folders."""
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -165,29 +180,36 @@ def _template() -> Template:
         "small_interval": figures.small_interval,
         "reliability_chart": figures.reliability_chart,
     }
-    return environment.get_template("page.html.j2")
+    return environment
 
 
-def _cards(tables: Tables, latents: Sequence[LatentPage]) -> list[_Card]:
-    """By balanced accuracy, the best first; those without one last."""
-    about = tables.scores.about
-    names = zip(*(about[name].tolist() for name in ("coder", "latent", "explainer", "source")), strict=True)
-    rows = {name: i for i, name in enumerate(names)}
-    statuses = dict(
-        zip(
-            zip(*(tables.latents[name].tolist() for name in ("coder", "latent")), strict=True),
-            tables.latents["status"].tolist(),
-            strict=True,
-        )
-    )
-    cards = []
-    for i, page in enumerate(latents):
-        coder, index = str(page.latent.coder), page.latent.index
-        row = rows.get((coder, index, page.explainer, page.source))
-        scores = None if row is None else scores_of(tables.scores, row)
-        anchor = f"latent-{tables.coder_names.index(coder)}-{index}-{i}"
-        cards.append(_Card(anchor, page, coder_label(coder), scores, _status(scores, statuses[coder, index])))
-    return sorted(cards, key=lambda card: (card.score is None, -(card.score or 0)))
+class Cards:
+    """Cards of the explanations of a run."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._scores, self._coders = tables.scores, tables.coder_names
+        self._rows = {name: i for i, name in enumerate(_columns(tables.scores.about, *_EXPLANATION))}
+        self._statuses = {(coder, latent): status for coder, latent, status in _columns(tables.latents, *_LATENT)}
+
+    def __call__(self, pages: Sequence[LatentPage]) -> list[Card]:
+        """By balanced accuracy, the best first; those without one last."""
+        cards = [self._card(i, page) for i, page in enumerate(pages)]
+        return sorted(cards, key=lambda card: (card.score is None, -(card.score or 0)))
+
+    def _card(self, number: int, page: LatentPage) -> Card:
+        name = (str(page.latent.coder), page.latent.index)
+        row = self._rows.get((*name, page.explainer, page.source))
+        scores = None if row is None else scores_of(self._scores, row)
+        anchor = f"latent-{self._coders.index(name[0])}-{page.latent.index}-{number}"
+        return Card(anchor, page, coder_label(name[0]), scores, _status(scores, self._statuses[name]))
+
+
+_EXPLANATION = ("coder", "latent", "explainer", "source")
+_LATENT = ("coder", "latent", "status")
+
+
+def _columns(table: dict[str, ndarray], *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].tolist() for name in names), strict=True)
 
 
 def _status(scores: dict[str, Any] | None, of_latent: str) -> str:

@@ -7,7 +7,7 @@ is a piece of its own; the tokens between them are one piece.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from outcrop.types import Example, Explanation, LatentExamples, LatentId, Vocabu
 
 N_SHADES = 8
 
-_Judgements = dict[tuple[str, int, int], list[dict[str, Any]]]  # by coder, latent and example
+_Judgements = dict[int, list[dict[str, Any]]]  # by example
 
 
 @dataclass(frozen=True)
@@ -95,47 +95,56 @@ class LatentPage:
 def latent_pages(results: Results, examples: Sequence[LatentExamples], vocabulary: Vocabulary) -> list[LatentPage]:
     """One page per explanation whose latent is among the examples; a failure has one only where no other explainer
     said anything of its latent."""
-    table = results.columns("SELECT coder, latent, layer FROM latents")
-    rows = zip(table["coder"], table["latent"], table["layer"], strict=True)
-    layer_of = {(coder, int(latent)): int(layer) for coder, latent, layer in rows}
-    verdicts = _verdicts(results)
-    by_latent = {example.latent: example for example in examples}
-    explanations = results.explanations()
-    told = {explanation.latent for explanation in explanations if explanation.text is not None}
-    return [
-        _page(explanation, by_latent[explanation.latent], layer_of, verdicts, vocabulary)
-        for explanation in explanations
-        if explanation.latent in by_latent and (explanation.text is not None or explanation.latent not in told)
-    ]
+    return [page for of_latent in examples for page in _pages(results, of_latent, vocabulary)]
 
 
-def _verdicts(results: Results) -> _Judgements:
+def window_groups(examples: LatentExamples, vocabulary: Vocabulary) -> tuple[WindowGroup, ...]:
+    """The scored windows by quantile and stratum, without what was judged."""
+    peak = _peak(examples)
+    return _groups([_view(example, [], peak, vocabulary) for example in examples.score])
+
+
+def _pages(results: Results, examples: LatentExamples, vocabulary: Vocabulary) -> Iterator[LatentPage]:
+    explanations = results.explanations(examples.latent)
+    told = any(explanation.text is not None for explanation in explanations)
+    shown = [explanation for explanation in explanations if explanation.text is not None or not told]
+    if shown:
+        name = (str(examples.latent.coder), examples.latent.index)
+        layer = int(results.columns("SELECT layer FROM latents WHERE coder = ? AND latent = ?", name)["layer"][0])
+        judgements = _judgements(results, name)
+        for explanation in shown:
+            yield _page(explanation, examples, layer, judgements, vocabulary)
+
+
+def _judgements(results: Results, latent: tuple[str, int]) -> _Judgements:
     found: _Judgements = defaultdict(list)
     for arm, names in sorted(ARMS.items()):
-        table = results.columns("SELECT * FROM judgements WHERE scorer = ? AND arm = ?", names)
+        query = "SELECT * FROM judgements WHERE coder = ? AND latent = ? AND scorer = ? AND arm = ?"
+        table = results.columns(query, (*latent, *names))
         for values in zip(*table.values(), strict=True):
             row = {**dict(zip(table, values, strict=True)), "arm": arm}
-            found[str(row["coder"]), int(row["latent"]), int(row["example"])].append(row)
+            found[int(row["example"])].append(row)
     return found
 
 
+def _peak(examples: LatentExamples) -> float:
+    return max((float(e.window.activations.max()) for e in (*examples.explain, *examples.score)), default=0.0)
+
+
 def _page(
-    explanation: Explanation,
-    examples: LatentExamples,
-    layer_of: dict[tuple[str, int], int],
-    verdicts: _Judgements,
-    vocabulary: Vocabulary,
+    explanation: Explanation, examples: LatentExamples, layer: int, judgements: _Judgements, vocabulary: Vocabulary
 ) -> LatentPage:
-    latent = explanation.latent
-    name = (str(latent.coder), latent.index)
-    peak = max((float(e.window.activations.max()) for e in (*examples.explain, *examples.score)), default=0.0)
+    peak, named = _peak(examples), (explanation.explainer, explanation.source)
 
     def views(of: Iterable[Example]) -> list[WindowView]:
-        return [_view(e, verdicts.get((*name, e.index), []), explanation, peak, vocabulary) for e in of]
+        return [_view(e, list(mine(judgements.get(e.index, ()))), peak, vocabulary) for e in of]
+
+    def mine(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        return (row for row in rows if row["explainer"] == "" or (row["explainer"], row["source"]) == named)
 
     return LatentPage(
-        latent=latent,
-        layer=layer_of[name],
+        latent=explanation.latent,
+        layer=layer,
         explainer=explanation.explainer,
         source=explanation.source,
         text=explanation.text,
@@ -149,11 +158,7 @@ def _page(
     )
 
 
-def _view(
-    example: Example, judgements: list[dict[str, Any]], explanation: Explanation, peak: float, vocabulary: Vocabulary
-) -> WindowView:
-    named = (explanation.explainer, explanation.source)
-    mine = [row for row in judgements if row["explainer"] == "" or (row["explainer"], row["source"]) == named]
+def _view(example: Example, judgements: list[dict[str, Any]], peak: float, vocabulary: Vocabulary) -> WindowView:
     return WindowView(
         pieces=_pieces(example, peak, vocabulary),
         row=example.row,
@@ -163,7 +168,7 @@ def _view(
         stratum=example.stratum,
         trigger=_token(example.trigger, vocabulary),
         like=_like(example),
-        verdicts=tuple(_verdict(row, example.activating) for row in mine),
+        verdicts=tuple(_verdict(row, example.activating) for row in judgements),
     )
 
 

@@ -1,0 +1,242 @@
+"""All latents of a run as one table, dead and rare ones included, and what a reader asks of it.
+
+Every view has an address: a `View` is read from the query of one and written back to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, get_args
+from urllib.parse import urlencode
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int
+from numpy import ndarray
+
+from outcrop.config.latents import Flag
+from outcrop.errors import ConfigError
+from outcrop.report.scores import Scores
+from outcrop.results import STATUSES
+
+FLAGS: tuple[str, ...] = (*get_args(Flag), "rare")
+STATISTICS = {
+    "firing_rate": "fires on",
+    "context_rate": "in windows",
+    "max_activation": "max",
+    "context_dependence": "context dependence",
+}
+SCORES = {
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+    "true_accuracy": "true accuracy",
+    "accuracy_skill": "skill",
+    "token_illusion": "token illusion",
+    "beyond_tokens": "beyond tokens",
+}
+SORTABLE = ("coder", "latent", "layer", *STATISTICS, *SCORES)
+_PAGE = 100
+_MOST = 1_000
+
+
+@dataclass(frozen=True)
+class View:
+    """What is shown of the table; the fields are the names in an address."""
+
+    coder: str = ""
+    layer: int | None = None
+    prefix: int | None = None
+    status: tuple[str, ...] = ()
+    flag: tuple[str, ...] = ()
+    least_rate: float | None = None
+    most_rate: float | None = None
+    words: str = ""  # in the explanation
+    least: float | None = None  # of the score that is sorted by
+    most: float | None = None
+    explained_by: str = ""
+    sort: str = "balanced_accuracy"
+    ascending: bool = False
+    page: int = 1
+    size: int = _PAGE
+
+    @staticmethod
+    def of(query: Mapping[str, Sequence[str]]) -> View:
+        """From the values of an address by name, empty ones left out. ConfigError for what cannot be read."""
+        kinds = {one.name: one.type for one in fields(View)}
+        unknown = [name for name in query if name not in kinds]
+        if unknown:
+            raise ConfigError(f"there is no filter {unknown[0]!r}; there are {', '.join(kinds)}")
+        given = {name: [value for value in values if value] for name, values in query.items()}
+        read = {name: _read(name, str(kinds[name]), values) for name, values in given.items() if values}
+        view = View(**read)
+        if view.sort not in SORTABLE:
+            raise ConfigError(f"there is no column {view.sort!r} to sort by; there are {', '.join(SORTABLE)}")
+        for name, values, known in (("status", view.status, STATUSES), ("flag", view.flag, FLAGS)):
+            if not {*values} <= {*known}:
+                raise ConfigError(f"{name} is {', '.join(values)}; expected some of {', '.join(known)}")
+        if view.page < 1 or not 1 <= view.size <= _MOST:
+            raise ConfigError(f"page {view.page} of {view.size} rows; expected pages from 1 on, of 1 to {_MOST:,} rows")
+        return view
+
+    def query(self, **changes: Any) -> str:
+        """The address's query with some fields changed; those at their defaults are left out."""
+        other = replace(self, **changes)
+        asked = {
+            one.name: _written(getattr(other, one.name))
+            for one in fields(self)
+            if getattr(other, one.name) != one.default
+        }
+        return urlencode(asked, doseq=True)
+
+
+def _read(name: str, kind: str, values: Sequence[str]) -> Any:
+    try:
+        match kind:
+            case "tuple[str, ...]":
+                return tuple(values)
+            case "bool":
+                return values[-1] == "1"
+            case "int" | "int | None":
+                return int(values[-1])
+            case "float | None":
+                return float(values[-1])
+            case _:
+                return values[-1]
+    except ValueError:
+        raise ConfigError(f"{name} is {values[-1]!r}; expected a number") from None
+
+
+def _written(value: Any) -> Any:
+    return "1" if value is True else "0" if value is False else value
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some rows of the table, and of how many."""
+
+    rows: list[dict[str, Any]]
+    n: int
+    n_pages: int
+
+
+@dataclass
+class LatentTable:
+    """The latents [L] beside the explanations of one explainer."""
+
+    columns: dict[str, ndarray]
+    text: pa.Array  # null where there is no explanation
+    _orders: dict[str, Int[ndarray, "L"]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(latents: Mapping[str, ndarray], scores: Scores, explainer: str, source: str) -> LatentTable:
+        n = len(latents["latent"])
+        mine = np.flatnonzero(scores.by(explainer, source))
+        row = _rows(latents, scores.about, mine)
+        columns = dict(latents)
+        for metric in SCORES:
+            of = scores.arms["explanation"][metric]
+            for end, values in of.estimate.ends.items():
+                column = np.full(n, np.nan)
+                column[row] = values[mine]
+                columns[metric + _SUFFIX[end]] = column
+        text = np.full(n, None, dtype=object)
+        text[row] = scores.about["text"][mine]
+        return LatentTable(columns, pa.array(text, pa.string()))
+
+    def __len__(self) -> int:
+        return len(self.columns["latent"])
+
+    @cached_property
+    def coders(self) -> list[str]:
+        return sorted(set(self.columns["coder"].tolist()))
+
+    @cached_property
+    def layers(self) -> list[int]:
+        return sorted({int(layer) for layer in np.unique(self.columns["layer"])})
+
+    @cached_property
+    def prefixes(self) -> list[int]:
+        return sorted({int(prefix) for prefix in np.unique(self.columns["prefix"])})
+
+    def chosen(self, view: View) -> Int[ndarray, "n"]:
+        """The rows of a view, in its order."""
+        order = self._order(view.sort)
+        known = self._n_known(view.sort)
+        order = order if view.ascending else np.concatenate([order[:known][::-1], order[known:]])
+        return order[self._kept(view)[order]]
+
+    def page(self, view: View) -> Page:
+        rows = self.chosen(view)
+        n_pages = max(1, -(-len(rows) // view.size))
+        start = (min(view.page, n_pages) - 1) * view.size
+        return Page([self.row(i) for i in rows[start : start + view.size].tolist()], len(rows), n_pages)
+
+    def row(self, i: int) -> dict[str, Any]:
+        """As Python's own values, with `text`."""
+        return {name: column[i] for name, column in self.columns.items()} | {"text": self.text[i].as_py()}
+
+    def table(self, view: View) -> pa.Table:
+        """Every row of a view."""
+        rows = self.chosen(view)
+        columns = {name: pa.array(column[rows], from_pandas=True) for name, column in self.columns.items()}
+        return pa.table(columns | {"text": self.text.take(pa.array(rows))})
+
+    def around(self, coder: str, latent: int) -> tuple[int | None, int | None]:
+        """The latents before and behind one of the same coder."""
+        mine = np.sort(self.columns["latent"][self.columns["coder"] == coder])
+        at = int(np.searchsorted(mine, latent))
+        before = int(mine[at - 1]) if at > 0 else None
+        behind = int(mine[at + 1]) if at + 1 < len(mine) else None
+        return before, behind
+
+    def _kept(self, view: View) -> Bool[ndarray, "L"]:
+        kept = np.ones(len(self), dtype=bool)
+        for asked, name in ((view.coder, "coder"), (view.layer, "layer"), (view.prefix, "prefix")):
+            if asked not in ("", None):
+                kept &= self.columns[name] == asked
+        if view.status:
+            kept &= np.isin(self._status, [STATUSES.index(status) for status in view.status])
+        for flag in view.flag:
+            kept &= self.columns[flag].astype(bool)
+        for column, least, most in (
+            (self.columns["firing_rate"], view.least_rate, view.most_rate),
+            (self.columns[view.sort], view.least, view.most),
+        ):
+            for bound, holds in ((least, np.greater_equal), (most, np.less_equal)):
+                if bound is not None:
+                    kept &= holds(column.astype(float), bound)
+        if view.words:
+            found = pc.match_substring(self.text, view.words, ignore_case=True)
+            kept &= pc.fill_null(found, False).to_numpy(zero_copy_only=False)
+        return kept
+
+    @cached_property
+    def _status(self) -> Int[ndarray, "L"]:
+        number = {status: i for i, status in enumerate(STATUSES)}
+        return np.array([number[status] for status in self.columns["status"].tolist()])
+
+    def _order(self, name: str) -> Int[ndarray, "L"]:
+        """Ascending, missing values last; equal ones as the table has them."""
+        if name not in self._orders:
+            self._orders[name] = np.argsort(self.columns[name], kind="stable")
+        return self._orders[name]
+
+    def _n_known(self, name: str) -> int:
+        column = self.columns[name]
+        return len(column) - (int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0)
+
+
+_SUFFIX = {"value": "", "low": ".low", "high": ".high"}
+
+
+def _rows(latents: Mapping[str, ndarray], about: Mapping[str, ndarray], mine: ndarray) -> Int[ndarray, "n"]:
+    """Where the latents of some explanations stand."""
+    place = {name: i for i, name in enumerate(_names(latents))}
+    return np.array([place[name] for name in _names({key: about[key][mine] for key in ("coder", "latent")})], dtype=int)
+
+
+def _names(table: Mapping[str, ndarray]) -> Iterator[tuple[str, int]]:
+    return zip(table["coder"].tolist(), table["latent"].tolist(), strict=True)
