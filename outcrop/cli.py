@@ -40,6 +40,7 @@ _HELP = """usage: outcrop VERB [DIRECTORY] [SETTINGS]
   stats       the statistics of every latent, as a table and as Parquet
   hookpoints  list the hookpoints of a model, where coders can sit
   compare     what differs between the scores of two runs
+  serve       runs, finished or still going, in the browser
   convert     write a coder as sparsify or SAELens reads it
   demo        the whole road on a small model and text that come as pinned downloads
 
@@ -136,6 +137,7 @@ def _verb(name: str) -> Callable[[Sequence[str]], None]:
         "stats": _stats,
         "hookpoints": _hookpoints,
         "compare": _compare,
+        "serve": _serve,
         "convert": _convert,
         "demo": _demo,
     }
@@ -275,6 +277,29 @@ class CompareCommand:
     """Another; differences are the second's scores less the first's."""
     to: Path | None = None
     """A JSON file to keep the comparison in."""
+
+
+@dataclass(frozen=True)
+class ServeCommand:
+    """Show runs in the browser; they are only read."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run directories, finished or still going."""
+    host: str = "127.0.0.1"
+    """Where to listen. Beyond loopback, a token in the printed address is asked for."""
+    port: int = 8118
+    """The port there."""
+
+
+def _serve(arguments: Sequence[str]) -> None:
+    command = tyro.cli(ServeCommand, args=list(arguments), prog="outcrop serve")
+    if not command.runs:
+        raise ConfigError("no run is named; `outcrop serve RUN` shows one")
+    from outcrop.console import quiet, say
+    from outcrop.dashboard.server import serve
+
+    quiet()
+    serve(command.runs, command.host, command.port, say)
 
 
 def _compare(arguments: Sequence[str]) -> None:

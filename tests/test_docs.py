@@ -101,6 +101,8 @@ def parse(verb: str, given: list[str]) -> None:
         tyro.cli(cli.ConvertCommand, args=cli._named(wanted or ["c", "--to", "saelens", "--out", "o"], "--coder"))
     elif verb == "compare":
         tyro.cli(cli.CompareCommand, args=wanted or ["a", "b"])
+    elif verb == "serve":
+        assert tyro.cli(cli.ServeCommand, args=wanted or ["a"]).runs
     elif verb == "demo":
         tyro.cli(import_module("outcrop.demo.demo").DemoCommand, args=wanted)
     else:
@@ -178,7 +180,7 @@ def default_shown(value: Any) -> str:
 @every_page
 def test_every_flag_is_a_setting(page: Path) -> None:
     filters = {flag_of("where", field, Where) for field in dataclasses.fields(Where)}
-    known = {*settings(), *OF_THE_COMMAND_LINE, *filters, "--to"}
+    known = {*settings(), *OF_THE_COMMAND_LINE, *filters, "--to", "--host", "--port"}
     flags = {flag for span in spans(page) for flag in re.findall(r"(?:^|(?<=\s))--[\w.-]+", span)}
     assert flags <= known
 

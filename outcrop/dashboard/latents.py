@@ -20,6 +20,7 @@ from numpy import ndarray
 from outcrop.config.latents import Flag
 from outcrop.errors import ConfigError
 from outcrop.report.scores import Scores
+from outcrop.report.summary import plain
 from outcrop.results import STATUSES
 
 FLAGS: tuple[str, ...] = (*get_args(Flag), "rare")
@@ -37,7 +38,7 @@ SCORES = {
     "token_illusion": "token illusion",
     "beyond_tokens": "beyond tokens",
 }
-SORTABLE = ("coder", "latent", "layer", *STATISTICS, *SCORES)
+SORTABLE = ("latent", "layer", *STATISTICS, *SCORES)
 _PAGE = 100
 _MOST = 1_000
 
@@ -174,9 +175,15 @@ class LatentTable:
         start = (min(view.page, n_pages) - 1) * view.size
         return Page([self.row(i) for i in rows[start : start + view.size].tolist()], len(rows), n_pages)
 
+    def place(self, coder: str, latent: int) -> int | None:
+        """The row of a latent; None where there is none."""
+        found = np.flatnonzero((self.columns["coder"] == coder) & (self.columns["latent"] == latent))
+        return int(found[0]) if len(found) else None
+
     def row(self, i: int) -> dict[str, Any]:
-        """As Python's own values, with `text`."""
-        return {name: column[i] for name, column in self.columns.items()} | {"text": self.text[i].as_py()}
+        """Plain values, with `text`; None for what is missing."""
+        found: dict[str, Any] = plain({name: column[i] for name, column in self.columns.items()})
+        return found | {"text": self.text[i].as_py()}
 
     def table(self, view: View) -> pa.Table:
         """Every row of a view."""

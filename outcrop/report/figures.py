@@ -28,7 +28,7 @@ _ARM_STEP, _ROW_GAP = 15, 13
 _LOWEST = -4  # decade at which logarithmic axes begin; what lies below stands at their edge
 
 
-def _svg(
+def svg(
     width: int | float, height: int | float, label: str, parts: Sequence[Markup], kind: str, aspect: str = "xMidYMid"
 ) -> Markup:
     opening = Markup(
@@ -37,11 +37,11 @@ def _svg(
     return opening.format(kind, width, height, aspect, label) + Markup("").join(parts) + Markup("</svg>")
 
 
-def _text(x: int | float, y: int | float, text: str, anchor: str = "start", kind: str = "") -> Markup:
+def svg_text(x: int | float, y: int | float, text: str, anchor: str = "start", kind: str = "") -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
 
 
-def _line(x1: int | float, y1: int | float, x2: int | float, y2: int | float, kind: str) -> Markup:
+def svg_line(x1: int | float, y1: int | float, x2: int | float, y2: int | float, kind: str) -> Markup:
     line = Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>')
     return line.format(x1, y1, x2, y2, kind)
 
@@ -64,7 +64,7 @@ def ledger_bar(counts: dict[str, int]) -> Markup:
         parts.append(_rect(x, 0, max(width - 2, 2), 34, f"status {slug(status)}", title))
         x += width
     label = "Latents per status: " + ", ".join(f"{status} {count(n)}" for status, n in counts.items())
-    return _svg(1000, 34, label, parts, "ledger-bar", aspect="none")
+    return svg(1000, 34, label, parts, "ledger-bar", aspect="none")
 
 
 def slug(status: str) -> str:
@@ -77,7 +77,7 @@ def rate_histogram(entry: dict[str, Any]) -> Markup:
     edges, counts = entry["edges"], entry["counts"]
     peak = max(*counts, 1)
     step = (width - 16) / len(counts)
-    parts = [_line(8, base, width - 8, base, "axis")]
+    parts = [svg_line(8, base, width - 8, base, "axis")]
     for i, n in enumerate(counts):
         size = (base - top) * n / peak
         if n:
@@ -86,12 +86,15 @@ def rate_histogram(entry: dict[str, Any]) -> Markup:
     for i, edge in enumerate(edges):
         if float(edge).is_integer():
             x = 8 + i * step
-            parts += [_line(x, base, x, base + 4, "axis"), _text(x, base + 17, _power(edge), _edge_anchor(x, width))]
+            parts += [
+                svg_line(x, base, x, base + 4, "axis"),
+                svg_text(x, base + 17, _power(edge), _edge_anchor(x, width)),
+            ]
     tallest = counts.index(max(counts))
-    parts += [_text(8 + (tallest + 0.5) * step, base - (base - top) * max(counts) / peak - 4, count(max(counts)),
+    parts += [svg_text(8 + (tallest + 0.5) * step, base - (base - top) * max(counts) / peak - 4, count(max(counts)),
                     "middle")]  # fmt: skip
     label = f"Histogram of log10 firing rate, layer {entry['layer']}, {entry['n_latents']} latents"
-    return _svg(width, height - 8, label, parts, "histogram")
+    return svg(width, height - 8, label, parts, "histogram")
 
 
 def _power(exponent: int | float) -> str:
@@ -110,12 +113,12 @@ def interval_chart(
     y = 8.0
     for name, arms in rows:
         block = _ARM_STEP * len(arms)
-        parts.append(_text(0, y + block / 2 + 4, name, kind="label"))
+        parts.append(svg_text(0, y + block / 2 + 4, name, kind="label"))
         for arm, estimate in arms.items():
             parts += _interval(y + _ARM_STEP / 2, arm, estimate)
             y += _ARM_STEP
         y += _ROW_GAP
-    return _svg(_WIDTH, y + 16, label, _axis(y - 4, chance) + parts, "intervals")
+    return svg(_WIDTH, y + 16, label, _axis(y - 4, chance) + parts, "intervals")
 
 
 def _x(value: int | float) -> int | float:
@@ -123,19 +126,19 @@ def _x(value: int | float) -> int | float:
 
 
 def _axis(bottom: int | float, chance: int | float | None) -> list[Markup]:
-    parts = [_line(_x(tick), 2, _x(tick), bottom, "grid") for tick in (0, 0.25, 0.5, 0.75, 1)]
-    parts += [_text(_x(tick), bottom + 15, f"{tick:g}", "middle") for tick in (0, 0.5, 1)]
-    return parts + ([_line(_x(chance), 2, _x(chance), bottom, "chance")] if chance is not None else [])
+    parts = [svg_line(_x(tick), 2, _x(tick), bottom, "grid") for tick in (0, 0.25, 0.5, 0.75, 1)]
+    parts += [svg_text(_x(tick), bottom + 15, f"{tick:g}", "middle") for tick in (0, 0.5, 1)]
+    return parts + ([svg_line(_x(chance), 2, _x(chance), bottom, "chance")] if chance is not None else [])
 
 
 def _interval(y: int | float, arm: str, estimate: dict[str, Any]) -> list[Markup]:
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     parts = []
     if low is not None and high is not None:
-        parts.append(_line(_x(low), y, _x(high), y, f"whisker {arm}" + ("" if value is not None else " unknown")))
+        parts.append(svg_line(_x(low), y, _x(high), y, f"whisker {arm}" + ("" if value is not None else " unknown")))
     if value is None:
-        return [*parts, _text(_WIDTH, y + 4, "missing", "end", "value")]
-    return [*parts, _mark(_x(value), y, arm), _text(_WIDTH, y + 4, number(value), "end", f"value {arm}")]
+        return [*parts, svg_text(_WIDTH, y + 4, "missing", "end", "value")]
+    return [*parts, _mark(_x(value), y, arm), svg_text(_WIDTH, y + 4, number(value), "end", f"value {arm}")]
 
 
 def _mark(x: int | float, y: int | float, arm: str) -> Markup:
@@ -151,12 +154,12 @@ def _mark(x: int | float, y: int | float, arm: str) -> Markup:
 def reliability_chart(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> Markup:
     """Observed rate over mean probability on logarithmic axes; on the line a judge means what it says."""
     size, edge = 260.0, 34.0
-    parts = [_line(edge, size - edge, size - 8, 8, "chance")]
+    parts = [svg_line(edge, size - edge, size - 8, 8, "chance")]
     for exponent in range(_LOWEST, 1, 2):
         at = _log_place(10.0**exponent, size, edge)
         parts += [
-            _text(at, size - edge + 16, _power(exponent), "middle"),
-            _text(edge - 5, size - at + 4, _power(exponent), "end"),
+            svg_text(at, size - edge + 16, _power(exponent), "middle"),
+            svg_text(edge - 5, size - at + 4, _power(exponent), "end"),
         ]
     for arm, bins in (("no_explanation", before), ("explanation", after)):
         shown = [one for one in bins if one["observed"] > 0]
@@ -165,7 +168,7 @@ def reliability_chart(before: Sequence[dict[str, Any]], after: Sequence[dict[str
             for one in shown
         ]
     label = f"Observed rate over probability, {len(before)} bins before and {len(after)} after calibration"
-    return _svg(size, size, label, parts, "reliability")
+    return svg(size, size, label, parts, "reliability")
 
 
 def _log_place(p: float, size: float, edge: float) -> float:
@@ -176,11 +179,11 @@ def _log_place(p: float, size: float, edge: float) -> float:
 def small_interval(estimate: dict[str, Any]) -> Markup:
     """One dot with its interval, for a line of text."""
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
-    parts = [_line(2, 8, 82, 8, "grid"), _line(42, 4, 42, 12, "grid")]
+    parts = [svg_line(2, 8, 82, 8, "grid"), svg_line(42, 4, 42, 12, "grid")]
     if low is not None and high is not None:
-        parts.append(_line(2 + 80 * max(low, 0.0), 8, 2 + 80 * min(high, 1.0), 8, "whisker explanation"))
-    return _svg(84, 16, "", [*parts, _mark(2 + 80 * value, 8, "explanation")], "small")
+        parts.append(svg_line(2 + 80 * max(low, 0.0), 8, 2 + 80 * min(high, 1.0), 8, "whisker explanation"))
+    return svg(84, 16, "", [*parts, _mark(2 + 80 * value, 8, "explanation")], "small")
 
 
 def legend_mark(arm: str) -> Markup:
-    return _svg(14, 14, "", [_mark(7, 7, arm)], "key")
+    return svg(14, 14, "", [_mark(7, 7, arm)], "key")

@@ -1,0 +1,78 @@
+"""Who may ask, and what a page may load.
+
+A page of another site, open in the same browser, can send requests here and can point a name of its own at this
+address. So the Host must be one that was meant, requests that say they come from another site are refused, and beyond
+loopback each browser must have shown the token once. Pages load nothing from elsewhere and run no inline script.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Awaitable, Callable
+
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp
+
+_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_COOKIE = "outcrop_token"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Guard(BaseHTTPMiddleware):
+    """Before every page. `token` is asked for where there is one."""
+
+    def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
+        super().__init__(app)
+        self._hosts = {*_LOOPBACK} if is_loopback(host) else None  # another address has names that are not known here
+        self._token = token
+
+    async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = self._refusal(request) or await call_next(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    def _refusal(self, request: Request) -> Response | None:
+        host = request.headers.get("host", "")
+        if self._hosts is not None and _name(host) not in self._hosts:
+            return PlainTextResponse(f"this server is not {host[:200]}", 421)
+        if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return PlainTextResponse("requests from other sites are not answered", 403)
+        if request.method not in ("GET", "HEAD"):
+            return PlainTextResponse("nothing here can be changed", 405)
+        return None if self._token is None else self._token_refusal(request, self._token)
+
+    def _token_refusal(self, request: Request, token: str) -> Response | None:
+        if secrets.compare_digest(request.cookies.get(_COOKIE, "").encode(), token.encode()):
+            return None
+        if secrets.compare_digest(request.query_params.get("token", "").encode(), token.encode()):
+            left = request.url.remove_query_params("token")
+            answer = RedirectResponse(left.path + (f"?{left.query}" if left.query else ""), 303)
+            answer.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
+            return answer
+        return PlainTextResponse("the address with its token, as `outcrop serve` printed it, opens this", 401)
+
+
+def _name(host: str) -> str:
+    """Without its port."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

@@ -1,0 +1,181 @@
+"""A run directory, finished or running, opened for reading: nothing in it is written.
+
+What stages left is read when it is first asked for, and anew once a stage is begun or completed.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from outcrop import config as configs
+from outcrop.config import RunConfig
+from outcrop.contents import Contents
+from outcrop.dashboard.latents import LatentTable
+from outcrop.errors import RunError
+from outcrop.latents.cache import LatentCache
+from outcrop.latents.sampling import quantiles
+from outcrop.latents.windows import Grid, build_grid
+from outcrop.progress import silent
+from outcrop.report.judged import explainers
+from outcrop.report.page import Card, Cards
+from outcrop.report.summary import summarise
+from outcrop.report.tables import Tables
+from outcrop.report.windows import WindowGroup, latent_pages, window_groups
+from outcrop.results import Results
+from outcrop.run import RunDirectory, StageMark
+from outcrop.types import CoderKey, Example, LatentExamples, LatentId, StratumShare
+
+_STRONGEST = 4  # windows of each quantile of a latent that has no examples
+
+
+class OpenedRun:
+    """One run directory. Who asks anything of it holds its `lock`."""
+
+    def __init__(self, path: Path) -> None:
+        """RunError where there is no run."""
+        self.directory = RunDirectory(path)
+        if not self.directory.config.exists():
+            raise RunError(f"{path} is no run directory: it has no {self.directory.config.name}")
+        self.lock = RLock()
+        self._state: State | None = None
+
+    @property
+    def name(self) -> str:
+        return self.directory.path.resolve().name
+
+    @property
+    def now(self) -> State:
+        """What is known of it as its manifest stands."""
+        marks = self.directory.marks()
+        if self._state is None or self._state.marks != marks:
+            self._state = State(self.directory, marks)
+        return self._state
+
+    def training(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far."""
+        path = self.directory.metrics
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+class State:
+    """A run as one manifest describes it. What takes long is found once."""
+
+    def __init__(self, directory: RunDirectory, marks: dict[str, StageMark]) -> None:
+        self.marks = marks
+        self._directory = directory
+        self._contents = Contents(directory, self.config, silent)
+        self._tables_of: dict[tuple[str, str], LatentTable] = {}
+        self._places: dict[str, tuple[LatentCache, Grid]] = {}
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return configs.load(self._directory.config)
+
+    @cached_property
+    def tables(self) -> Tables | None:
+        """None as long as no latent is known."""
+        return self._contents.tables_as_they_are() if "examples" in self.marks else None
+
+    @cached_property
+    def summary(self) -> dict[str, Any] | None:
+        if self.tables is None:
+            return None
+        return summarise(self.tables, self._contents.reconstructions(), self.config.report)
+
+    @cached_property
+    def explainers(self) -> list[tuple[str, str]]:
+        return [] if self.tables is None else explainers(self.tables.scores.about)
+
+    def latents(self, explainer: str, source: str) -> LatentTable | None:
+        """The table of all latents beside the explanations of one explainer."""
+        if self.tables is None:
+            return None
+        if (explainer, source) not in self._tables_of:
+            of = LatentTable.of(self.tables.latents, self.tables.scores, explainer, source)
+            self._tables_of[explainer, source] = of
+        return self._tables_of[explainer, source]
+
+    @cached_property
+    def _cards(self) -> Cards:
+        assert self.tables is not None
+        return Cards(self.tables)
+
+    def cards(self, latent: LatentId) -> list[Card]:
+        """The explanations of a latent, the best first."""
+        with Results(self._directory.results, read_only=True) as results:
+            examples = self._examples(results, latent)
+            return self._cards(latent_pages(results, [examples], self._contents.vocabulary)) if examples else []
+
+    def strongest(self, latent: LatentId) -> tuple[WindowGroup, ...]:
+        """The strongest windows of each quantile of a latent that has no explanation."""
+        cache, grid = self._place(latent.coder)
+        rows, peaks = grid.peaks(cache[latent.index])
+        order = np.argsort(peaks, kind="stable")
+        quantile = quantiles(len(order), self.config.examples.n_quantiles)
+        last = [order[quantile == q][-_STRONGEST:] for q in np.unique(quantile)]
+        chosen = np.concatenate(last) if last else order
+        windows = grid.windows(rows[chosen], cache[latent.index])
+        of = [int(q) for q, group in zip(np.unique(quantile), last, strict=True) for _ in group]
+        score = tuple(
+            Example(i, row, "score", window, quantile=q)
+            for i, (row, window, q) in enumerate(zip(rows[chosen].tolist(), windows, of, strict=True))
+        )
+        return window_groups(LatentExamples(latent, 0.0, 0.0, (), score, ()), self._contents.vocabulary)
+
+    def _examples(self, results: Results, latent: LatentId) -> LatentExamples | None:
+        """Those in the database, with their tokens from the corpus and their activations from the cache."""
+        name = str(latent.coder), latent.index
+        found = results.columns("SELECT * FROM examples WHERE coder = ? AND latent = ? ORDER BY example", name)
+        if not len(found["example"]):
+            return None
+        rates = results.columns("SELECT firing_rate, context_rate FROM latents WHERE coder = ? AND latent = ?", name)
+        strata = results.columns("SELECT * FROM strata WHERE coder = ? AND latent = ?", name)
+        cache, grid = self._place(latent.coder)
+        windows = grid.windows(found["row"], cache[latent.index])
+        columns = ("example", "row", "split", "quantile", "stratum", "source", "distance")
+        examples = [
+            Example(index, row, split, window, _whole(quantile), _text(stratum), _whole(source), _known(distance))
+            for (index, row, split, quantile, stratum, source, distance), window in zip(
+                zip(*(found[column].tolist() for column in columns), strict=True), windows, strict=True
+            )
+        ]
+        names = ("stratum", "share", "n_windows", "shortfall")
+        shares = zip(*(strata[column].tolist() for column in names), strict=True)
+        return LatentExamples(
+            latent=latent,
+            firing_rate=float(rates["firing_rate"][0]),
+            context_rate=float(rates["context_rate"][0]),
+            explain=tuple(one for one in examples if one.split == "explain"),
+            score=tuple(one for one in examples if one.split == "score"),
+            strata=tuple(StratumShare(name, share, n, _text(shortfall)) for name, share, n, shortfall in shares),
+        )
+
+    def _place(self, key: CoderKey) -> tuple[LatentCache, Grid]:
+        """The cache of a coder, and the grid over it."""
+        name = str(key)
+        if name not in self._places:
+            placed = next(one for one in self._contents.coders if one.key == key)
+            cache = LatentCache(self._directory.cache, placed, self._contents.corpus("cache"))
+            window_tokens = self.config.cache.window_tokens
+            grid = build_grid(cache.corpus, cache.eligible, window_tokens, self._contents.vocabulary)
+            self._places[name] = cache, grid
+        return self._places[name]
+
+
+def _whole(value: float) -> int | None:
+    return None if np.isnan(value) else int(value)
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _text(value: Any) -> Any:
+    """A column without any text is one of NaN."""
+    return value if isinstance(value, str) else None

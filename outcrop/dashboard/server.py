@@ -1,0 +1,214 @@
+"""Addresses → pages.
+
+    /                           the runs
+    /RUN/                       what was found in one
+    /RUN/latents?…              all its latents, searched, filtered and sorted (`latents.View`)
+    /RUN/latents.csv?…          the same rows, whole; also .parquet
+    /RUN/latent/CODER/INDEX     one latent
+    /static/…                   style sheets and the script
+
+RUN is a number: paths never come from an address.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+import pyarrow.csv
+import pyarrow.parquet
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from outcrop import config as configs
+from outcrop.dashboard.curves import curves
+from outcrop.dashboard.guard import Guard, is_loopback
+from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
+from outcrop.dashboard.opened import OpenedRun, State
+from outcrop.errors import ConfigError, OutcropError
+from outcrop.report.page import TEMPLATES, findings, templates
+from outcrop.results import STATUSES
+from outcrop.stages import ORDER
+from outcrop.types import CoderKey, LatentId
+
+_HERE = Path(__file__).parent
+
+
+def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve runs until it is stopped. RunError where one is none."""
+    token = None if is_loopback(host) else secrets.token_urlsafe(16)
+    app = application([OpenedRun(path) for path in paths], host, token)
+    shown = f"[{host}]" if ":" in host else host
+    say(f"http://{shown}:{port}/" + (f"?token={token}" if token else "") + "   (Ctrl-C stops)")
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+
+
+def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str | None = None) -> Starlette:
+    pages = _Pages(runs)
+    routes = [
+        Route("/", pages.runs),
+        Mount("/static", StaticFiles(directory=_HERE / "static")),
+        Route("/page.css", pages.style),
+        Route("/{run:int}/", pages.run),
+        Route("/{run:int}/latents", pages.latents),
+        Route("/{run:int}/latents.{kind}", pages.export),
+        Route("/{run:int}/latent/{coder:path}/{index:int}", pages.latent),
+    ]
+    handlers: dict[Any, Any] = {OutcropError: _complain, HTTPException: _missing}
+    guard = Middleware(Guard, host=host, token=token)
+    return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
+
+
+def _complain(_: Request, error: Exception) -> Response:
+    return _page(
+        "error.html.j2", 400 if isinstance(error, ConfigError) else 500, title="This cannot be shown", error=str(error)
+    )
+
+
+def _missing(_: Request, error: HTTPException) -> Response:
+    return _page("error.html.j2", error.status_code, title="There is no such page", error=error.detail)
+
+
+def _page(template: str, status: int = 200, **context: Any) -> HTMLResponse:
+    environment = templates(_HERE / "templates")
+    return HTMLResponse(environment.get_template(template).render(**context), status)
+
+
+class _Pages:
+    """Each gives one page; they run in threads."""
+
+    def __init__(self, runs: Sequence[OpenedRun]) -> None:
+        self._runs = runs
+
+    def runs(self, request: Request) -> Response:
+        if len(self._runs) == 1:
+            return RedirectResponse("/0/", 303)
+        return _page("runs.html.j2", title="Runs", runs=self._runs, run=None)
+
+    def style(self, _: Request) -> Response:
+        return PlainTextResponse((TEMPLATES / "page.css").read_text(encoding="utf-8"), media_type="text/css")
+
+    def run(self, request: Request) -> Response:
+        number, run = self._run(request)
+        with run.lock:
+            now = run.now
+            return _page(
+                "run.html.j2",
+                title=run.name,
+                here=number,
+                run=run,
+                marks=now.marks,
+                stages=ORDER,
+                running=len(now.marks) < len(ORDER) or not all(mark.complete for mark in now.marks.values()),
+                training=curves(run.training()),
+                config=configs.dump(now.config),
+                **({"summary": None} if now.summary is None else findings(now.summary)),
+            )
+
+    def latents(self, request: Request) -> Response:
+        number, run = self._run(request)
+        view = _view(request)
+        with run.lock:
+            now = run.now
+            table, by = _table(now, view)
+            return _page(
+                "latents.html.j2",
+                title=f"Latents of {run.name}",
+                here=number,
+                run=run,
+                view=view,
+                table=table,
+                page=None if table is None else table.page(view),
+                explainers=[" ".join(one) for one in now.explainers],
+                explained_by=" ".join(by),
+                statuses=STATUSES,
+                flags=FLAGS,
+                statistics=STATISTICS,
+                scores=SCORES,
+                address=address,
+            )
+
+    def export(self, request: Request) -> Response:
+        _, run = self._run(request)
+        kind = request.path_params["kind"]
+        if kind not in _WRITERS:
+            raise HTTPException(404, f"latents are exported as {', '.join(_WRITERS)}, not as {kind[:20]}")
+        view = _view(request)
+        with run.lock:
+            table, _ = _table(run.now, view)
+            if table is None:
+                raise HTTPException(404, "no latent is known yet")
+            rows = table.table(view)
+        sink = io.BytesIO()
+        write, media_type = _WRITERS[kind]
+        write(rows, sink)
+        headers = {"Content-Disposition": f'attachment; filename="latents.{kind}"'}
+        return Response(sink.getvalue(), media_type=media_type, headers=headers)
+
+    def latent(self, request: Request) -> Response:
+        number, run = self._run(request)
+        coder, index = request.path_params["coder"], request.path_params["index"]
+        with run.lock:
+            now = run.now
+            table, _ = _table(now, View())
+            row = None if table is None else table.place(coder, index)
+            if table is None or row is None or now.summary is None:
+                raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
+            latent = LatentId(CoderKey.parse(coder), index)
+            cards = now.cards(latent)
+            before, behind = table.around(coder, index)
+            return _page(
+                "latent.html.j2",
+                title=f"Latent {index}",
+                here=number,
+                run=run,
+                coder=coder,
+                latent=table.row(row),
+                cards=cards,
+                strongest=[] if cards else now.strongest(latent),
+                flags=FLAGS,
+                several=len(cards) > 1,
+                index="../../latents",
+                before=None if before is None else address(number, coder, before),
+                behind=None if behind is None else address(number, coder, behind),
+                **findings(now.summary),
+            )
+
+    def _run(self, request: Request) -> tuple[int, OpenedRun]:
+        number = request.path_params["run"]
+        if number >= len(self._runs):
+            raise HTTPException(404, f"there are {len(self._runs)} runs; they are numbered from 0")
+        return number, self._runs[number]
+
+
+def address(run: int, coder: str, latent: int) -> str:
+    return f"/{run}/latent/{quote(coder, safe=',')}/{latent}"
+
+
+def _view(request: Request) -> View:
+    return View.of(parse_qs(request.url.query, keep_blank_values=True))
+
+
+def _table(now: State, view: View) -> tuple[LatentTable | None, tuple[str, str]]:
+    """The table beside the explanations that the view names, by default our first explainer's."""
+    known = {" ".join(one): one for one in now.explainers}
+    if view.explained_by and view.explained_by not in known:
+        raise ConfigError(f"nobody called {view.explained_by!r} explained this run; there are {', '.join(known)}")
+    by = known.get(view.explained_by) or next(iter(known.values()), ("", ""))
+    return now.latents(*by), by
+
+
+_WRITERS: dict[str, tuple[Callable[[Any, Any], None], str]] = {
+    "csv": (pyarrow.csv.write_csv, "text/csv"),
+    "parquet": (pyarrow.parquet.write_table, "application/vnd.apache.parquet"),
+}

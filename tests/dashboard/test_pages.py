@@ -1,0 +1,167 @@
+"""Every page of a tiny run, over HTTP without a network; who is let in; and text that would rather be markup."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from starlette.testclient import TestClient
+
+from outcrop import cli
+from outcrop.dashboard.opened import OpenedRun
+from outcrop.dashboard.server import application
+from outcrop.model.corpus import load_vocabulary, save_vocabulary
+from outcrop.results import Results
+from outcrop.run import RunDirectory
+from outcrop.types import Vocabulary
+from tests.test_pipeline import snapshot
+from tests.tiny_run import SETTINGS
+
+LOCAL = "http://127.0.0.1"
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202eevil\u202c" + "y" * 100_000
+N_LATENTS = int(SETTINGS["coder.n-latents"]) * int(SETTINGS["coder.layers"]) * 2
+
+
+@pytest.fixture(scope="module")
+def client(finished: Path) -> Iterator[TestClient]:
+    with TestClient(application([OpenedRun(finished)]), base_url=LOCAL) as client:
+        yield client
+
+
+def links(page: str) -> set[str]:
+    return {html.unescape(link) for link in re.findall(r'(?:href|src)="(/[^"#]*)"', page)}
+
+
+def test_every_link_leads_to_a_page_and_nothing_is_written(client: TestClient, finished: Path) -> None:
+    before, seen, waiting = snapshot(finished), set[str](), {"/"}
+    while waiting:
+        address = waiting.pop()
+        answer = client.get(address)
+        assert answer.status_code == 200, address
+        seen.add(address)
+        if "text/html" in answer.headers["content-type"] and len(seen) < 60:
+            waiting |= links(answer.text) - seen
+    assert sum("/latent/" in address for address in seen) > 20
+    assert {"/0/", "/0/latents", "/page.css", "/static/dashboard.js"} <= seen
+    assert snapshot(finished) == before
+
+
+def test_an_explained_latent_shows_its_windows_and_a_dead_one_its_page(client: TestClient) -> None:
+    scored = client.get("/0/latents", params={"status": "scored"}).text
+    (first, *_) = sorted(link for link in links(scored) if "/latent/" in link)
+    page = client.get(first).text
+    assert "scored windows" in page and 'class="tokens"' in page and "balanced accuracy" in page
+    others = client.get("/0/latents", params={"status": ["unfired", "rare", "not selected"]}).text
+    address = next(link for link in sorted(links(others)) if "/latent/" in link)
+    assert client.get(address).status_code == 200
+
+
+def test_an_unselected_latent_shows_its_strongest_windows(client: TestClient) -> None:
+    page = client.get("/0/latents", params={"status": "not selected", "sort": "firing_rate"}).text
+    address = next(link for link in links(page) if "/latent/" in link)
+    shown = client.get(address).text
+    assert "Its strongest windows" in shown and "activation" in shown
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_the_rows_of_a_view_can_be_taken_away(client: TestClient, kind: str) -> None:
+    answer = client.get(f"/0/latents.{kind}", params={"sort": "latent", "ascending": "1"})
+    read = {"csv": pyarrow.csv.read_csv, "parquet": pyarrow.parquet.read_table}[kind]
+    rows = read(io.BytesIO(answer.content))
+    assert rows.num_rows == N_LATENTS
+    assert rows["latent"].to_pylist() == sorted(rows["latent"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "told"),
+    [
+        ("/0/latents?layer=two", 400, "expected a number"),
+        ("/0/latents?explained_by=nobody", 400, "nobody called"),
+        ("/0/latents.xls", 404, "csv, parquet"),
+        ("/0/latent/no,such,coder,0/3", 404, "there is no latent 3"),
+        ("/0/latent/../../etc/1", 404, "no such page"),
+        ("/7/", 404, "there are 1 runs"),
+        ("/static/../server.py", 404, "no such page"),
+    ],
+)
+def test_what_is_not_there_is_told(client: TestClient, address: str, status: int, told: str) -> None:
+    answer = client.get(address)
+    assert answer.status_code == status
+    assert told in answer.text
+
+
+def test_requests_from_elsewhere_are_refused(client: TestClient) -> None:
+    assert client.get("/0/", headers={"host": "evil.example"}).status_code == 421
+    assert client.get("/0/", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    assert client.post("/0/").status_code == 405
+    assert client.get("/0/", headers={"host": "[::1]:8118", "sec-fetch-site": "same-origin"}).status_code == 200
+
+
+def test_pages_may_load_nothing_from_elsewhere(client: TestClient) -> None:
+    answer = client.get("/0/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert not re.search(r"<script(?! src=\"/static)|style=|\son\w+=|(src|href|action)=\"\w+:(?!,)", answer.text)
+
+
+def test_beyond_loopback_the_token_is_asked_for(finished: Path) -> None:
+    with TestClient(application([OpenedRun(finished)], "0.0.0.0", "secret"), base_url="http://box:8118") as client:
+        assert client.get("/0/").status_code == 401
+        assert client.get("/0/?token=guess").status_code == 401
+        shown = client.get("/0/latents?token=secret&layer=1", follow_redirects=False)
+        assert (shown.status_code, shown.headers["location"]) == (303, "/0/latents?layer=1")
+        assert client.get("/0/").status_code == 200
+
+
+@pytest.fixture(scope="module")
+def hostile(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose tokens, explanations and failures all are markup."""
+    run = tmp_path_factory.mktemp("hostile") / "run"
+    shutil.copytree(finished, run)
+    path = RunDirectory(run).tokens / "vocabulary.safetensors"
+    pieces = load_vocabulary(path).pieces
+    save_vocabulary(Vocabulary((HOSTILE.encode(), *(b"<b>" + piece for piece in pieces[1:]))), path)
+    with Results(run / "results.sqlite") as results:
+        results._db.execute("UPDATE explanations SET text = ? WHERE text IS NOT NULL", (HOSTILE,))
+        results._db.execute("UPDATE explanations SET failure_detail = ? WHERE text IS NULL", (HOSTILE,))
+        results._db.execute("UPDATE changes SET n = n + 1")
+    return run
+
+
+def test_foreign_text_is_never_markup(hostile: Path) -> None:
+    with TestClient(application([OpenedRun(hostile)]), base_url=LOCAL) as client:
+        scored = client.get("/0/latents", params={"status": "scored"}).text
+        addresses = ["/0/", "/0/latents", *(link for link in links(scored) if "/latent/" in link)]
+        assert len(addresses) > 4
+        for address in addresses:
+            page = client.get(address).text
+            assert "<script>alert" not in page and "<img" not in page and "<b>the" not in page
+            assert "\u202e" not in page and "y" * 10_000 not in page
+        assert "&lt;script&gt;alert(1)" in scored
+
+
+def test_a_run_that_is_still_trained_is_shown(finished: Path, tmp_path: Path) -> None:
+    for name in ("config.yaml", "metrics.jsonl"):
+        shutil.copy(finished / name, tmp_path / name)
+    marks = RunDirectory(finished).marks()
+    RunDirectory(tmp_path).mark("tokens", marks["tokens"])
+    with TestClient(application([OpenedRun(tmp_path)]), base_url=LOCAL) as client:
+        page = client.get("/0/").text
+        assert "data-running" in page and "Held-out FVU" in page and "No latent is known yet" in page
+        assert "No latent is known yet" in client.get("/0/latents").text
+        RunDirectory(tmp_path).mark("train", marks["train"])
+        assert 'class="done">train' in client.get("/0/").text
+
+
+def test_what_is_no_run_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", str(tmp_path)]) == 2
+    assert "is no run directory" in capfd.readouterr().err
+    assert cli.main(["serve"]) == 2
+    assert "no run is named" in capfd.readouterr().err
