@@ -3,8 +3,8 @@
     python benchmarks/report.py [--quick] [--latents 100000] [--rounds 3]
 
 Made-up results of one coder in three layers: every latent explained and judged on 60 windows (five quantiles of four,
-20 random, 10 same-token, 10 neighbour; two to a document) with the explanation, without any and by the token baseline, and on 20 of them
-with another latent's explanation: 200 judgements of each. Making them is not timed.
+20 random, 10 same-token, 10 neighbour; two to a document) with the explanation, without any and by the token baseline,
+and on 20 of them with another latent's explanation: 200 judgements of each. Making them is not timed.
 
     cold      `read_tables`, `save_tables` and `summarise`, from the database
     filter    `load_tables` and `summarise` of one layer, from what a cold report left behind

@@ -5,6 +5,7 @@
     /RUN/latents?…              all its latents, searched, filtered and sorted (`latents.View`)
     /RUN/latents.csv?…          the same rows, whole; also .parquet
     /RUN/latent/CODER/INDEX     one latent
+    /compare?first=&second=     what differs between two runs
     /static/…                   style sheets and the script
 
 RUN is a number: paths never come from an address.
@@ -36,7 +37,8 @@ from outcrop.dashboard.guard import Guard, is_loopback
 from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.opened import OpenedRun, State
 from outcrop.errors import ConfigError, OutcropError
-from outcrop.report.page import TEMPLATES, findings, templates
+from outcrop.pipeline import compare_runs
+from outcrop.report.page import METRIC_NAMES, TEMPLATES, findings, templates
 from outcrop.results import STATUSES
 from outcrop.stages import ORDER
 from outcrop.types import CoderKey, LatentId
@@ -57,6 +59,7 @@ def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str |
     pages = _Pages(runs)
     routes = [
         Route("/", pages.runs),
+        Route("/compare", pages.compare),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
         Route("/page.css", pages.style),
         Route("/{run:int}/", pages.run),
@@ -184,15 +187,40 @@ class _Pages:
                 **findings(now.summary),
             )
 
+    def compare(self, request: Request) -> Response:
+        numbers = {name: _whole(request.query_params.get(name, "")) for name in ("first", "second")}
+        first, second = map(self._numbered, numbers.values())
+        with first.lock, second.lock:
+            comparison = compare_runs(first.directory.path, second.directory.path)
+        return _page(
+            "compare.html.j2",
+            title=f"{first.name} and {second.name}",
+            names=(first.name, second.name),
+            numbers=numbers,
+            comparison=comparison,
+            others={one["first"]: one["second"] for one in comparison["coders"]},
+            metrics=METRIC_NAMES,
+            address=address,
+        )
+
     def _run(self, request: Request) -> tuple[int, OpenedRun]:
         number = request.path_params["run"]
+        return number, self._numbered(number)
+
+    def _numbered(self, number: int) -> OpenedRun:
         if number >= len(self._runs):
             raise HTTPException(404, f"there are {len(self._runs)} runs; they are numbered from 0")
-        return number, self._runs[number]
+        return self._runs[number]
 
 
 def address(run: int, coder: str, latent: int) -> str:
     return f"/{run}/latent/{quote(coder, safe=',')}/{latent}"
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"a run is named {text[:60]!r}; expected its number, from 0")
+    return int(text)
 
 
 def _view(request: Request) -> View:

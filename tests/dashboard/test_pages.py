@@ -97,6 +97,16 @@ def test_what_is_not_there_is_told(client: TestClient, address: str, status: int
     assert told in answer.text
 
 
+def test_two_runs_are_compared(finished: Path) -> None:
+    runs = [OpenedRun(finished), OpenedRun(finished)]
+    with TestClient(application(runs), base_url=LOCAL) as client:
+        assert 'action="/compare"' in client.get("/").text
+        page = client.get("/compare?first=0&second=1").text
+        assert "over 2 coders of the same weights" in page and "Balanced accuracy" in page
+        assert client.get("/compare?first=0&second=two").status_code == 400
+        assert client.get("/compare?first=0&second=5").status_code == 404
+
+
 def test_requests_from_elsewhere_are_refused(client: TestClient) -> None:
     assert client.get("/0/", headers={"host": "evil.example"}).status_code == 421
     assert client.get("/0/", headers={"sec-fetch-site": "cross-site"}).status_code == 403
