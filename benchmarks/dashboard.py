@@ -1,0 +1,119 @@
+"""How fast does the dashboard show the table of all latents?
+
+    python benchmarks/dashboard.py [--quick] [--latents 500000] [--rounds 9]
+
+A made-up run of one coder in three layers, a tenth of whose latents are explained and scored on eight windows each.
+Timed is the answer to a request, from the address to the last byte of HTML, as `outcrop serve` gives it, without the
+network and the browser's drawing:
+
+    open      the first request of all, which reads the tables
+    view      the first page by balanced accuracy
+    sorted    the first page by another number each time, sorted for the first time
+    searched  the explanations that contain a word, of some layers
+    csv       all rows, taken away
+
+There is no peer: SAEDashboard and Neuronpedia draw pages latent by latent. The last line is JSON: medians in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from report import KEY, Row, latents
+from starlette.testclient import TestClient
+
+from outcrop.config import ModelConfig, RunConfig, TextConfig, dump
+from outcrop.dashboard.latents import SORTABLE
+from outcrop.dashboard.opened import OpenedRun
+from outcrop.dashboard.server import application
+from outcrop.results import Results
+from outcrop.run import RunDirectory, StageMark
+
+N_LAYERS = 3
+WORDS = ("river", "bank", "verbs", "of", "motion", "names", "cities", "numbers", "after", "a", "colon", "negation")
+
+
+def make(path: Path, n_latents: int) -> None:
+    directory = RunDirectory(path)
+    directory.create()
+    directory.coders.mkdir()
+    directory.config.write_text(dump(RunConfig(ModelConfig("m"), TextConfig("t"), ("model.layers.15",))))
+    for stage in ("tokens", "train", "cache", "examples", "explain", "score"):
+        directory.mark(stage, StageMark({}, complete=True, models={}, addresses={}))
+    Results(directory.results).close()
+    with sqlite3.connect(directory.results) as db:
+        coder = (KEY, N_LAYERS, n_latents // N_LAYERS)
+        db.execute("INSERT INTO coders VALUES (?, ?, ?, 32, 10000000, 0, 0, 300000, 20000)", coder)
+        generator = np.random.default_rng(0)
+        for table, rows in (
+            ("latents", latents(n_latents, generator)),
+            ("strata", ((KEY, i, "random", 1.0, 1000, None) for i in range(0, n_latents, 10))),
+            ("examples", examples(range(0, n_latents, 10))),
+            ("explanations", explanations(range(0, n_latents, 10), generator)),
+            ("judgements", judgements(range(0, n_latents, 10), generator)),
+        ):
+            width = len(db.execute(f"PRAGMA table_info({table})").fetchall())
+            db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * width)})", rows)
+
+
+def examples(of: Sequence[int]) -> Iterator[Row]:
+    for latent in of:
+        for i in range(8):
+            quantile, stratum = (i % 4 + 1, None) if i < 4 else (None, "random")
+            yield KEY, latent, i, "score", i, i, quantile, stratum, None, None, float(i < 4), float(i < 4)
+
+
+def explanations(of: Sequence[int], generator: np.random.Generator) -> Iterator[Row]:
+    for latent in of:
+        yield KEY, latent, "contrastive", "all", " ".join(generator.choice(WORDS, 5)), "", None, None, 10, 320, None
+
+
+def judgements(of: Sequence[int], generator: np.random.Generator) -> Iterator[Row]:
+    for latent in of:
+        for i, p in enumerate(generator.random(8).tolist()):
+            yield KEY, latent, "detection", "plain", "contrastive", "all", i, p, p > 0.5, "", None, None, None
+
+
+def timed(client: TestClient, addresses: Sequence[str]) -> float:
+    turns = []
+    for address in addresses:
+        start = time.perf_counter()
+        client.get(address).raise_for_status()
+        turns.append(time.perf_counter() - start)
+    return round(statistics.median(turns), 4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="20,000 latents")
+    parser.add_argument("--latents", type=int, default=500_000)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    n = 20_000 if options.quick else options.latents
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), n)
+        with TestClient(application([OpenedRun(Path(folder))]), base_url="http://127.0.0.1") as client:
+            page = "/0/latents"
+            found = {
+                "open": timed(client, [page]),
+                "view": timed(client, [page] * options.rounds),
+                "sorted": timed(client, [f"{page}?sort={name}" for name in SORTABLE if name != "balanced_accuracy"]),
+                "searched": timed(client, [f"{page}?words={word}&layer={i % 3}" for i, word in enumerate(WORDS)]),
+                "csv": timed(client, [f"{page}.csv"]),
+            }
+    for name, seconds in found.items():
+        print(f"{name}: {seconds} s", file=sys.stderr)
+    print(json.dumps({"latents": n, "rounds": options.rounds, **found}))
+
+
+if __name__ == "__main__":
+    main()
