@@ -82,6 +82,11 @@ class View:
             raise ConfigError(f"page {view.page} of {view.size} rows; expected pages from 1 on, of 1 to {_MOST:,} rows")
         return view
 
+    @property
+    def filters(self) -> bool:
+        """Whether more is asked for than words and an order."""
+        return replace(self, words="", sort=View.sort, ascending=View.ascending, page=1, size=_PAGE) != View()
+
     def query(self, **changes: Any) -> str:
         """The address's query with some fields changed; those at their defaults are left out."""
         other = replace(self, **changes)
