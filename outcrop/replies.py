@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from outcrop.database import to_read
 from outcrop.errors import CorruptError, RunError
 from outcrop.types import Failure, Message, Reply, Request
 
@@ -63,17 +64,19 @@ _TOTALS = """SELECT model, COUNT(*) AS n_requests, COUNT(failure) AS n_failed,
 class Replies:
     """What LLMs answered, by request hash. May be used from several threads and processes."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
         self._lock = threading.Lock()
+        where = to_read(Path(path), "replies") if read_only else path
+        options: dict[str, Any] = {"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False}
         try:
-            self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(where, uri=read_only, **options)
         except sqlite3.OperationalError as error:
             raise RunError(
                 f"{path} cannot be opened as a store of replies ({error}). "
                 "Expected such a file, or a place for one in a folder that exists."
             ) from error
         try:
-            self._open(path)
+            self._check(path) if read_only else self._open(path)
         except sqlite3.OperationalError:
             self._db.close()
             raise
@@ -95,7 +98,11 @@ class Replies:
             for statement in _SCHEMA:
                 self._db.execute(statement)
         self._db.execute("COMMIT")
-        if version not in (0, SCHEMA_VERSION):
+        self._check(path)
+
+    def _check(self, path: Path | str) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
             raise CorruptError(
                 f"{path} has schema version {version}, expected {SCHEMA_VERSION}: it was written by another "
                 "version of outcrop. Move it away; what it held will be asked again."
@@ -140,6 +147,15 @@ class Replies:
             find = "SELECT role, content FROM parts WHERE part = ?"
             found = [self._db.execute(find, (part,)).fetchone() for part in json.loads(row[0])]
         return tuple(Message(role, content) for role, content in found)
+
+    def about(self, request: str) -> dict[str, Any]:
+        """The row of a request, with its raw answer or its failure; KeyError if it was never asked."""
+        with self._lock:
+            cursor = self._db.execute("SELECT * FROM replies WHERE request = ?", (request,))
+            names, row = [column[0] for column in cursor.description], cursor.fetchone()
+        if row is None:
+            raise KeyError(request)
+        return dict(zip(names, row, strict=True))
 
     def add_many(self, answers: Iterable[tuple[str, str, Request, Reply | Failure]]) -> None:
         """Store (hash, model, request, answer) of each, in one transaction."""

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from adbc_driver_sqlite import StatementOptions, dbapi
 
+from outcrop.database import to_read
 from outcrop.errors import CorruptError
 from outcrop.types import CoderKey, Explanation, Failure, Judgement, LatentExamples, LatentId, Relation, StratumShare
 
@@ -208,7 +209,7 @@ class Results:
         self._path = path or Path(
             self._resources.enter_context(TemporaryDirectory(prefix="outcrop-")), "results.sqlite"
         )
-        where = _to_read(self._path) if read_only else self._path
+        where = to_read(self._path, "results") if read_only else self._path
         self._db = sqlite3.connect(where, uri=read_only, isolation_level=None)
         self._resources.callback(self._db.close)
         try:
@@ -360,7 +361,7 @@ class Results:
     @cached_property
     def _bulk(self) -> dbapi.Connection:
         """A second connection, which reads without making a Python object of every cell."""
-        return self._resources.enter_context(dbapi.connect(_to_read(self._path), autocommit=True))
+        return self._resources.enter_context(dbapi.connect(to_read(self._path, "results"), autocommit=True))
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Every row of a table or view, by its key: for comparing two runs."""
@@ -372,16 +373,6 @@ class Results:
         names = [column[0] for column in cursor.description]
         rows = cursor.fetchall()
         return {name: _column([row[i] for row in rows]) for i, name in enumerate(names)}
-
-
-def _to_read(path: Path) -> str:
-    """The address to read it at, also on a disk that cannot be written, where nobody is at the database."""
-    if not path.exists():
-        raise CorruptError(
-            f"there is no {path}, where the results should be; put it back, or start a new run directory"
-        )
-    nobody = not path.with_name(path.name + "-wal").exists()
-    return path.resolve().as_uri() + ("?immutable=1" if nobody else "?mode=ro")
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -22,6 +22,7 @@ from outcrop.latents.cache import LatentCache
 from outcrop.latents.sampling import quantiles
 from outcrop.latents.windows import Grid, build_grid
 from outcrop.progress import silent
+from outcrop.replies import Replies
 from outcrop.report.judged import explainers
 from outcrop.report.page import Card, Cards
 from outcrop.report.summary import summarise
@@ -29,7 +30,7 @@ from outcrop.report.tables import Tables
 from outcrop.report.windows import WindowGroup, latent_pages, window_groups
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark
-from outcrop.types import CoderKey, Example, LatentExamples, LatentId, StratumShare
+from outcrop.types import CoderKey, Example, LatentExamples, LatentId, Message, StratumShare
 
 _STRONGEST = 4  # windows of each quantile of a latent that has no examples
 
@@ -56,6 +57,12 @@ class OpenedRun:
         if self._state is None or self._state.marks != marks:
             self._state = State(self.directory, marks)
         return self._state
+
+    def asked(self, request: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
+        """The messages of a request, and its row among the replies. KeyError if it was never asked."""
+        shared = configs.load(self.directory.config).judge.replies
+        with Replies(shared or self.directory.replies, read_only=True) as replies:
+            return replies.prompt(request), replies.about(request)
 
     def training(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl so far."""

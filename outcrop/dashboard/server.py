@@ -5,6 +5,7 @@
     /RUN/latents?…              all its latents, searched, filtered and sorted (`latents.View`)
     /RUN/latents.csv?…          the same rows, whole; also .parquet
     /RUN/latent/CODER/INDEX     one latent
+    /RUN/reply/REQUEST          what was asked of a language model, word for word, and what it answered
     /compare?first=&second=     what differs between two runs
     /static/…                   style sheets and the script
 
@@ -59,6 +60,7 @@ def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str |
     pages = _Pages(runs)
     routes = [
         Route("/", pages.runs),
+        Route("/{run:int}/reply/{request_hash}", pages.reply),
         Route("/compare", pages.compare),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
         Route("/page.css", pages.style),
@@ -181,11 +183,21 @@ class _Pages:
                 strongest=[] if cards else now.strongest(latent),
                 flags=FLAGS,
                 several=len(cards) > 1,
-                index="../../latents",
+                index=f"/{number}/latents",
+                replies=f"/{number}/reply/",
                 before=None if before is None else address(number, coder, before),
                 behind=None if behind is None else address(number, coder, behind),
                 **findings(now.summary),
             )
+
+    def reply(self, request: Request) -> Response:
+        number, run = self._run(request)
+        name = request.path_params["request_hash"]
+        try:
+            messages, about = run.asked(name)
+        except KeyError:
+            raise HTTPException(404, f"nothing called {name[:80]} was asked") from None
+        return _page("reply.html.j2", title="Asked and answered", here=number, run=run, messages=messages, about=about)
 
     def compare(self, request: Request) -> Response:
         numbers = {name: _whole(request.query_params.get(name, "")) for name in ("first", "second")}

@@ -37,6 +37,7 @@ class Verdict:
     probability: float | None
     right: bool | None  # None: failed
     failure: str | None
+    request: str | None  # its hash, where a language model was asked
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class LatentPage:
     source: str
     text: str | None
     failure: str | None
+    request: str | None  # the hash of what was asked, where a language model was
     firing_rate: float
     context_rate: float
     shares: dict[str, float]
@@ -149,6 +151,7 @@ def _page(
         source=explanation.source,
         text=explanation.text,
         failure=str(explanation.failure) if explanation.failure else None,
+        request=explanation.request or None,
         firing_rate=examples.firing_rate,
         context_rate=examples.context_rate,
         shares={share.stratum: share.share for share in examples.strata},
@@ -184,10 +187,11 @@ def _like(example: Example) -> str | None:
 
 
 def _verdict(row: dict[str, Any], activating: bool) -> Verdict:
+    request = row["request"] or None if isinstance(row["request"], str) else None
     if isinstance(row["failure"], str):
-        return Verdict(row["arm"], None, None, f"{row['failure']}: {row['failure_detail']}")
+        return Verdict(row["arm"], None, None, f"{row['failure']}: {row['failure_detail']}", request)
     probability = None if np.isnan(row["probability"]) else float(row["probability"])
-    return Verdict(row["arm"], probability, bool(row["predicted"]) == activating, None)
+    return Verdict(row["arm"], probability, bool(row["predicted"]) == activating, None, request)
 
 
 def _pieces(example: Example, peak: float, vocabulary: Vocabulary) -> tuple[Piece, ...]:

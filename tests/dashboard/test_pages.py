@@ -70,6 +70,15 @@ def test_an_unselected_latent_shows_its_strongest_windows(client: TestClient) ->
     assert "Its strongest windows" in shown and "activation" in shown
 
 
+def test_what_was_asked_is_one_click_away(client: TestClient) -> None:
+    scored = client.get("/0/latents", params={"status": "scored"}).text
+    page = client.get(next(link for link in sorted(links(scored)) if "/latent/" in link)).text
+    asked = sorted(link for link in links(page) if "/reply/" in link)
+    assert len(asked) > 10
+    reply = client.get(asked[0]).text
+    assert "small-judge" in reply and "<h2>user</h2>" in reply and "<h2>Answer</h2>" in reply
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_rows_of_a_view_can_be_taken_away(client: TestClient, kind: str) -> None:
     answer = client.get(f"/0/latents.{kind}", params={"sort": "latent", "ascending": "1"})
@@ -87,6 +96,7 @@ def test_the_rows_of_a_view_can_be_taken_away(client: TestClient, kind: str) -> 
         ("/0/latents.xls", 404, "csv, parquet"),
         ("/0/latent/no,such,coder,0/3", 404, "there is no latent 3"),
         ("/0/latent/../../etc/1", 404, "no such page"),
+        ("/0/reply/unknown", 404, "nothing called unknown was asked"),
         ("/7/", 404, "there are 1 runs"),
         ("/static/../server.py", 404, "no such page"),
     ],
