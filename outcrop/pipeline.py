@@ -270,7 +270,7 @@ def tabulate(
     explanations: Iterable[Explanation],
     judgements: Iterable[Judgement],
 ) -> Results:
-    """A results database in memory, for `read_tables`, of stages that were run without a run directory."""
+    """A results database, gone once closed, of stages that were run without a run directory; for `read_tables`."""
     results = Results()
     for one in surveys:
         results.add_coder(coder_row(one), latent_rows(one))

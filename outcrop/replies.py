@@ -165,7 +165,8 @@ class Replies:
                 for name, model, request, answer in answers:
                     self._db.execute(_INSERT, self._row(name, model, request, answer))
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk ends it
+                    self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
 

@@ -205,7 +205,7 @@ class Results:
 
     def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
         """Without a path, in a temporary file that is gone when this is closed."""
-        self._resources = ExitStack()
+        self._resources, self._read_only = ExitStack(), read_only
         self._path = path or Path(
             self._resources.enter_context(TemporaryDirectory(prefix="outcrop-")), "results.sqlite"
         )
@@ -252,7 +252,8 @@ class Results:
             yield self._db
             self._db.execute("UPDATE changes SET n = n + 1")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk ends it
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
@@ -360,8 +361,19 @@ class Results:
 
     @cached_property
     def _bulk(self) -> dbapi.Connection:
-        """A second connection, which reads without making a Python object of every cell."""
-        return self._resources.enter_context(dbapi.connect(to_read(self._path, "results"), autocommit=True))
+        """A second connection, which reads without making a Python object of every cell. Who only reads sees one state
+        of the database through both, whoever writes meanwhile."""
+        while True:
+            address = to_read(self._path, "results")
+            other = self._resources.enter_context(dbapi.connect(address, autocommit=not self._read_only))
+            if not self._read_only:
+                return other
+            self._db.execute("BEGIN")
+            with other.cursor() as cursor:
+                cursor.execute("SELECT n FROM changes")
+                if cursor.fetchone() == (self.changes,):
+                    return other
+            self._db.execute("ROLLBACK")
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Every row of a table or view, by its key: for comparing two runs."""

@@ -32,6 +32,7 @@ from outcrop.config import Role
 from outcrop.errors import CorruptError, RunError
 
 _LOCK = ".lock"
+_VERSION = 2  # of the manifest
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -99,10 +100,35 @@ class RunDirectory:
         if not self._manifest.exists():
             return {}
         try:
-            stages = json.loads(self._manifest.read_text(encoding="utf-8"))["stages"]
-            return {name: StageMark(**mark) for name, mark in stages.items()}
+            found = json.loads(self._manifest.read_text(encoding="utf-8"))
+            if found["version"] == _VERSION:
+                return {name: StageMark(**mark) for name, mark in found["stages"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptError(f"{self._manifest} cannot be read ({error}); the run directory was altered") from error
+        raise CorruptError(
+            f"{self._manifest} has version {found['version']}, expected {_VERSION}: it was written by another version "
+            "of outcrop. Start a new run directory."
+        )
+
+    @property
+    def written(self) -> int | None:
+        """When the manifest was last written, in nanoseconds; None for a new run."""
+        return self._manifest.stat().st_mtime_ns if self._manifest.exists() else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process works in it."""
+        import fcntl
+
+        lock = self.path / _LOCK
+        if not lock.exists():
+            return False
+        with lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def mark(self, stage: str, mark: StageMark) -> None:
         self._write({**self.marks(), stage: mark})
@@ -114,8 +140,8 @@ class RunDirectory:
             self._write(kept)
 
     def _write(self, marks: dict[str, StageMark]) -> None:
-        stages = {name: asdict(mark) for name, mark in marks.items()}
-        write_atomically(self._manifest, (json.dumps({"version": 1, "stages": stages}, indent=1) + "\n").encode())
+        manifest = {"version": _VERSION, "stages": {name: asdict(mark) for name, mark in marks.items()}}
+        write_atomically(self._manifest, (json.dumps(manifest, indent=1) + "\n").encode())
 
     @contextmanager
     def locked(self) -> Iterator[None]:

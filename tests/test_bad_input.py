@@ -316,7 +316,7 @@ def test_a_run_directory_in_which_another_process_works_is_refused(run: Path, re
 
 
 def test_a_damaged_manifest_is_refused(run: Path, refused: Refused) -> None:
-    for content in (b'{"version": 1, "sta', b'{"stages": []}', b"\xff\xfe"):
+    for content in (b'{"version": 2, "sta', b'{"version": 2, "stages": []}', b"\xff\xfe"):
         (run / "manifest.json").write_bytes(content)
         assert "manifest.json" in refused("report", str(run))
 

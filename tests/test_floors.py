@@ -8,6 +8,7 @@ import outcrop
 ROOT = Path(outcrop.__file__).parent
 FLOORS = [
     {"types", "config", "errors", "progress"},
+    {"database"},
     {"kernels", "run", "results", "replies"},
     {"model"},
     {"coders"},
@@ -16,7 +17,7 @@ FLOORS = [
     {"stages", "contents", "judges", "trackers"},
     {"work"},
     {"pipeline"},
-    {"console", "demo"},
+    {"console", "demo", "dashboard"},
     {"cli"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

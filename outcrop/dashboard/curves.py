@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from outcrop.report.figures import svg, svg_line, svg_text
 from outcrop.report.ledger import coder_label
+from outcrop.report.summary import plain
 from outcrop.report.text import count, number
 
 _WIDTH, _HEIGHT = 460, 200
@@ -28,16 +29,19 @@ class Curve:
 
 
 def curves(lines: Sequence[dict[str, Any]]) -> list[Curve]:
-    """In the order in which the coders first stand in the file."""
+    """In the order in which the coders first stand in the file. What is not finite is missing."""
     by_coder: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
-        by_coder.setdefault(line["coder"], []).append(line)
+        by_coder.setdefault(line["coder"], []).append(plain(line))
     return [Curve(coder_label(name), of[-1], _picture(of)) for name, of in by_coder.items()]
 
 
 def _picture(lines: Sequence[dict[str, Any]]) -> Markup:
     """FVU on a logarithmic axis, since it falls by factors."""
-    steps, fvu = [line["step"] for line in lines], [line["fvu"] for line in lines]
+    known = [line for line in lines if line["fvu"]]
+    if not known:
+        return Markup("")
+    steps, fvu = [line["step"] for line in known], [line["fvu"] for line in known]
     low, high = math.log(min(fvu)) - 0.05, math.log(max(fvu)) + 0.05
 
     def place(n: int, value: float) -> tuple[float, float]:

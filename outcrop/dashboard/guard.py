@@ -7,6 +7,7 @@ loopback each browser must have shown the token once. Pages load nothing from el
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable
@@ -28,7 +29,6 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_COOKIE = "outcrop_token"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -44,8 +44,11 @@ class Guard(BaseHTTPMiddleware):
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
         super().__init__(app)
-        self._hosts = {*_LOOPBACK} if is_loopback(host) else None  # another address has names that are not known here
+        # An address beyond loopback has names that are not known here.
+        self._hosts = {*_LOOPBACK, host} if is_loopback(host) else None
         self._token = token
+        # Cookies know no port: a server beside this one must have another name for its own, and not see the token.
+        self._cookie = "outcrop_" + _digest(f"name {token}")[:12]
 
     async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response = self._refusal(request) or await call_next(request)
@@ -63,14 +66,19 @@ class Guard(BaseHTTPMiddleware):
         return None if self._token is None else self._token_refusal(request, self._token)
 
     def _token_refusal(self, request: Request, token: str) -> Response | None:
-        if secrets.compare_digest(request.cookies.get(_COOKIE, "").encode(), token.encode()):
-            return None
+        let_in = _digest(f"let in {token}")
         if secrets.compare_digest(request.query_params.get("token", "").encode(), token.encode()):
             left = request.url.remove_query_params("token")
             answer = RedirectResponse(left.path + (f"?{left.query}" if left.query else ""), 303)
-            answer.set_cookie(_COOKIE, token, httponly=True, samesite="strict")
+            answer.set_cookie(self._cookie, let_in, httponly=True, samesite="strict")
             return answer
+        if secrets.compare_digest(request.cookies.get(self._cookie, "").encode(), let_in.encode()):
+            return None
         return PlainTextResponse("the address with its token, as `outcrop serve` printed it, opens this", 401)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _name(host: str) -> str:

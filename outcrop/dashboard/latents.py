@@ -144,10 +144,9 @@ class LatentTable:
         columns = dict(latents)
         for metric in SCORES:
             of = scores.arms["explanation"][metric]
-            for end, values in of.estimate.ends.items():
-                column = np.full(n, np.nan)
-                column[row] = values[mine]
-                columns[metric + _SUFFIX[end]] = column
+            for name, values in of.estimate.columns(metric).items():
+                columns[name] = np.full(n, np.nan)
+                columns[name][row] = values[mine]
         text = np.full(n, None, dtype=object)
         text[row] = scores.about["text"][mine]
         return LatentTable(columns, pa.array(text, pa.string()))
@@ -239,9 +238,6 @@ class LatentTable:
     def _n_known(self, name: str) -> int:
         column = self.columns[name]
         return len(column) - (int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0)
-
-
-_SUFFIX = {"value": "", "low": ".low", "high": ".high"}
 
 
 def _rows(latents: Mapping[str, ndarray], about: Mapping[str, ndarray], mine: ndarray) -> Int[ndarray, "n"]:

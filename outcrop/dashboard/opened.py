@@ -36,7 +36,7 @@ _STRONGEST = 4  # windows of each quantile of a latent that has no examples
 
 
 class OpenedRun:
-    """One run directory. Who asks anything of it holds its `lock`."""
+    """One run directory. Who asks for `now` and of it holds the `lock`."""
 
     def __init__(self, path: Path) -> None:
         """RunError where there is no run."""
@@ -45,6 +45,7 @@ class OpenedRun:
             raise RunError(f"{path} is no run directory: it has no {self.directory.config.name}")
         self.lock = RLock()
         self._state: State | None = None
+        self._written: int | None = None  # when the manifest was, of which that is
 
     @property
     def name(self) -> str:
@@ -53,9 +54,9 @@ class OpenedRun:
     @property
     def now(self) -> State:
         """What is known of it as its manifest stands."""
-        marks = self.directory.marks()
-        if self._state is None or self._state.marks != marks:
-            self._state = State(self.directory, marks)
+        written = self.directory.written
+        if self._state is None or self._written != written:
+            self._state, self._written = State(self.directory, self.directory.marks()), written
         return self._state
 
     def asked(self, request: str) -> tuple[tuple[Message, ...], dict[str, Any]]:

@@ -39,7 +39,7 @@ from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, Vi
 from outcrop.dashboard.opened import OpenedRun, State
 from outcrop.errors import ConfigError, OutcropError
 from outcrop.pipeline import compare_runs
-from outcrop.report.page import METRIC_NAMES, TEMPLATES, findings, templates
+from outcrop.report.page import METRIC_NAMES, findings, style_sheet, templates
 from outcrop.results import STATUSES
 from outcrop.stages import ORDER
 from outcrop.types import CoderKey, LatentId
@@ -101,7 +101,7 @@ class _Pages:
         return _page("runs.html.j2", title="Runs", runs=self._runs, run=None)
 
     def style(self, _: Request) -> Response:
-        return PlainTextResponse((TEMPLATES / "page.css").read_text(encoding="utf-8"), media_type="text/css")
+        return PlainTextResponse(style_sheet(), media_type="text/css")
 
     def run(self, request: Request) -> Response:
         number, run = self._run(request)
@@ -114,7 +114,7 @@ class _Pages:
                 run=run,
                 marks=now.marks,
                 stages=ORDER,
-                running=len(now.marks) < len(ORDER) or not all(mark.complete for mark in now.marks.values()),
+                running=run.directory.busy,
                 training=curves(run.training()),
                 config=configs.dump(now.config),
                 **({"summary": None} if now.summary is None else findings(now.summary)),
@@ -202,8 +202,7 @@ class _Pages:
     def compare(self, request: Request) -> Response:
         numbers = {name: _whole(request.query_params.get(name, "")) for name in ("first", "second")}
         first, second = map(self._numbered, numbers.values())
-        with first.lock, second.lock:
-            comparison = compare_runs(first.directory.path, second.directory.path)
+        comparison = compare_runs(first.directory.path, second.directory.path)
         return _page(
             "compare.html.j2",
             title=f"{first.name} and {second.name}",

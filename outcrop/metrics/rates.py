@@ -46,6 +46,10 @@ class Estimate:
         """The ends of one estimate."""
         return {name: end.item() for name, end in self.ends.items()}
 
+    def columns(self, name: str) -> dict[str, ndarray]:
+        """As columns of a table."""
+        return {name: self.value, f"{name}.low": self.low, f"{name}.high": self.high}
+
     def __getitem__(self, index: Any) -> Estimate:
         return Estimate(*(np.asarray(end[index]) for end in self.ends.values()))
 

@@ -26,8 +26,6 @@ from outcrop.types import RELATIONS
 
 MEASURES = ("agreement", "low_polysemanticity", "drop_off")
 
-_SUFFIX = {"value": "", "low": ".low", "high": ".high"}
-
 
 @dataclass(frozen=True)
 class _Explained:
@@ -56,7 +54,9 @@ def band_table(
     columns = {name: judged.latents[name][explained.latent] for name in ("coder", "latent")}
     columns |= {"explainer": explained.explainer, "label": labels(bands, mass).astype(object), "low_mass": mass[:, LOW]}
     columns |= _relations(judged, explained)
-    return columns | {name + _SUFFIX[end]: of.ends[end] for name, of in measures.items() for end in _SUFFIX}
+    for name, of in measures.items():
+        columns |= of.columns(name)
+    return columns
 
 
 def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str, Any]]:

@@ -115,10 +115,10 @@ def _unpaired(first: Scores, second: Scores, metric: str, confidence: float) -> 
 
 def _places(*runs: Scores) -> list[Int[ndarray, "n"]]:
     """The hookpoint of every latent as a number; one for all where the runs share none."""
-    sources = [[str(CoderKey.parse(name).source) for name in of.about["coder"].tolist()] for of in runs]
-    apart = set.intersection(*map(set, sources))
-    number = {name: i for i, name in enumerate(sorted({name for of in sources for name in of}))}
-    return [np.array([number[name] if apart else 0 for name in of], dtype=np.int64) for of in sources]
+    places = [[CoderKey.parse(name).place for name in of.about["coder"].tolist()] for of in runs]
+    apart = set.intersection(*map(set, places))
+    number = {place: i for i, place in enumerate(dict.fromkeys(place for of in places for place in of))}
+    return [np.array([number[place] if apart else 0 for place in of], dtype=np.int64) for of in places]
 
 
 def _moved(a: Scores, b: Scores) -> list[dict[str, Any]]:

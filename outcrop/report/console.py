@@ -220,7 +220,7 @@ def console_comparison(comparison: dict[str, Any], names: tuple[str, str]) -> Gr
     how = (
         f"latent by latent, over {'the same coder' if n == 1 else f'{n} coders that are the same'}"
         if comparison["paired"]
-        else "as populations, within bins of firing rate: the coders differ"
+        else "as populations, within bins of firing rate and shared hookpoints: the coders differ"
     )
     return Group(*(part for pair in comparison["explainers"] for part in _compared(pair, names, how, comparison)))
 

@@ -118,7 +118,7 @@ class Verdicts:
 
 
 class Judged:
-    """The judgements of a results database, read scorer by scorer; a thread reads ahead."""
+    """The judgements of a results database, read scorer by scorer; a thread reads ahead, until the context is left."""
 
     def __init__(self, results: Results) -> None:
         self._results, self._verdicts = results, dict[tuple[str, str], Verdicts]()
@@ -130,6 +130,12 @@ class Judged:
         self._numbers: dict[tuple[str, str], Future[dict[str, ndarray]]] = {}
         cases = _WINDOWS.format(" ".join(f"WHEN '{stratum}' THEN {i}" for i, stratum in enumerate(STRATA)))
         self._examples = self._reader.submit(results.numbers, cases, _EXAMPLE, (self.n_quantiles,))
+
+    def __enter__(self) -> Judged:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.shutdown(cancel_futures=True)  # nobody may close the database under it
 
     def read_ahead(self, asked: Iterable[tuple[str, str]]) -> None:
         """Begin to read what these scorers said in these arms, but for what they measured."""

@@ -11,7 +11,7 @@ They are kept beside the report as Parquet, for this purpose and for everybody's
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +81,25 @@ class Tables:
 
 def read_tables(results: Results, confidence: float = 0.95) -> Tables:
     """From the judgements themselves; `confidence` is the coverage of every interval."""
-    judged = Judged(results)
-    judgements = _rows(results.columns(_JUDGEMENTS))
-    asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
-    judged.read_ahead(sorted(asked, key=lambda one: one != ARMS["explanation"]))
-    coders = results.columns("SELECT * FROM coders ORDER BY coder")
-    arms = {arm: calibrated(judged, arm) for arm in CALIBRATED if (DETECTION, arm) in {*asked, (DETECTION, "plain")}}
-    plain = arms["plain"]
-    ranked = {one for one in (*asked, *ARMS.values()) if one[0] not in MEASURING}
-    ranks = {one: ranks_of(judged, judged.verdicts(*one), confidence) for one in ranked}
-    return Tables(
-        coders=[dict(zip(coders, row, strict=True)) for row in _rows(coders)],
-        judgements=judgements,
-        latents=results.columns(_LATENTS),
-        scores=score(judged, ranks, plain, confidence),
-        scorers=scorer_values(judged, asked, ranks, confidence),
-        bands=band_table(judged, plain.verdicts, plain.posterior, confidence),
-        calibration=[calibration_summary(of, arm) for arm, of in arms.items() if len(of.rows)],
-    )
+    with Judged(results) as judged:
+        judgements = _rows(results.columns(_JUDGEMENTS))
+        asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
+        judged.read_ahead(sorted(asked, key=lambda one: one != ARMS["explanation"]))
+        coders = results.columns("SELECT * FROM coders ORDER BY coder")
+        wanted = {*asked, ARMS["explanation"]}
+        arms = {arm: calibrated(judged, arm) for arm in CALIBRATED if (DETECTION, arm) in wanted}
+        plain = arms["plain"]
+        ranked = {one for one in (*asked, *ARMS.values()) if one[0] not in MEASURING}
+        ranks = {one: ranks_of(judged, judged.verdicts(*one), confidence) for one in ranked}
+        return Tables(
+            coders=[dict(zip(coders, row, strict=True)) for row in _rows(coders)],
+            judgements=judgements,
+            latents=results.columns(_LATENTS),
+            scores=score(judged, ranks, plain, confidence),
+            scorers=scorer_values(judged, asked, ranks, confidence),
+            bands=band_table(judged, plain.verdicts, plain.posterior, confidence),
+            calibration=[calibration_summary(of, arm) for arm, of in arms.items() if len(of.rows)],
+        )
 
 
 def save_tables(tables: Tables, folder: Path) -> None:
@@ -164,14 +165,9 @@ def _flat(scores: Scores) -> dict[str, ndarray]:
     columns = dict(scores.about)
     for arm, metrics in scores.arms.items():
         for name, column in metrics.items():
-            for end, values in column.estimate.ends.items():
-                columns[_named(arm, name, end)] = values
-            columns[_named(arm, name, "n")] = column.n.astype(np.int64)
+            columns |= column.estimate.columns(f"{arm}.{name}")
+            columns[f"{arm}.{name}.n"] = column.n.astype(np.int64)
     return columns
-
-
-def _named(arm: str, metric: str, part: str) -> str:
-    return f"{arm}.{metric}" + (f".{part}" if part != "value" else "")
 
 
 def _unflattened(
@@ -181,8 +177,8 @@ def _unflattened(
     for name in columns:
         if name.count(".") == 1:
             arm, metric = name.split(".")
-            ends = {end.name: columns[_named(arm, metric, end.name)] for end in fields(Estimate)}
-            arms.setdefault(arm, {})[metric] = Column(Estimate(**ends), columns[_named(arm, metric, "n")].astype(float))
+            estimate = Estimate(columns[name], columns[f"{name}.low"], columns[f"{name}.high"])
+            arms.setdefault(arm, {})[metric] = Column(estimate, columns[f"{name}.n"].astype(float))
     return Scores(
         {name: column for name, column in columns.items() if "." not in name}, arms, n_quantiles, within_documents
     )

@@ -6,7 +6,9 @@ import html
 import io
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.csv
@@ -95,16 +97,17 @@ def test_the_rows_of_a_view_can_be_taken_away(client: TestClient, kind: str) -> 
         ("/0/latents?explained_by=nobody", 400, "nobody called"),
         ("/0/latents.xls", 404, "csv, parquet"),
         ("/0/latent/no,such,coder,0/3", 404, "there is no latent 3"),
-        ("/0/latent/../../etc/1", 404, "no such page"),
+        ("/0/latent/%2e%2e/%2e%2e/etc/1", 404, "there is no latent 1 of ../../etc"),
         ("/0/reply/unknown", 404, "nothing called unknown was asked"),
         ("/7/", 404, "there are 1 runs"),
-        ("/static/../server.py", 404, "no such page"),
+        ("/static/%2e%2e/server.py", 404, "There is no such page"),
+        ("/static/%2e%2e%2fserver.py", 404, "There is no such page"),
     ],
 )
 def test_what_is_not_there_is_told(client: TestClient, address: str, status: int, told: str) -> None:
     answer = client.get(address)
     assert answer.status_code == status
-    assert told in answer.text
+    assert told in answer.text and "import" not in answer.text
 
 
 def test_two_runs_are_compared(finished: Path) -> None:
@@ -151,7 +154,13 @@ def hostile(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Results(run / "results.sqlite") as results:
         results._db.execute("UPDATE explanations SET text = ? WHERE text IS NOT NULL", (HOSTILE,))
         results._db.execute("UPDATE explanations SET failure_detail = ? WHERE text IS NULL", (HOSTILE,))
+        failed = "predicted = NULL, probability = NULL, failure = 'unreadable', failure_detail = ?"
+        where = "example % 3 = 0 AND scorer = 'detection'"
+        assert results._db.execute(f"UPDATE judgements SET {failed} WHERE {where}", (HOSTILE,)).rowcount > 0
         results._db.execute("UPDATE changes SET n = n + 1")
+    with closing(sqlite3.connect(run / "replies.sqlite", isolation_level=None)) as replies:
+        replies.execute("UPDATE parts SET content = ?", (HOSTILE,))
+        replies.execute("UPDATE replies SET text = ? WHERE text IS NOT NULL", (HOSTILE,))
     return run
 
 
@@ -160,10 +169,13 @@ def test_foreign_text_is_never_markup(hostile: Path) -> None:
         scored = client.get("/0/latents", params={"status": "scored"}).text
         addresses = ["/0/", "/0/latents", *(link for link in links(scored) if "/latent/" in link)]
         assert len(addresses) > 4
-        for address in addresses:
-            page = client.get(address).text
-            assert "<script>alert" not in page and "<img" not in page and "<b>the" not in page
-            assert "\u202e" not in page and "y" * 10_000 not in page
+        asked = [link for link in links(client.get(addresses[-1]).text) if "/reply/" in link]
+        for address in (*addresses, *asked[:3], "/compare?first=0&second=0"):
+            page = client.get(address)
+            assert page.status_code == 200 and "<script>alert" not in page.text and "<img" not in page.text
+            assert "<b>the" not in page.text and "\u202e" not in page.text
+            assert "y" * 10_000 not in page.text or "/reply/" in address
+        assert asked
         assert "&lt;script&gt;alert(1)" in scored
 
 
@@ -174,7 +186,9 @@ def test_a_run_that_is_still_trained_is_shown(finished: Path, tmp_path: Path) ->
     RunDirectory(tmp_path).mark("tokens", marks["tokens"])
     with TestClient(application([OpenedRun(tmp_path)]), base_url=LOCAL) as client:
         page = client.get("/0/").text
-        assert "data-running" in page and "Held-out FVU" in page and "No latent is known yet" in page
+        assert "data-running" not in page and "Held-out FVU" in page and "No latent is known yet" in page
+        with RunDirectory(tmp_path).locked():
+            assert "data-running" in client.get("/0/").text
         assert "No latent is known yet" in client.get("/0/latents").text
         RunDirectory(tmp_path).mark("train", marks["train"])
         assert 'class="done">train' in client.get("/0/").text
