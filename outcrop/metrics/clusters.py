@@ -17,11 +17,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+_LEAST_PAIRS = 30
+
 
 def intraclass_correlation(
     x: Float[ndarray, "n"], subject: Int[ndarray, "n"], cell: Int[ndarray, "n"], cluster: Int[ndarray, "n"]
 ) -> float:
-    """ρ; cluster −1 stands for a window that is alone. NaN without two such pairs in a cell that varies."""
+    """ρ; cluster −1 stands for a window that is alone. NaN with fewer than 30 pairs of one document in cells that hold
+    others, too: of so few, no more than chance would be seen."""
     of_cell = _joint(subject, cell)
     n_pairs, unlike = _pairs_within(x, of_cell)
     rows = np.flatnonzero(cluster >= 0)
@@ -29,6 +32,8 @@ def intraclass_correlation(
     within = of_cell[rows[first]]
     n_same, same = (np.bincount(within, of, minlength=len(n_pairs)) for of in _pairs_within(x[rows], group))
     used = np.flatnonzero((n_same > 0) & (n_pairs > n_same))
+    if n_same[used].sum() < _LEAST_PAIRS:
+        return float("nan")
     apart = (n_same * (unlike - same))[used] / (n_pairs - n_same)[used]
     return float(np.clip(1 - same[used].sum() / apart.sum(), 0, 1)) if apart.sum() > 0 else float("nan")
 

@@ -37,6 +37,12 @@ def test_a_correlation_without_pairs_or_without_variance_is_missing() -> None:
     assert np.isnan(intraclass_correlation(np.ones(4), ALONE, ALONE, ALONE))
 
 
+def test_a_correlation_of_few_pairs_is_missing() -> None:
+    few, more = (planted(0.5, n, (2,) * 10, 3) for n in (5, 50))
+    assert np.isnan(intraclass_correlation(*few))
+    assert 0 < intraclass_correlation(*more) < 1
+
+
 def test_the_design_effect_of_equal_weights_is_that_of_kish() -> None:
     subject, cluster = np.repeat([0, 1], 4), np.array([0, 0, 0, 0, 7, 7, 8, -1])
     found = design_effect(np.ones(8), subject, cluster, 3, 0.5)
