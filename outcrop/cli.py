@@ -163,6 +163,8 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
         show(console_requests(run.would_ask(last), command.config.judge))
         return
     run.until(last, retry_failed=command.retry_failed)
+    if isinstance(command, ReportCommand):
+        run.contents.forget_where()
     if isinstance(command, ReportCommand) and command.where != Where():
         _show_where(run, command.where)
     elif last == "report":
@@ -304,6 +306,8 @@ def _serve(arguments: Sequence[str]) -> None:
 
 def _compare(arguments: Sequence[str]) -> None:
     command = tyro.cli(CompareCommand, args=list(arguments), prog="outcrop compare")
+    if command.to is not None and (command.to.is_dir() or not command.to.parent.is_dir()):
+        raise ConfigError(f"--to is {command.to}; expected a file in a folder that exists")
     from outcrop.console import quiet, say, show
     from outcrop.pipeline import compare_runs
     from outcrop.report.console import console_comparison

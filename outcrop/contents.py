@@ -155,6 +155,14 @@ class Contents:
         write_atomically(self.directory.tables, _json(self._made_of(results)))
         return tables
 
+    @property
+    def report_stands(self) -> bool:
+        """Whether there is a report, and of these results by this version of the tables."""
+        if not (self.directory.summary.exists() and self.directory.page.exists()):
+            return False
+        with self.results() as results:
+            return self._tables_made_of(results)
+
     def tables_as_they_are(self) -> Tables:
         """The same, and nothing is written."""
         with Results(self.directory.results, read_only=True) as results:
@@ -179,11 +187,14 @@ class Contents:
     def summary(self) -> dict[str, Any]:
         return json.loads(self.directory.summary.read_text(encoding="utf-8"))
 
+    def forget_where(self) -> None:
+        """The summary of some latents that was kept last."""
+        self._where.unlink(missing_ok=True)
+
     def save_where(self, summary: dict[str, Any]) -> Path:
         """A summary of some latents, in place of the last one."""
-        path = self.directory.report / "where.json"
-        write_atomically(path, _json(summary))
-        return path
+        write_atomically(self._where, _json(summary))
+        return self._where
 
     def save_report(self, summary: dict[str, Any], page: str, figures: dict[str, bytes]) -> None:
         """`figures` by file name."""
@@ -205,6 +216,10 @@ class Contents:
 
     def _part(self, part: str) -> Path:
         return self.directory.tokens / f"{part}.safetensors"
+
+    @property
+    def _where(self) -> Path:
+        return self.directory.report / "where.json"
 
     @property
     def _vocabulary(self) -> Path:

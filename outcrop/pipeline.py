@@ -80,11 +80,11 @@ class Run:
                     self._grow(more)
                 for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
                     mark = self.directory.marks().get(stage)
-                    if mark and mark.complete:
+                    if mark and mark.complete and (stage != "report" or self.contents.report_stands):
                         self._say(f"{stage}: complete")
                     else:
                         self.directory.unmark(*stages.ORDER[stages.ORDER.index(stage) + 1 :])
-                        self._do(stage, begun=mark is not None)
+                        self._do(stage, begun=mark is not None and not mark.complete)
 
     def statistics(self, measures: Sequence[NeighbourMeasure]) -> pa.Table:
         """Of every latent of every coder, with its neighbours by some measures; kept as `statistics.parquet`."""
@@ -244,8 +244,10 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
 
 
 def _scored(path: Path) -> Contents:
+    if not path.exists():
+        raise RunError(f"there is no run directory {path}")
     directory = RunDirectory(path)
-    score = directory.marks().get("score") if path.exists() else None
+    score = directory.marks().get("score")
     if score is None or not score.complete:
         raise RunError(f"{path} is no run whose scoring is complete; `outcrop score` completes it")
     return Contents(directory, configs.load(directory.config), silent)

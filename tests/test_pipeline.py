@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -561,7 +562,9 @@ def test_what_has_no_scores_cannot_be_compared(
     finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["compare", str(finished), str(tmp_path / "nothing")]) == 2
-    assert "is no run whose scoring is complete" in capfd.readouterr().err
+    assert "there is no run directory" in capfd.readouterr().err
+    assert cli.main(["compare", str(finished), str(finished), "--to", str(tmp_path / "no" / "file")]) == 2
+    assert "expected a file in a folder that exists" in capfd.readouterr().err
 
 
 def test_the_numbers_of_some_latents_are_told_and_kept(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -573,3 +576,11 @@ def test_the_numbers_of_some_latents_are_told_and_kept(run: Path, capfd: pytest.
     assert told["ledger"]["n_latents"] == N_LATENTS // 2
     assert cli.main(["report", str(run), "--where.layers", "9"]) == 2
     assert "there is no latent with layers 9" in capfd.readouterr().err
+    assert not (run / "report" / "where.json").exists(), "it would be taken for these latents"
+
+
+def test_a_report_that_is_lost_is_made_again(run: Path) -> None:
+    before = summary(run)
+    shutil.rmtree(run / "report")
+    assert cli.main(["report", str(run)]) == 0
+    assert summary(run) == before

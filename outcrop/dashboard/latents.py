@@ -5,6 +5,7 @@ Every view has an address: a `View` is read from the query of one and written ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -108,11 +109,17 @@ def _read(name: str, kind: str, values: Sequence[str]) -> Any:
             case "int" | "int | None":
                 return int(values[-1])
             case "float | None":
-                return float(values[-1])
+                return _finite(float(values[-1]))
             case _:
                 return values[-1]
     except ValueError:
         raise ConfigError(f"{name} is {values[-1]!r}; expected a number") from None
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def _written(value: Any) -> Any:

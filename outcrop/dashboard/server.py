@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, Vi
 from outcrop.dashboard.opened import OpenedRun, State
 from outcrop.errors import ConfigError, OutcropError
 from outcrop.pipeline import compare_runs
-from outcrop.report.page import METRIC_NAMES, findings, style_sheet, templates
+from outcrop.report.comparison import METRICS
+from outcrop.report.page import findings, style_sheet, templates
 from outcrop.results import STATUSES
 from outcrop.stages import ORDER
 from outcrop.types import CoderKey, LatentId
@@ -51,9 +53,15 @@ def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None
     """Serve runs until it is stopped. RunError where one is none."""
     token = None if is_loopback(host) else secrets.token_urlsafe(16)
     app = application([OpenedRun(path) for path in paths], host, token)
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ConfigError(
+            f"nothing can listen at port {port} of {host} ({error.strerror}); --port names another"
+        ) from error
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{port}/" + (f"?token={token}" if token else "") + "   (Ctrl-C stops)")
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listening])
 
 
 def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str | None = None) -> Starlette:
@@ -200,7 +208,10 @@ class _Pages:
         return _page("reply.html.j2", title="Asked and answered", here=number, run=run, messages=messages, about=about)
 
     def compare(self, request: Request) -> Response:
-        numbers = {name: _whole(request.query_params.get(name, "")) for name in ("first", "second")}
+        missing = [name for name in ("first", "second") if name not in request.query_params]
+        if missing:
+            raise ConfigError(f"the address names no {missing[0]} run; expected first= and second= with their numbers")
+        numbers = {name: _whole(request.query_params[name]) for name in ("first", "second")}
         first, second = map(self._numbered, numbers.values())
         comparison = compare_runs(first.directory.path, second.directory.path)
         return _page(
@@ -210,7 +221,7 @@ class _Pages:
             numbers=numbers,
             comparison=comparison,
             others={one["first"]: one["second"] for one in comparison["coders"]},
-            metrics=METRIC_NAMES,
+            metrics=METRICS,
             address=address,
         )
 

@@ -21,18 +21,18 @@ from outcrop.report.summary import plain
 from outcrop.report.tables import Tables
 from outcrop.types import CoderKey
 
-METRICS = (
-    "balanced_accuracy",
-    "balanced_accuracy_random",
-    "balanced_accuracy_same_token",
-    "informedness",
-    "auroc",
-    "true_accuracy",
-    "accuracy_skill",
-    "token_illusion",
-    "beyond_tokens",
-    "chance_corrected",
-)
+METRICS = {
+    "balanced_accuracy": "balanced accuracy",
+    "balanced_accuracy_random": "balanced accuracy against random windows",
+    "balanced_accuracy_same_token": "balanced accuracy against same-token windows",
+    "chance_corrected": "balanced accuracy corrected for the control (median)",
+    "informedness": "informedness J",
+    "auroc": "AUROC",
+    "true_accuracy": "true accuracy",
+    "accuracy_skill": "accuracy skill (median)",
+    "token_illusion": "token illusion",
+    "beyond_tokens": "J beyond tokens",
+}
 _N_MOVED = 20
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from outcrop.config import JudgeConfig
 from outcrop.errors import ConfigError
 from outcrop.interp.clients.counting import CountingClient
+from outcrop.report.comparison import METRICS
 from outcrop.report.figures import ARM_NAMES
 from outcrop.report.ledger import coder_label
 from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
@@ -232,8 +233,8 @@ def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison
     table = _table(f"\nCompared {how}", "", *heads, "difference", "n")
     for metric, of in pair["metrics"].items():
         first, second = (number(of[which]) for which in ("first", "second"))
-        table.add_row(metric.replace("_", " "), first, second, _cell(of["difference"], None), count(of["n"]))
-    table.caption = f"{100 * comparison['confidence']:g}% intervals"
+        table.add_row(METRICS[metric], first, second, _cell(of["difference"], None), count(of["n"]))
+    table.caption = f"{100 * comparison['confidence']:g}% intervals; a median’s difference is that of the differences"
     if comparison["paired"]:
         table.caption += f"; scored in one run only: {count(pair['only_first'])}, {count(pair['only_second'])}"
     yield table

@@ -34,7 +34,7 @@ from outcrop.results import DETECTION, FUZZING, MISPLACED, Results
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
-VERSION = 2  # of the columns
+VERSION = 3  # of the columns
 
 _ABOUT = "outcrop"  # key of the metadata
 

@@ -45,6 +45,7 @@ def test_a_view_comes_back_from_its_address(view: View) -> None:
     ("query", "told"),
     [
         ("layer=two", "layer is 'two'; expected a number"),
+        ("least_rate=nan", "least_rate is 'nan'; expected a number"),
         ("sort=colour", "there is no column 'colour' to sort by"),
         ("status=lost", "status is lost; expected some of"),
         ("flag=odd", "flag is odd"),

@@ -115,7 +115,8 @@ def test_two_runs_are_compared(finished: Path) -> None:
     with TestClient(application(runs), base_url=LOCAL) as client:
         assert 'action="/compare"' in client.get("/").text
         page = client.get("/compare?first=0&second=1").text
-        assert "over 2 coders of the same weights" in page and "Balanced accuracy" in page
+        assert "over 2 coders of the same weights" in page and "balanced accuracy against random windows" in page
+        assert "names no second run" in client.get("/compare?first=0").text
         assert client.get("/compare?first=0&second=two").status_code == 400
         assert client.get("/compare?first=0&second=5").status_code == 404
 
