@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from report import KEY, Row, latents
+from report import KEY, Row, coder, insert, latents
 from starlette.testclient import TestClient
 
 from outcrop.config import ModelConfig, RunConfig, TextConfig, dump
@@ -38,7 +38,6 @@ from outcrop.dashboard.server import application
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark
 
-N_LAYERS = 3
 WORDS = ("river", "bank", "verbs", "of", "motion", "names", "cities", "numbers", "after", "a", "colon", "negation")
 
 
@@ -51,18 +50,16 @@ def make(path: Path, n_latents: int) -> None:
         directory.mark(stage, StageMark({}, complete=True, models={}, addresses={}))
     Results(directory.results).close()
     with sqlite3.connect(directory.results) as db:
-        coder = (KEY, N_LAYERS, n_latents // N_LAYERS)
-        db.execute("INSERT INTO coders VALUES (?, ?, ?, 32, 10000000, 0, 0, 300000, 20000)", coder)
-        generator = np.random.default_rng(0)
-        for table, rows in (
-            ("latents", latents(n_latents, generator)),
-            ("strata", ((KEY, i, "random", 1.0, 1000, None) for i in range(0, n_latents, 10))),
-            ("examples", examples(range(0, n_latents, 10))),
-            ("explanations", explanations(range(0, n_latents, 10), generator)),
-            ("judgements", judgements(range(0, n_latents, 10), generator)),
-        ):
-            width = len(db.execute(f"PRAGMA table_info({table})").fetchall())
-            db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * width)})", rows)
+        generator, explained = np.random.default_rng(0), range(0, n_latents, 10)
+        insert(
+            db,
+            coders=[coder(n_latents)],
+            latents=latents(n_latents, generator),
+            strata=((KEY, i, "random", 1.0, 1000, None) for i in explained),
+            examples=examples(explained),
+            explanations=explanations(explained, generator),
+            judgements=judgements(explained, generator),
+        )
 
 
 def examples(of: Sequence[int]) -> Iterator[Row]:

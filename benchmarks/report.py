@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +56,26 @@ def fill(path: Path, n_latents: int) -> None:
     Results(path).close()
     generator = np.random.default_rng(0)
     with sqlite3.connect(path) as db:
-        db.execute(
-            "INSERT INTO coders VALUES (?, ?, ?, 32, 10000000, 0, 0, 300000, 20000)",
-            (KEY, N_LAYERS, n_latents // N_LAYERS),
+        insert(
+            db,
+            coders=[coder(n_latents)],
+            latents=latents(n_latents, generator),
+            strata=((KEY, i, s, share, 1000, None) for i in range(n_latents) for s, (_, share) in STRATA.items()),
+            examples=examples(n_latents),
+            explanations=explanations(n_latents),
+            judgements=judgements(n_latents, generator),
         )
-        for table, rows in (
-            ("latents", latents(n_latents, generator)),
-            ("strata", ((KEY, i, s, share, 1000, None) for i in range(n_latents) for s, (_, share) in STRATA.items())),
-            ("examples", examples(n_latents)),
-            ("explanations", explanations(n_latents)),
-            ("judgements", judgements(n_latents, generator)),
-        ):
-            width = len(db.execute(f"PRAGMA table_info({table})").fetchall())
-            db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * width)})", rows)
+
+
+def insert(db: sqlite3.Connection, **tables: Iterable[Row]) -> None:
+    """The rows of each table, in this order."""
+    for table, rows in tables.items():
+        width = len(db.execute(f"PRAGMA table_info({table})").fetchall())
+        db.executemany(f"INSERT INTO {table} VALUES ({','.join('?' * width)})", rows)
+
+
+def coder(n_latents: int) -> Row:
+    return KEY, N_LAYERS, n_latents // N_LAYERS, 32, 10_000_000, 0, 0, 300_000, 20_000
 
 
 def latents(n: int, generator: np.random.Generator) -> Iterator[Row]:

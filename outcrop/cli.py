@@ -163,10 +163,12 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
         show(console_requests(run.would_ask(last), command.config.judge))
         return
     run.until(last, retry_failed=command.retry_failed)
+    where = Where()
     if isinstance(command, ReportCommand):
+        where = command.where
         run.contents.forget_where()
-    if isinstance(command, ReportCommand) and command.where != Where():
-        _show_where(run, command.where)
+    if where != Where():
+        _show_where(run, where)
     elif last == "report":
         _show(run)
     elif last == "train":
@@ -281,6 +283,22 @@ class CompareCommand:
     """A JSON file to keep the comparison in."""
 
 
+def _compare(arguments: Sequence[str]) -> None:
+    command = tyro.cli(CompareCommand, args=list(arguments), prog="outcrop compare")
+    if command.to is not None and (command.to.is_dir() or not command.to.parent.is_dir()):
+        raise ConfigError(f"--to is {command.to}; expected a file in a folder that exists")
+    from outcrop.console import quiet, say, show
+    from outcrop.pipeline import compare_runs
+    from outcrop.report.console import console_comparison
+
+    quiet()
+    comparison = compare_runs(command.first, command.second)
+    show(console_comparison(comparison, (str(command.first), str(command.second))))
+    if command.to is not None:
+        command.to.write_text(json.dumps(comparison, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        say(f"The comparison: {command.to.resolve()}")
+
+
 @dataclass(frozen=True)
 class ServeCommand:
     """Show runs in the browser; they are only read."""
@@ -302,22 +320,6 @@ def _serve(arguments: Sequence[str]) -> None:
 
     quiet()
     serve(command.runs, command.host, command.port, say)
-
-
-def _compare(arguments: Sequence[str]) -> None:
-    command = tyro.cli(CompareCommand, args=list(arguments), prog="outcrop compare")
-    if command.to is not None and (command.to.is_dir() or not command.to.parent.is_dir()):
-        raise ConfigError(f"--to is {command.to}; expected a file in a folder that exists")
-    from outcrop.console import quiet, say, show
-    from outcrop.pipeline import compare_runs
-    from outcrop.report.console import console_comparison
-
-    quiet()
-    comparison = compare_runs(command.first, command.second)
-    show(console_comparison(comparison, (str(command.first), str(command.second))))
-    if command.to is not None:
-        command.to.write_text(json.dumps(comparison, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        say(f"The comparison: {command.to.resolve()}")
 
 
 @dataclass(frozen=True)

@@ -77,10 +77,14 @@ class Contents:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append to metrics.jsonl, in place of what a killed training had logged from this step on."""
+        kept = [line for line in self.logged() if not _repeats(line, record)]
+        text = "\n".join(map(json.dumps, [*kept, record]))
+        write_atomically(self.directory.metrics, (text + "\n").encode())
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far."""
         path = self.directory.metrics
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if not _repeats(json.loads(line), record)]
-        write_atomically(path, ("\n".join([*kept, json.dumps(record)]) + "\n").encode())
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
     def caches(self) -> list[LatentCache]:
         corpus = self.corpus("cache")
@@ -136,8 +140,8 @@ class Contents:
     def results(self) -> Results:
         return Results(self.directory.results)
 
-    def replies(self) -> Replies:
-        return Replies(self._config.judge.replies or self.directory.replies)
+    def replies(self, *, read_only: bool = False) -> Replies:
+        return Replies(self._config.judge.replies or self.directory.replies, read_only=read_only)
 
     def asked(self) -> list[dict[str, Any]]:
         """What is in the file of replies: all that this run asked, and others that share the file."""

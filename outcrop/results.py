@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain
@@ -205,24 +205,18 @@ class Results:
 
     def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
         """Without a path, in a temporary file that is gone when this is closed."""
-        self._resources, self._read_only = ExitStack(), read_only
-        self._path = path or Path(
-            self._resources.enter_context(TemporaryDirectory(prefix="outcrop-")), "results.sqlite"
-        )
-        where = to_read(self._path, "results") if read_only else self._path
-        self._db = sqlite3.connect(where, uri=read_only, isolation_level=None)
-        self._resources.callback(self._db.close)
-        try:
-            self._open(self._path, read_only)
-        except sqlite3.OperationalError:  # a full disk, say: the file is as it was
-            self._db.close()
-            raise
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise CorruptError(f"{path} is no database of results ({error}). Start a new run directory.") from error
-        except CorruptError:
-            self._db.close()
-            raise
+        self._read_only = read_only
+        with ExitStack() as resources:
+            self._path = path or Path(resources.enter_context(TemporaryDirectory(prefix="outcrop-")), "results.sqlite")
+            where = to_read(self._path, "results") if read_only else self._path
+            self._db = resources.enter_context(closing(sqlite3.connect(where, uri=read_only, isolation_level=None)))
+            try:
+                self._open(self._path, read_only)
+            except sqlite3.OperationalError:  # a full disk, say: the file is as it was
+                raise
+            except sqlite3.DatabaseError as error:
+                raise CorruptError(f"{path} is no database of results ({error}). Start a new run directory.") from error
+            self._resources = resources.pop_all()
 
     def _open(self, path: Path, read_only: bool) -> None:
         if not read_only:
@@ -364,14 +358,13 @@ class Results:
         """A second connection, which reads without making a Python object of every cell. Who only reads sees one state
         of the database through both, whoever writes meanwhile."""
         while True:
-            address = to_read(self._path, "results")
-            other = self._resources.enter_context(dbapi.connect(address, autocommit=not self._read_only))
-            if not self._read_only:
-                return other
-            self._db.execute("BEGIN")
-            with other.cursor() as cursor:
-                cursor.execute("SELECT n FROM changes")
-                if cursor.fetchone() == (self.changes,):
+            with ExitStack() as opened:
+                address = to_read(self._path, "results")
+                other = opened.enter_context(dbapi.connect(address, autocommit=not self._read_only))
+                if self._read_only:
+                    self._db.execute("BEGIN")
+                if not self._read_only or _changes(other) == self.changes:
+                    self._resources.push(opened.pop_all())
                     return other
             self._db.execute("ROLLBACK")
 
@@ -387,10 +380,21 @@ class Results:
         return {name: _column([row[i] for row in rows]) for i, name in enumerate(names)}
 
 
+def records(table: Mapping[str, np.ndarray], *names: str) -> list[tuple[Any, ...]]:
+    """The rows of some columns, by default of all, as Python's own values."""
+    return list(zip(*(table[name].tolist() for name in names or table), strict=True))
+
+
 def _insert(db: sqlite3.Connection, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
     """Rows in the order of the table's columns; a row takes the place of one with its key."""
     n_columns = len(db.execute(f"PRAGMA table_info({table})").fetchall())
     db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({','.join('?' * n_columns)})", rows)
+
+
+def _changes(connection: dbapi.Connection) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT n FROM changes")
+        return int(cursor.fetch_arrow_table()["n"][0].as_py())
 
 
 def _cells(row: CoderRow | LatentRow | StratumShare | Explanation | Judgement | Relation) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ Every view has an address: a `View` is read from the query of one and written ba
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, get_args
@@ -22,7 +22,7 @@ from outcrop.config.latents import Flag
 from outcrop.errors import ConfigError
 from outcrop.report.scores import Scores
 from outcrop.report.summary import plain
-from outcrop.results import STATUSES
+from outcrop.results import STATUSES, records
 
 FLAGS: tuple[str, ...] = (*get_args(Flag), "rare")
 STATISTICS = {
@@ -249,9 +249,6 @@ class LatentTable:
 
 def _rows(latents: Mapping[str, ndarray], about: Mapping[str, ndarray], mine: ndarray) -> Int[ndarray, "n"]:
     """Where the latents of some explanations stand."""
-    place = {name: i for i, name in enumerate(_names(latents))}
-    return np.array([place[name] for name in _names({key: about[key][mine] for key in ("coder", "latent")})], dtype=int)
-
-
-def _names(table: Mapping[str, ndarray]) -> Iterator[tuple[str, int]]:
-    return zip(table["coder"].tolist(), table["latent"].tolist(), strict=True)
+    place = {name: i for i, name in enumerate(records(latents, "coder", "latent"))}
+    names = records({key: about[key][mine] for key in ("coder", "latent")})
+    return np.array([place[name] for name in names], dtype=np.int64)

@@ -5,7 +5,6 @@ What stages left is read when it is first asked for, and anew once a stage is be
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -22,13 +21,12 @@ from outcrop.latents.cache import LatentCache
 from outcrop.latents.sampling import quantiles
 from outcrop.latents.windows import Grid, build_grid
 from outcrop.progress import silent
-from outcrop.replies import Replies
 from outcrop.report.judged import explainers
-from outcrop.report.page import Card, Cards
+from outcrop.report.page import Card, Cards, findings
 from outcrop.report.summary import summarise
 from outcrop.report.tables import Tables
 from outcrop.report.windows import WindowGroup, latent_pages, window_groups
-from outcrop.results import Results
+from outcrop.results import Results, records
 from outcrop.run import RunDirectory, StageMark
 from outcrop.types import CoderKey, Example, LatentExamples, LatentId, Message, StratumShare
 
@@ -36,7 +34,7 @@ _STRONGEST = 4  # windows of each quantile of a latent that has no examples
 
 
 class OpenedRun:
-    """One run directory. Who asks for `now` and of it holds the `lock`."""
+    """One run directory. Who asks for `now`, and of it, holds the `lock`."""
 
     def __init__(self, path: Path) -> None:
         """RunError where there is no run."""
@@ -59,17 +57,6 @@ class OpenedRun:
             self._state, self._written = State(self.directory, self.directory.marks()), written
         return self._state
 
-    def asked(self, request: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
-        """The messages of a request, and its row among the replies. KeyError if it was never asked."""
-        shared = configs.load(self.directory.config).judge.replies
-        with Replies(shared or self.directory.replies, read_only=True) as replies:
-            return replies.prompt(request), replies.about(request)
-
-    def training(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl so far."""
-        path = self.directory.metrics
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
 
 class State:
     """A run as one manifest describes it. What takes long is found once."""
@@ -91,10 +78,20 @@ class State:
         return self._contents.tables_as_they_are() if "examples" in self.marks else None
 
     @cached_property
-    def summary(self) -> dict[str, Any] | None:
+    def findings(self) -> dict[str, Any] | None:
+        """What the report's templates show of all of it."""
         if self.tables is None:
             return None
-        return summarise(self.tables, self._contents.reconstructions(), self.config.report)
+        return findings(summarise(self.tables, self._contents.reconstructions(), self.config.report))
+
+    def training(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far."""
+        return self._contents.logged()
+
+    def asked(self, request: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
+        """The messages of a request, and its row among the replies. KeyError if it was never asked."""
+        with self._contents.replies(read_only=True) as replies:
+            return replies.prompt(request), replies.about(request)
 
     @cached_property
     def explainers(self) -> list[tuple[str, str]]:
@@ -126,15 +123,14 @@ class State:
         rows, peaks = grid.peaks(cache[latent.index])
         order = np.argsort(peaks, kind="stable")
         quantile = quantiles(len(order), self.config.examples.n_quantiles)
-        last = [order[quantile == q][-_STRONGEST:] for q in np.unique(quantile)]
-        chosen = np.concatenate(last) if last else order
-        windows = grid.windows(rows[chosen], cache[latent.index])
-        of = [int(q) for q, group in zip(np.unique(quantile), last, strict=True) for _ in group]
-        score = tuple(
+        picked = [i for q in np.unique(quantile) for i in np.flatnonzero(quantile == q)[-_STRONGEST:].tolist()]
+        chosen = rows[order[picked]]
+        windows = grid.windows(chosen, cache[latent.index])
+        examples = [
             Example(i, row, "score", window, quantile=q)
-            for i, (row, window, q) in enumerate(zip(rows[chosen].tolist(), windows, of, strict=True))
-        )
-        return window_groups(LatentExamples(latent, 0.0, 0.0, (), score, ()), self._contents.vocabulary)
+            for i, (row, window, q) in enumerate(zip(chosen.tolist(), windows, quantile[picked].tolist(), strict=True))
+        ]
+        return window_groups(examples, self._contents.vocabulary)
 
     def _examples(self, results: Results, latent: LatentId) -> LatentExamples | None:
         """Those in the database, with their tokens from the corpus and their activations from the cache."""
@@ -150,11 +146,10 @@ class State:
         examples = [
             Example(index, row, split, window, _whole(quantile), _text(stratum), _whole(source), _known(distance))
             for (index, row, split, quantile, stratum, source, distance), window in zip(
-                zip(*(found[column].tolist() for column in columns), strict=True), windows, strict=True
+                records(found, *columns), windows, strict=True
             )
         ]
-        names = ("stratum", "share", "n_windows", "shortfall")
-        shares = zip(*(strata[column].tolist() for column in names), strict=True)
+        shares = records(strata, "stratum", "share", "n_windows", "shortfall")
         return LatentExamples(
             latent=latent,
             firing_rate=float(rates["firing_rate"][0]),

@@ -41,7 +41,7 @@ from outcrop.dashboard.opened import OpenedRun, State
 from outcrop.errors import ConfigError, OutcropError
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
-from outcrop.report.page import findings, style_sheet, templates
+from outcrop.report.page import style_sheet, templates
 from outcrop.results import STATUSES
 from outcrop.stages import ORDER
 from outcrop.types import CoderKey, LatentId
@@ -68,14 +68,14 @@ def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str |
     pages = _Pages(runs)
     routes = [
         Route("/", pages.runs),
-        Route("/{run:int}/reply/{request_hash}", pages.reply),
-        Route("/compare", pages.compare),
-        Mount("/static", StaticFiles(directory=_HERE / "static")),
-        Route("/page.css", pages.style),
         Route("/{run:int}/", pages.run),
         Route("/{run:int}/latents", pages.latents),
         Route("/{run:int}/latents.{kind}", pages.export),
         Route("/{run:int}/latent/{coder:path}/{index:int}", pages.latent),
+        Route("/{run:int}/reply/{request_hash}", pages.reply),
+        Route("/compare", pages.compare),
+        Route("/page.css", pages.style),
+        Mount("/static", StaticFiles(directory=_HERE / "static")),
     ]
     handlers: dict[Any, Any] = {OutcropError: _complain, HTTPException: _missing}
     guard = Middleware(Guard, host=host, token=token)
@@ -103,10 +103,10 @@ class _Pages:
     def __init__(self, runs: Sequence[OpenedRun]) -> None:
         self._runs = runs
 
-    def runs(self, request: Request) -> Response:
+    def runs(self, _: Request) -> Response:
         if len(self._runs) == 1:
             return RedirectResponse("/0/", 303)
-        return _page("runs.html.j2", title="Runs", runs=self._runs, run=None)
+        return _page("runs.html.j2", title="Runs", runs=self._runs)
 
     def style(self, _: Request) -> Response:
         return PlainTextResponse(style_sheet(), media_type="text/css")
@@ -123,9 +123,9 @@ class _Pages:
                 marks=now.marks,
                 stages=ORDER,
                 running=run.directory.busy,
-                training=curves(run.training()),
+                training=curves(now.training()),
                 config=configs.dump(now.config),
-                **({"summary": None} if now.summary is None else findings(now.summary)),
+                **(now.findings or {"summary": None}),
             )
 
     def latents(self, request: Request) -> Response:
@@ -175,7 +175,7 @@ class _Pages:
             now = run.now
             table, _ = _table(now, View())
             row = None if table is None else table.place(coder, index)
-            if table is None or row is None or now.summary is None:
+            if table is None or row is None or now.findings is None:
                 raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
             latent = LatentId(CoderKey.parse(coder), index)
             cards = now.cards(latent)
@@ -195,14 +195,15 @@ class _Pages:
                 replies=f"/{number}/reply/",
                 before=None if before is None else address(number, coder, before),
                 behind=None if behind is None else address(number, coder, behind),
-                **findings(now.summary),
+                **now.findings,
             )
 
     def reply(self, request: Request) -> Response:
         number, run = self._run(request)
         name = request.path_params["request_hash"]
         try:
-            messages, about = run.asked(name)
+            with run.lock:
+                messages, about = run.now.asked(name)
         except KeyError:
             raise HTTPException(404, f"nothing called {name[:80]} was asked") from None
         return _page("reply.html.j2", title="Asked and answered", here=number, run=run, messages=messages, about=about)

@@ -29,6 +29,7 @@ from outcrop.metrics.rates import Estimate
 from outcrop.report.judged import ARMS, explainers
 from outcrop.report.scores import PERFECT_WINDOWS, Column, Scores, within
 from outcrop.report.tables import Tables
+from outcrop.results import records
 
 MEDIANS = ("accuracy_skill", "accuracy_skill_calibrated", "breadth", "chance_corrected")  # unbounded
 WEIGHTED = ("tpr", "fpr", "balanced_accuracy", "informedness", "auroc", "true_accuracy", "average_precision")
@@ -49,8 +50,8 @@ def aggregates(tables: Tables, confidence: float) -> list[dict[str, Any]]:
     scores, entries = tables.scores, []
     for explainer, source in explainers(scores.about):
         mine = scores.scored & scores.by(explainer, source)
-        done = set(_names({name: scores.about[name][mine] for name in ("coder", "latent")}))
-        unscored = np.array([name not in done for name in _names(selected)], dtype=bool)
+        done = set(records({name: scores.about[name][mine] for name in ("coder", "latent")}))
+        unscored = np.array([name not in done for name in records(selected, "coder", "latent")], dtype=bool)
         for group in _groups(selected):
             everyone = _member(tables.latents, group)
             n_alive = int((everyone & (tables.latents["n_fired"] > 0)).sum())
@@ -61,10 +62,6 @@ def aggregates(tables: Tables, confidence: float) -> list[dict[str, Any]]:
             entry["perfect"] = _perfect(here, entry["n_unscored"], n_alive, int(everyone.sum()), confidence)
             entries.append(entry | {"explainer": explainer, "source": source} | named)
     return entries
-
-
-def _names(table: dict[str, ndarray]) -> list[tuple[str, int]]:
-    return list(zip(table["coder"].tolist(), table["latent"].tolist(), strict=True))
 
 
 def _groups(selected: dict[str, ndarray]) -> list[_Group]:

@@ -22,6 +22,7 @@ from outcrop.metrics.pings import LABELS, POLYSEMANTIC, labels
 from outcrop.metrics.quantiles import HIGH, LOW, BandCounts, across_bands
 from outcrop.metrics.rates import Estimate
 from outcrop.report.judged import STRATA, Judged, Verdicts, Windows, ranked_within
+from outcrop.results import records
 from outcrop.types import RELATIONS
 
 MEASURES = ("agreement", "low_polysemanticity", "drop_off")
@@ -66,7 +67,7 @@ def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str,
     for explainer in sorted(set(table["explainer"].tolist())):
         mine = table["explainer"] == explainer
         label = table["label"][mine]
-        pinged = zip(*(table[name][mine][label == POLYSEMANTIC].tolist() for name in ("coder", "latent")), strict=True)
+        pinged = records({name: table[name][mine][label == POLYSEMANTIC] for name in ("coder", "latent")})
         means = {name: _mean(table[name][mine].astype(float), confidence) for name in MEASURES}
         found.append(
             {
@@ -99,10 +100,8 @@ def _relations(judged: Judged, explained: _Explained) -> dict[str, ndarray]:
     """`relation.low.high` and so on: the judge's word on each pair; None where it was not asked."""
     table = judged.relations
     names = ("coder", "latent", "explainer", "first", "second")
-    said = dict(
-        zip(zip(*(table[name].tolist() for name in names), strict=True), table["relation"].tolist(), strict=True)
-    )
-    latents = zip(*(judged.latents[name][explained.latent].tolist() for name in ("coder", "latent")), strict=True)
+    said = dict(zip(records(table, *names), table["relation"].tolist(), strict=True))
+    latents = records({name: judged.latents[name][explained.latent] for name in ("coder", "latent")})
     keys = [(*latent, explainer) for latent, explainer in zip(latents, explained.explainer.tolist(), strict=True)]
     return {
         f"relation.{a}.{b}": np.array([said.get((*key, a, b)) for key in keys], dtype=object)

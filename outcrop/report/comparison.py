@@ -19,6 +19,7 @@ from outcrop.report.judged import explainers
 from outcrop.report.scores import Scores
 from outcrop.report.summary import plain
 from outcrop.report.tables import Tables
+from outcrop.results import records
 from outcrop.types import CoderKey
 
 METRICS = {
@@ -66,11 +67,13 @@ def _compared(
     a, b = first.of(first.scored & first.by(*mine)), second.of(second.scored & second.by(*other))
     rows, columns = _shared(a, b, same)
     both, paired = (a.of(rows), b.of(columns)), bool(same)
+    places = _places(a, b)
     return {
         "first": {"explainer": mine[0], "source": mine[1]},
         "second": {"explainer": other[0], "source": other[1]},
         "metrics": {
-            name: _paired(*both, name, confidence) if paired else _unpaired(a, b, name, confidence) for name in METRICS
+            name: _paired(*both, name, confidence) if paired else _unpaired(a, b, places, name, confidence)
+            for name in METRICS
         },
         "only_first": len(a.scored) - len(rows) if paired else None,
         "only_second": len(b.scored) - len(columns) if paired else None,
@@ -80,7 +83,7 @@ def _compared(
 
 def _shared(a: Scores, b: Scores, same: dict[str, str]) -> tuple[Int[ndarray, "n"], Int[ndarray, "n"]]:
     """The rows of the latents that both scored."""
-    mine, others = (zip(of.about["coder"].tolist(), of.about["latent"].tolist(), strict=True) for of in (a, b))
+    mine, others = (records(of.about, "coder", "latent") for of in (a, b))
     place = {name: i for i, name in enumerate(others)}
     named = ((same.get(coder), latent) for coder, latent in mine)
     both = [(i, place[name]) for i, name in enumerate(named) if name in place]
@@ -102,18 +105,18 @@ def _paired(first: Scores, second: Scores, metric: str, confidence: float) -> di
     return means | {"difference": difference[0].numbers, "n": int(both.sum())}
 
 
-def _unpaired(first: Scores, second: Scores, metric: str, confidence: float) -> dict[str, Any]:
+def _unpaired(first: Scores, second: Scores, places: list[ndarray], metric: str, confidence: float) -> dict[str, Any]:
     summed = median if metric in MEDIANS else macro_mean
     mine, other = (float(summed(_values(of, metric)[:, None], confidence).value[0]) for of in (first, second))
     a, b = (
         Population(_values(of, metric), of.about["firing_rate"].astype(float), place)
-        for of, place in zip((first, second), _places(first, second), strict=True)
+        for of, place in zip((first, second), places, strict=True)
     )
     difference, n = unpaired(a, b, confidence)
     return {"first": mine, "second": other, "difference": difference.numbers, "n": n}
 
 
-def _places(*runs: Scores) -> list[Int[ndarray, "n"]]:
+def _places(*runs: Scores) -> list[ndarray]:
     """The hookpoint of every latent as a number; one for all where the runs share none."""
     places = [[CoderKey.parse(name).place for name in of.about["coder"].tolist()] for of in runs]
     apart = set.intersection(*map(set, places))

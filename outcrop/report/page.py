@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from numpy import ndarray
 
 from outcrop.report import figures, text
 from outcrop.report.judged import STRATA
@@ -25,6 +24,7 @@ from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
 from outcrop.report.summary import scores_of
 from outcrop.report.tables import Tables
 from outcrop.report.windows import N_SHADES, LatentPage, latent_pages
+from outcrop.results import records
 
 __all__ = ["LatentPage", "latent_pages", "render_page"]
 
@@ -107,19 +107,16 @@ class Card:
 def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[LatentPage]) -> str:
     """The whole page, from the tables, their summary (`report.summary`) and the explained latents."""
     style = Markup(style_sheet())
-    return (
-        templates()
-        .get_template("page.html.j2")
-        .render(
-            **findings(summary),
-            cards=Cards(tables)(latents),
-            index="#latents",
-            replies=None,
-            several=len({page.explained_by for page in latents}) > 1,
-            style=style,
-            style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-            n_shades=N_SHADES,
-        )
+    template = templates().get_template("page.html.j2")
+    return template.render(
+        **findings(summary),
+        cards=Cards(tables)(latents),
+        index="#latents",
+        replies=None,
+        several=len({page.explained_by for page in latents}) > 1,
+        style=style,
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        n_shades=N_SHADES,
     )
 
 
@@ -189,8 +186,8 @@ class Cards:
 
     def __init__(self, tables: Tables) -> None:
         self._scores, self._coders = tables.scores, tables.coder_names
-        self._rows = {name: i for i, name in enumerate(_columns(tables.scores.about, *_EXPLANATION))}
-        self._statuses = {(coder, latent): status for coder, latent, status in _columns(tables.latents, *_LATENT)}
+        self._rows = {name: i for i, name in enumerate(records(tables.scores.about, *_EXPLANATION))}
+        self._statuses = {(coder, latent): status for coder, latent, status in records(tables.latents, *_LATENT)}
 
     def __call__(self, pages: Sequence[LatentPage]) -> list[Card]:
         """By balanced accuracy, the best first; those without one last."""
@@ -207,10 +204,6 @@ class Cards:
 
 _EXPLANATION = ("coder", "latent", "explainer", "source")
 _LATENT = ("coder", "latent", "status")
-
-
-def _columns(table: dict[str, ndarray], *names: str) -> Iterator[tuple[Any, ...]]:
-    return zip(*(table[name].tolist() for name in names), strict=True)
 
 
 def _status(scores: dict[str, Any] | None, of_latent: str) -> str:

@@ -30,7 +30,7 @@ from outcrop.report.calibrated import calibrated, calibration_summary
 from outcrop.report.judged import ARMS, MEASURING, Judged
 from outcrop.report.scorers import scorer_values
 from outcrop.report.scores import Column, Scores, ranks_of, score
-from outcrop.results import DETECTION, FUZZING, MISPLACED, Results
+from outcrop.results import DETECTION, FUZZING, MISPLACED, Results, records
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
@@ -82,7 +82,7 @@ class Tables:
 def read_tables(results: Results, confidence: float = 0.95) -> Tables:
     """From the judgements themselves; `confidence` is the coverage of every interval."""
     with Judged(results) as judged:
-        judgements = _rows(results.columns(_JUDGEMENTS))
+        judgements = records(results.columns(_JUDGEMENTS))
         asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
         judged.read_ahead(sorted(asked, key=lambda one: one != ARMS["explanation"]))
         coders = results.columns("SELECT * FROM coders ORDER BY coder")
@@ -92,7 +92,7 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
         ranked = {one for one in (*asked, *ARMS.values()) if one[0] not in MEASURING}
         ranks = {one: ranks_of(judged, judged.verdicts(*one), confidence) for one in ranked}
         return Tables(
-            coders=[dict(zip(coders, row, strict=True)) for row in _rows(coders)],
+            coders=[dict(zip(coders, row, strict=True)) for row in records(coders)],
             judgements=judgements,
             latents=results.columns(_LATENTS),
             scores=score(judged, ranks, plain, confidence),
@@ -182,10 +182,6 @@ def _unflattened(
     return Scores(
         {name: column for name, column in columns.items() if "." not in name}, arms, n_quantiles, within_documents
     )
-
-
-def _rows(table: dict[str, ndarray]) -> list[tuple[Any, ...]]:
-    return list(zip(*(column.tolist() for column in table.values()), strict=True))
 
 
 def _write(path: Path, columns: dict[str, ndarray], about: dict[str, Any]) -> None:

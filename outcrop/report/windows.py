@@ -100,10 +100,10 @@ def latent_pages(results: Results, examples: Sequence[LatentExamples], vocabular
     return [page for of_latent in examples for page in _pages(results, of_latent, vocabulary)]
 
 
-def window_groups(examples: LatentExamples, vocabulary: Vocabulary) -> tuple[WindowGroup, ...]:
-    """The scored windows by quantile and stratum, without what was judged."""
+def window_groups(examples: Sequence[Example], vocabulary: Vocabulary) -> tuple[WindowGroup, ...]:
+    """Windows by quantile and stratum, without anything that was judged."""
     peak = _peak(examples)
-    return _groups([_view(example, [], peak, vocabulary) for example in examples.score])
+    return _groups([_view(example, [], peak, vocabulary) for example in examples])
 
 
 def _pages(results: Results, examples: LatentExamples, vocabulary: Vocabulary) -> Iterator[LatentPage]:
@@ -129,14 +129,14 @@ def _judgements(results: Results, latent: tuple[str, int]) -> _Judgements:
     return found
 
 
-def _peak(examples: LatentExamples) -> float:
-    return max((float(e.window.activations.max()) for e in (*examples.explain, *examples.score)), default=0.0)
+def _peak(examples: Sequence[Example]) -> float:
+    return max((float(example.window.activations.max()) for example in examples), default=0.0)
 
 
 def _page(
     explanation: Explanation, examples: LatentExamples, layer: int, judgements: _Judgements, vocabulary: Vocabulary
 ) -> LatentPage:
-    peak, named = _peak(examples), (explanation.explainer, explanation.source)
+    peak, named = _peak((*examples.explain, *examples.score)), (explanation.explainer, explanation.source)
 
     def views(of: Iterable[Example]) -> list[WindowView]:
         return [_view(e, list(mine(judgements.get(e.index, ()))), peak, vocabulary) for e in of]
