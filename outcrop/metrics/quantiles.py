@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from outcrop.metrics.accuracy import INFORMEDNESS
@@ -60,6 +60,12 @@ class Bands:
     informedness: Estimate  # M [N, 3, 3]
     agreement: Estimate  # [N]; 1: every explanation holds in every band as in its own
     low_polysemanticity: Estimate  # [N]; 0: what holds in the high band holds in the low, 1: nothing of it
+
+    @property
+    def telling(self) -> Bool[ndarray, "N"]:
+        """Whether E_low on the low band and E_high on the high band are surely more than nothing. To a judge that can
+        make nothing of them both are as broad as everything, and of one breadth."""
+        return np.asarray((self.informedness.low[:, (LOW, HIGH), (LOW, HIGH)] > _NOTHING).all(axis=1))
 
 
 def across_bands(counts: BandCounts, confidence: float) -> Bands:

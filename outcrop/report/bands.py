@@ -7,7 +7,7 @@ third a scored window belongs to is its rank by peak among the latent's scored a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -50,6 +50,7 @@ def band_table(
     bands = across_bands(counts, confidence)
     mass = _mass(judged.windows, band, len(judged.latents["coder"]))[explained.latent]
     drop = _drop_off(judged, verdicts, posterior, explained, band, confidence)
+    drop = replace(drop, value=np.where(bands.telling, drop.value, np.nan))
     measures = dict(zip(MEASURES, (bands.agreement, bands.low_polysemanticity, drop), strict=True))
     measures |= {f"m.{a}.{b}": bands.informedness[:, i, j] for i, a in enumerate(BANDS) for j, b in enumerate(BANDS)}
     columns = {name: judged.latents[name][explained.latent] for name in ("coder", "latent")}

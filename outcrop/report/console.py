@@ -145,12 +145,13 @@ def _perfect(summary: dict[str, Any]) -> Table | None:
     if not whole:
         return None
     n = whole[0]["perfect"]["n_windows"]
-    table = _table("\nPerfect latents", "explainer", "of those to be scored", "of alive", "of all", "truly above 0.9")
+    names = ("explainer", "with windows enough", "of those to be scored", "of alive", "of all", "truly above 0.9")
+    table = _table("\nPerfect latents", *names)
     for entry in whole:
         of = entry["perfect"]
         shares = (_cell(of[name], None) for name in ("of_scored", "of_alive", "of_all"))
         told = explained_by(entry["explainer"], entry["source"]).replace("_", " ")
-        table.add_row(_name(told), *shares, _cell(of["truly_above"], entry["n_scored"]))
+        table.add_row(_name(told), f"{of['n_enough']:,}", *shares, _cell(of["truly_above"], entry["n_scored"]))
     table.caption = f"all of {n} drawn windows judged right; the last, whatever their number: true balanced accuracy"
     return table
 

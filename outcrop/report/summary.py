@@ -28,12 +28,13 @@ def summarise(
     where: Where | None = None,
 ) -> dict[str, Any]:
     """What is missing is None, never zero. The same tables give the same numbers. `where` leaves out latents; the
-    summary says so, and what it says of judgements that failed, calibration and reconstruction is still about all.
+    summary says so, and what it says of judgements that failed and of calibration is still about all.
 
     docs/metrics.md describes the fields. Arms: explanation, no_explanation (the control), token_baseline.
     """
     if where is not None:
         tables = tables.where(where)
+        reconstructions = [r for r in reconstructions if str(r.coder) in tables.coder_names]
     confidence = config.confidence
     summary = {
         "version": VERSION,

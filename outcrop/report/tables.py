@@ -73,10 +73,11 @@ class Tables:
         if not kept.any():
             raise ConfigError(f"there is no latent with {where}; `outcrop stats` shows what there is")
         latents = _rows_of(self.latents, kept)
+        coders = [coder for coder in self.coders if coder["coder"] in set(latents["coder"].tolist())]
         of = _Members(latents)
         scores = self.scores.of(of(self.scores.about))
         scorers, bands = (_rows_of(table, of(table)) for table in (self.scorers, self.bands))
-        return replace(self, latents=latents, scores=scores, scorers=scorers, bands=bands)
+        return replace(self, coders=coders, latents=latents, scores=scores, scorers=scorers, bands=bands)
 
 
 def read_tables(results: Results, confidence: float = 0.95) -> Tables:
@@ -94,12 +95,19 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
         return Tables(
             coders=[dict(zip(coders, row, strict=True)) for row in records(coders)],
             judgements=judgements,
-            latents=results.columns(_LATENTS),
+            latents=_latents(results),
             scores=score(judged, ranks, plain, confidence),
             scorers=scorer_values(judged, asked, ranks, confidence),
             bands=band_table(judged, plain.verdicts, plain.posterior, confidence),
             calibration=[calibration_summary(of, arm) for arm, of in arms.items() if len(of.rows)],
         )
+
+
+def _latents(results: Results) -> dict[str, ndarray]:
+    table = results.columns(_LATENTS)
+    for name in ("stage", "reason"):
+        table[name] = np.array([value if isinstance(value, str) else None for value in table[name]], dtype=object)
+    return table
 
 
 def save_tables(tables: Tables, folder: Path) -> None:
@@ -185,10 +193,15 @@ def _unflattened(
 
 
 def _write(path: Path, columns: dict[str, ndarray], about: dict[str, Any]) -> None:
-    table = pa.table({name: pa.array(column, from_pandas=False) for name, column in columns.items()})
+    table = pa.table({name: _arrow(column) for name, column in columns.items()})
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({_ABOUT: json.dumps(about)}), sink)
     write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def _arrow(column: ndarray) -> pa.Array:
+    """Objects are text or missing, and text also where all of them are missing."""
+    return pa.array(column, pa.string() if column.dtype == object else None, from_pandas=False)
 
 
 def _read(path: Path) -> tuple[dict[str, ndarray], dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 from outcrop.report.judged import ARMS, STRATA
 from outcrop.report.text import explained_by, number, visible_token
 from outcrop.results import Results
-from outcrop.types import Example, Explanation, LatentExamples, LatentId, Vocabulary
+from outcrop.types import Example, Explanation, LatentExamples, LatentId, StratumShare, Vocabulary
 
 N_SHADES = 8
 
@@ -84,7 +84,7 @@ class LatentPage:
     request: str | None  # the hash of what was asked, where a language model was
     firing_rate: float
     context_rate: float
-    shares: dict[str, float]
+    strata: tuple[StratumShare, ...]
     n_windows: int  # that the explainer was shown
     explain: tuple[WindowGroup, ...]  # those for explaining, of which it was shown some or all
     scored: tuple[WindowGroup, ...]
@@ -92,6 +92,16 @@ class LatentPage:
     @property
     def explained_by(self) -> str:
         return explained_by(self.explainer, self.source)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return {stratum.stratum: stratum.share for stratum in self.strata}
+
+    @property
+    def unseen(self) -> list[StratumShare]:
+        """Strata with a share of the corpus of which nothing was there to be judged."""
+        seen = {group.name for group in self.scored}
+        return [stratum for stratum in self.strata if stratum.share > 0 and stratum.stratum not in seen]
 
 
 def latent_pages(results: Results, examples: Sequence[LatentExamples], vocabulary: Vocabulary) -> list[LatentPage]:
@@ -154,7 +164,7 @@ def _page(
         request=explanation.request or None,
         firing_rate=examples.firing_rate,
         context_rate=examples.context_rate,
-        shares={share.stratum: share.share for share in examples.strata},
+        strata=examples.strata,
         n_windows=explanation.n_windows,
         explain=_groups(views(examples.explain)),
         scored=_groups(views(examples.score)),

@@ -104,6 +104,12 @@ def test_an_unjudged_band_leaves_a_j_without_a_value_but_with_bounds() -> None:
     assert labels(found, EVEN)[0] == UNDECIDED
 
 
+def test_only_explanations_that_surely_tell_their_own_band_can_be_broader_than_each_other() -> None:
+    assert bands([[19] * 3] * 3).telling[0]
+    assert not bands([[3] * 3, [19] * 3, [19] * 3]).telling[0]
+    assert not bands([[19] * 3, [19] * 3, [3] * 3]).telling[0]
+
+
 def test_every_label_by_hand() -> None:
     assert label([[19] * 3] * 3) == CLEAN
     assert label([[2, 2, 2], [9, 18, 19], ABOVE_ONLY]) == NOISE

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -15,6 +16,7 @@ from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
 from outcrop.report.tables import Tables, read_tables
 from outcrop.results import STATUSES, Results
+from outcrop.types import StratumShare
 
 from .conftest import TOPICS, Run
 
@@ -154,6 +156,16 @@ def test_a_layer_whose_selected_latents_all_failed_keeps_its_line(run: Run) -> N
     page = render_page(summary, tables, latent_pages(failed, run.examples, run.vocabulary))
     line = re.search(r"<th scope=\"row\">layer 2 <span[^>]*>4 of 4 without a score</span></th>(.*?)</tr>", page, re.S)
     assert set(re.findall(r'<span class="v">(.*?)</span>', line.group(1))) == {"—"}
+
+
+def test_a_stratum_of_which_nothing_could_be_judged_is_named_with_the_reason(run: Run) -> None:
+    share = StratumShare("neighbour", 0.0004, 3, "score: 10 wanted, 0 windows there")
+    examples = [replace(latent, strata=(*latent.strata, share)) for latent in run.examples if latent.latent.index == 3]
+    tables = read_tables(run.results)
+    summary = summarise(tables, run.reconstructions, ReportConfig())
+    page = render_page(summary, tables, latent_pages(run.results, examples, run.vocabulary))
+    (note,) = re.findall(r"<b>Non-activating, although a neighbouring latent fires</b>: (.*?)</p>", page, re.S)
+    assert note.startswith("&lt;0.1% of all non-activating windows") and "10 wanted, 0 windows there" in note
 
 
 def test_a_run_without_explanations_still_has_a_page() -> None:

@@ -1,16 +1,19 @@
 """The numbers of a report, against the database they were taken from."""
 
 import json
+from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from outcrop.config import ReportConfig
+from outcrop.config import ReportConfig, Where
 from outcrop.report.summary import scores_of, summarise
-from outcrop.report.tables import Tables, read_tables
+from outcrop.report.tables import Tables, load_tables, read_tables, save_tables
 from outcrop.results import STATUSES, Results
 
 from .conftest import KEY, N_LAYERS, N_TOKENS, PER_LAYER, Run
@@ -41,6 +44,29 @@ def test_the_ledger_adds_up_to_the_latents_as_in_the_database(run: Run, summary:
     assert coder["counts"] == ledger["counts"]
     for status in STATUSES:
         assert sum(layer["counts"][status] for layer in coder["layers"]) == coder["counts"][status]
+
+
+def test_a_coder_none_of_whose_latents_is_asked_for_is_left_out(run: Run) -> None:
+    two, other = copied(run), replace(KEY, seed=1)
+    for table in ("coders", "latents"):
+        columns = ", ".join(name for name in two.columns(f"SELECT * FROM {table}") if name != "coder")
+        two._db.execute(f"INSERT INTO {table} SELECT '{other}', {columns} FROM {table}")
+    two._db.execute("UPDATE latents SET dense = coder = ?", (str(other),))
+    reconstructions = [replace(r, coder=coder) for r in run.reconstructions for coder in (KEY, other)]
+    found = summarise(read_tables(two), reconstructions, ReportConfig(), Where(flags=("dense",)))
+    assert found["ledger"]["n_latents"] == N_LAYERS * PER_LAYER
+    for part in (found["ledger"]["coders"], found["corpus"], found["reconstruction"]):
+        assert {entry["coder"] for entry in part} == {str(other)}
+
+
+def test_text_of_which_there_is_none_is_still_text_in_the_tables(run: Run, tmp_path: Path) -> None:
+    well = copied(run)
+    failed = "SELECT coder, latent FROM ledger WHERE status = 'failed'"
+    well._db.execute(f"DELETE FROM latents WHERE (coder, latent) IN ({failed})")
+    save_tables(read_tables(well), tmp_path)
+    schema = pq.read_schema(tmp_path / "latents.parquet")
+    assert {str(schema.field(name).type) for name in ("status", "stage", "reason")} == {"string"}
+    assert load_tables(tmp_path).latents["reason"].tolist() == [None] * len(read_tables(well).latents["latent"])
 
 
 def test_failures_are_counted_by_stage_and_kind(summary: dict) -> None:
