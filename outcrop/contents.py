@@ -38,6 +38,7 @@ from outcrop.types import CoderKey, LatentExamples, Reconstruction, Vocabulary
 
 _RECONSTRUCTION = "reconstruction.json"
 _RECONSTRUCTIONS = TypeAdapter(Reconstruction)
+_LATENTS_OF_A_GROUP = 4_096  # of rows of the statistics, which are read for one latent, too
 
 
 class Contents:
@@ -134,7 +135,7 @@ class Contents:
 
     def save_statistics(self, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
+        pq.write_table(table, sink, row_group_size=_LATENTS_OF_A_GROUP)
         write_atomically(self.directory.statistics, sink.getvalue().to_pybytes())
 
     def results(self) -> Results:

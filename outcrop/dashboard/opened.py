@@ -16,6 +16,7 @@ from outcrop import config as configs
 from outcrop.config import RunConfig
 from outcrop.contents import Contents
 from outcrop.dashboard.latents import LatentTable
+from outcrop.dashboard.portrait import Portrait, portrait
 from outcrop.errors import RunError
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.sampling import quantiles
@@ -23,7 +24,7 @@ from outcrop.latents.windows import Grid, build_grid
 from outcrop.progress import silent
 from outcrop.report.judged import explainers
 from outcrop.report.page import Card, Cards, findings
-from outcrop.report.summary import summarise
+from outcrop.report.summary import plain, summarise
 from outcrop.report.tables import Tables
 from outcrop.report.windows import WindowGroup, latent_pages, window_groups
 from outcrop.results import Results, records
@@ -116,6 +117,17 @@ class State:
         with Results(self._directory.results, read_only=True) as results:
             examples = self._examples(results, latent)
             return self._cards(latent_pages(results, [examples], self._contents.vocabulary)) if examples else []
+
+    def portrait(self, latent: LatentId) -> Portrait | None:
+        """None as long as `outcrop stats` was not asked for."""
+        return portrait(self._directory.statistics, latent)
+
+    def bands(self, latent: LatentId) -> list[dict[str, Any]]:
+        """What the bands of a latent say of each other, one row per explainer."""
+        assert self.tables is not None
+        table = self.tables.bands
+        mine = np.flatnonzero((table["coder"] == str(latent.coder)) & (table["latent"] == latent.index))
+        return [plain({name: column[i] for name, column in table.items()}) for i in mine.tolist()]
 
     def strongest(self, latent: LatentId) -> tuple[WindowGroup, ...]:
         """The strongest windows of each quantile of a latent that has no explanation."""

@@ -39,6 +39,7 @@ from outcrop.dashboard.guard import Guard, is_loopback
 from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.opened import OpenedRun, State
 from outcrop.errors import ConfigError, OutcropError
+from outcrop.interp.explain import BANDS
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
 from outcrop.report.page import style_sheet, templates
@@ -189,10 +190,14 @@ class _Pages:
                 latent=table.row(row),
                 cards=cards,
                 strongest=[] if cards else now.strongest(latent),
+                portrait=now.portrait(latent),
+                bands=now.bands(latent),
+                band_names=BANDS,
                 flags=FLAGS,
                 several=len(cards) > 1,
                 index=f"/{number}/latents",
                 replies=f"/{number}/reply/",
+                address=address,
                 before=None if before is None else address(number, coder, before),
                 behind=None if behind is None else address(number, coder, behind),
                 **now.findings,

@@ -73,27 +73,31 @@ def slug(status: str) -> str:
 
 def rate_histogram(entry: dict[str, Any]) -> Markup:
     """Latents of one layer over log10 of their firing rate."""
-    width, height, base, top = 340, 132, 104, 16
     edges, counts = entry["edges"], entry["counts"]
-    peak = max(*counts, 1)
-    step = (width - 16) / len(counts)
+    titles = [
+        f"10^{low:g} to 10^{high:g}: {count(n)} latents"
+        for low, high, n in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
+    ticks = {i: _power(edge) for i, edge in enumerate(edges) if float(edge).is_integer()}
+    label = f"Histogram of log10 firing rate, layer {entry['layer']}, {entry['n_latents']} latents"
+    return histogram(counts, titles, ticks, label)
+
+
+def histogram(counts: Sequence[int], titles: Sequence[str], ticks: dict[int, str], label: str) -> Markup:
+    """Bars side by side, the tallest with its number; ticks stand at edges, edge i before bar i."""
+    width, height, base, top = 340, 132, 104, 16
+    peak, step = max(*counts, 1), (width - 16) / len(counts)
     parts = [svg_line(8, base, width - 8, base, "axis")]
-    for i, n in enumerate(counts):
+    for i, (n, title) in enumerate(zip(counts, titles, strict=True)):
         size = (base - top) * n / peak
         if n:
-            title = f"10^{edges[i]:g} to 10^{edges[i + 1]:g}: {count(n)} latents"
             parts += [_rect(8 + i * step + 0.75, base - size, step - 1.5, size, "bar", title)]
-    for i, edge in enumerate(edges):
-        if float(edge).is_integer():
-            x = 8 + i * step
-            parts += [
-                svg_line(x, base, x, base + 4, "axis"),
-                svg_text(x, base + 17, _power(edge), _edge_anchor(x, width)),
-            ]
+    for i, tick in ticks.items():
+        x = 8 + i * step
+        parts += [svg_line(x, base, x, base + 4, "axis"), svg_text(x, base + 17, tick, _edge_anchor(x, width))]
     tallest = counts.index(max(counts))
-    parts += [svg_text(8 + (tallest + 0.5) * step, base - (base - top) * max(counts) / peak - 4, count(max(counts)),
-                    "middle")]  # fmt: skip
-    label = f"Histogram of log10 firing rate, layer {entry['layer']}, {entry['n_latents']} latents"
+    at = 8 + (tallest + 0.5) * step, base - (base - top) * max(counts) / peak - 4
+    parts.append(svg_text(*at, count(max(counts)), "middle"))
     return svg(width, height - 8, label, parts, "histogram")
 
 

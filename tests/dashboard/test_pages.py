@@ -18,11 +18,14 @@ from starlette.testclient import TestClient
 
 from outcrop import cli
 from outcrop.dashboard.opened import OpenedRun
+from outcrop.dashboard.portrait import portrait
 from outcrop.dashboard.server import application
 from outcrop.model.corpus import load_vocabulary, save_vocabulary
+from outcrop.report.text import number
 from outcrop.results import Results
 from outcrop.run import RunDirectory
-from outcrop.types import Vocabulary
+from outcrop.types import CoderKey, LatentId, Vocabulary
+from tests.llm_server import LLMServer
 from tests.test_pipeline import snapshot
 from tests.tiny_run import SETTINGS
 
@@ -145,10 +148,63 @@ def test_beyond_loopback_the_token_is_asked_for(finished: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def hostile(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def described(finished: Path, server: LLMServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With statistics, and explanations band by band."""
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("described") / "run"))
+    explained = ["--fresh", "--judge", server.address, "--explain.explainers", "contrastive", "bands"]
+    assert cli.main(["run", str(run), *explained]) == 0
+    assert cli.main(["stats", str(run), "--neighbours", "jaccard", "decoder"]) == 0
+    return run
+
+
+def test_a_latent_is_shown_with_what_the_cache_and_the_weights_say(described: Path) -> None:
+    rows = pyarrow.parquet.read_table(described / "statistics.parquet").to_pylist()
+    row = max(rows, key=lambda row: row["n_fired"] if row["triggers"] else 0)
+    with TestClient(application([OpenedRun(described)]), base_url=LOCAL) as client:
+        page = client.get(f"/0/latent/{row['coder']}/{row['latent']}").text
+        table = re.search(r"<b>Set off by</b>.*?</table>", page, re.S)[0]
+        assert table.count("<tr>") == 1 + len(row["triggers"])
+        near = re.search(r"<b>Neighbours</b> by decoder.*?</table>", page, re.S)[0]
+        assert [int(link.rpartition("/")[2]) for link in re.findall(r'href="([^"]*)"', near)] == row[
+            "decoder_neighbours"
+        ]
+        assert re.search(r"<b>Raises</b> the logits of.*?<b>Lowers</b> the logits of", page, re.S)
+        assert f"{row['n_fired']:,} firings, in factors of 2" in page
+        bars = [int(n) for n in re.findall(r": ([\d,]+) firings</title>", page)]
+        assert sum(bars) == row["n_fired"] == sum(row["histogram"])
+
+
+def test_a_latent_that_never_fired_has_no_activations_to_show(described: Path, tmp_path: Path) -> None:
+    table = pyarrow.parquet.read_table(described / "statistics.parquet").slice(0, 1)
+    dead = table.to_pylist()[0] | {"n_fired": 0, "histogram": [0] * 32, "triggers": [], "triggers_cover": None}
+    dead |= {"triggers_probability": [], "triggers_share": []}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dead], table.schema), tmp_path / "one.parquet")
+    found = portrait(tmp_path / "one.parquet", LatentId(CoderKey.parse(dead["coder"]), dead["latent"]))
+    assert found is not None and found.activations is None and found.triggers == []
+
+
+def test_the_bands_of_a_latent_are_shown_side_by_side(described: Path) -> None:
+    opened = OpenedRun(described)
+    table = opened.now.tables.bands
+    with TestClient(application([opened]), base_url=LOCAL) as client:
+        page = client.get(f"/0/latent/{table['coder'][0]}/{table['latent'][0]}").text
+        heat = re.search(r'<table class="heat">.*?</table>', page, re.S)[0]
+        assert heat.count("<td") == 9
+        assert number(float(table["m.low.high"][0])) in heat
+        assert "outcrop stats" not in page
+
+
+def test_without_statistics_the_page_says_how_to_get_them(client: TestClient) -> None:
+    scored = client.get("/0/latents", params={"status": "scored"}).text
+    (first, *_) = sorted(link for link in links(scored) if "/latent/" in link)
+    assert "--neighbours jaccard decoder</code> adds" in client.get(first).text
+
+
+@pytest.fixture(scope="module")
+def hostile(described: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose tokens, explanations and failures all are markup."""
     run = tmp_path_factory.mktemp("hostile") / "run"
-    shutil.copytree(finished, run)
+    shutil.copytree(described, run)
     path = RunDirectory(run).tokens / "vocabulary.safetensors"
     pieces = load_vocabulary(path).pieces
     save_vocabulary(Vocabulary((HOSTILE.encode(), *(b"<b>" + piece for piece in pieces[1:]))), path)
@@ -159,6 +215,7 @@ def hostile(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         where = "example % 3 = 0 AND scorer = 'detection'"
         assert results._db.execute(f"UPDATE judgements SET {failed} WHERE {where}", (HOSTILE,)).rowcount > 0
         results._db.execute("UPDATE changes SET n = n + 1")
+    assert cli.main(["stats", str(run), "--neighbours", "jaccard"]) == 0
     with closing(sqlite3.connect(run / "replies.sqlite", isolation_level=None)) as replies:
         replies.execute("UPDATE parts SET content = ?", (HOSTILE,))
         replies.execute("UPDATE replies SET text = ? WHERE text IS NOT NULL", (HOSTILE,))

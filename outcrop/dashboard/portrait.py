@@ -1,0 +1,80 @@
+"""What the cache and the weights say of one latent, from the table that `outcrop stats` wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from markupsafe import Markup
+
+from outcrop.report.figures import histogram
+from outcrop.report.text import count, number, visible_token
+from outcrop.types import LatentId
+
+_SIMILARITY = "_similarity"
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """Tokens are visible already, not yet escaped."""
+
+    triggers: list[tuple[str, float, float]]  # token, P(fire | token), share of the firings
+    triggers_cover: float | None
+    activations: Markup | None  # None where it never fired
+    positions: Markup | None
+    raises: list[tuple[str, float]]  # token, logit
+    lowers: list[tuple[str, float]]
+    neighbours: dict[str, list[tuple[int, float]]]  # measure → latent, similarity
+
+
+def portrait(statistics: Path, latent: LatentId) -> Portrait | None:
+    """None as long as there are no statistics of this latent."""
+    if not statistics.exists():
+        return None
+    chosen = [("coder", "=", str(latent.coder)), ("latent", "=", latent.index)]
+    rows = pq.read_table(statistics, filters=chosen).to_pylist()
+    return _portrait(rows[0]) if rows else None
+
+
+def _portrait(row: dict[str, Any]) -> Portrait:
+    fired = row["n_fired"] > 0
+    measures = [name.removesuffix(_SIMILARITY) for name in row if name.endswith(_SIMILARITY)]
+    return Portrait(
+        triggers=_beside(_tokens(row["triggers"]), row["triggers_probability"], row["triggers_share"]),
+        triggers_cover=row["triggers_cover"],
+        activations=_activations(row["histogram"]) if fired else None,
+        positions=_positions(row["place_rate"]) if fired else None,
+        raises=_beside(_tokens(row.get("raises")), row.get("raises_logit")),
+        lowers=_beside(_tokens(row.get("lowers")), row.get("lowers_logit")),
+        neighbours={m: _beside(row[f"{m}_neighbours"], row[m + _SIMILARITY]) for m in measures},
+    )
+
+
+def _tokens(tokens: list[str] | None) -> list[str]:
+    return [visible_token(token) for token in tokens or ()]
+
+
+def _beside(*columns: list[Any] | None) -> list[Any]:
+    """Rows of columns; none where one is missing, as `raises` is away from the residual stream."""
+    return list(zip(*(column or () for column in columns), strict=True))
+
+
+def _activations(counts: list[int]) -> Markup:
+    """From the first to the last bin that holds a firing; bins are factors of 2."""
+    held = [i for i, n in enumerate(counts) if n]
+    first, shown = held[0], counts[held[0] : held[-1] + 1]
+    lows = [2.0 ** (first + i - len(counts) // 2) for i in range(len(shown) + 1)]
+    titles = [f"{number(lows[i])} to {number(lows[i + 1])}: {count(n)} firings" for i, n in enumerate(shown)]
+    ticks = {i: number(lows[i]) for i in range(0, len(lows), max(1, len(lows) // 4))}
+    return histogram(shown, titles, ticks, f"Histogram of activations, {count(sum(counts))} firings")
+
+
+def _positions(rates: list[float | None]) -> Markup:
+    """P(fire | place), in firings per million tokens; places are factors of 2, and the last ones may hold no token."""
+    known = [rate for rate in rates if rate is not None]
+    shown = [round(1e6 * rate) for rate in known]
+    titles = [f"positions {2**i} to {2 ** (i + 1) - 1}: {number(rate)}" for i, rate in enumerate(known)]
+    ticks = {i: count(2**i) for i in range(0, len(shown), 2)}
+    return histogram(shown, titles, ticks, "Firings per million tokens by position in the context")
