@@ -142,12 +142,18 @@ class Contents:
         return Results(self.directory.results)
 
     def replies(self, *, read_only: bool = False) -> Replies:
-        return Replies(self._config.judge.replies or self.directory.replies, read_only=read_only)
+        return Replies(self._replies, read_only=read_only)
 
     def asked(self) -> list[dict[str, Any]]:
         """What is in the file of replies: all that this run asked, and others that share the file."""
-        with self.replies() as replies:
+        if not self._replies.exists():
+            return []
+        with self.replies(read_only=True) as replies:
             return replies.totals()
+
+    @property
+    def _replies(self) -> Path:
+        return Path(self._config.judge.replies or self.directory.replies)
 
     def tables(self, results: Results) -> Tables:
         """What a report is computed from; kept beside it until there are other results."""

@@ -89,6 +89,10 @@ class State:
         """The lines of metrics.jsonl so far."""
         return self._contents.logged()
 
+    def totals(self) -> list[dict[str, Any]]:
+        """What was asked of each model so far, and what it cost."""
+        return self._contents.asked()
+
     def asked(self, request: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
         """The messages of a request, and its row among the replies. KeyError if it was never asked."""
         with self._contents.replies(read_only=True) as replies:

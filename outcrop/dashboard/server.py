@@ -18,6 +18,7 @@ import io
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -35,6 +36,7 @@ from starlette.staticfiles import StaticFiles
 
 from outcrop import config as configs
 from outcrop.dashboard.curves import curves
+from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.guard import Guard, is_loopback
 from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.opened import OpenedRun, State
@@ -116,6 +118,7 @@ class _Pages:
         number, run = self._run(request)
         with run.lock:
             now = run.now
+            table, by = _table(now, View())
             return _page(
                 "run.html.j2",
                 title=run.name,
@@ -125,6 +128,10 @@ class _Pages:
                 stages=ORDER,
                 running=run.directory.busy,
                 training=curves(now.training()),
+                totals=now.totals(),
+                dots=None if table is None else score_dots(table, "balanced_accuracy", partial(address, number)),
+                explained_by=" ".join(by),
+                address=address,
                 config=configs.dump(now.config),
                 **(now.findings or {"summary": None}),
             )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
@@ -19,8 +20,9 @@ from starlette.testclient import TestClient
 from outcrop import cli
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.portrait import portrait
-from outcrop.dashboard.server import application
+from outcrop.dashboard.server import address, application
 from outcrop.model.corpus import load_vocabulary, save_vocabulary
+from outcrop.replies import Replies
 from outcrop.report.text import number
 from outcrop.results import Results
 from outcrop.run import RunDirectory
@@ -181,6 +183,27 @@ def test_a_latent_that_never_fired_has_no_activations_to_show(described: Path, t
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dead], table.schema), tmp_path / "one.parquet")
     found = portrait(tmp_path / "one.parquet", LatentId(CoderKey.parse(dead["coder"]), dead["latent"]))
     assert found is not None and found.activations is None and found.triggers == []
+
+
+def test_every_scored_latent_is_a_dot_that_leads_to_it(described: Path) -> None:
+    opened = OpenedRun(described)
+    with TestClient(application([opened]), base_url=LOCAL) as client:
+        page = client.get("/0/").text
+        dots = re.findall(r'<a href="([^"]*)" tabindex="-1"><circle', page)
+        scores = opened.now.tables.scores
+        mine = scores.by("contrastive", "all") & ~np.isnan(
+            scores.arms["explanation"]["balanced_accuracy"].estimate.value
+        )
+        about = {name: scores.about[name][mine].tolist() for name in ("coder", "latent")}
+        assert len(dots) == mine.sum() > 0
+        assert {*dots} == {address(0, *one) for one in zip(about["coder"], about["latent"], strict=True)}
+
+
+def test_what_was_asked_of_each_model_is_on_the_page_of_the_run(client: TestClient, finished: Path) -> None:
+    asked = re.search(r'<h2 id="h-asked">.*?</table>', client.get("/0/").text, re.S)[0]
+    with Replies(finished / "replies.sqlite", read_only=True) as replies:
+        (total,) = replies.totals()
+    assert f"<td>{total['n_requests']:,}</td>" in asked and "no price is known" in asked
 
 
 def test_the_bands_of_a_latent_are_shown_side_by_side(described: Path) -> None:

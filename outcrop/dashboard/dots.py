@@ -1,0 +1,52 @@
+"""Score against firing rate: every scored latent a dot that leads to its page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from outcrop.dashboard.latents import LatentTable
+from outcrop.report.figures import svg, svg_line, svg_text
+from outcrop.report.text import number, one_in, power_of_ten
+
+MOST = 3_000  # dots; beyond, as many are drawn at random
+
+_WIDTH, _HEIGHT = 680, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 10, 28
+_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def score_dots(table: LatentTable, score: str, address: Callable[[str, int], str]) -> tuple[Markup, int] | None:
+    """The picture, and how many latents have the score; None where none has."""
+    known = np.flatnonzero(~np.isnan(table.columns[score].astype(float)))
+    if not len(known):
+        return None
+    shown = known if len(known) <= MOST else np.sort(np.random.default_rng(0).choice(known, MOST, replace=False))
+    rows = [table.row(i) for i in shown.tolist()]
+    lowest = math.floor(math.log10(min(row["firing_rate"] for row in rows)))
+    right, base = float(_WIDTH - _RIGHT), float(_HEIGHT - _BOTTOM)
+
+    def place(rate: float, value: float) -> tuple[float, float]:
+        x = _LEFT + (right - _LEFT) * (1 - math.log10(rate) / lowest if lowest else 1.0)
+        return x, base - (base - _TOP) * min(max(value, 0.0), 1.0)
+
+    parts = [svg_line(_LEFT, place(1, y)[1], right, place(1, y)[1], "chance" if y == 0.5 else "grid") for y in _TICKS]
+    parts += [svg_text(_LEFT - 6, place(1, y)[1] + 4, f"{y:g}", "end") for y in _TICKS]
+    for exponent in range(lowest, 1):
+        tick = power_of_ten(exponent) if exponent else "1"
+        parts.append(svg_text(place(10.0**exponent, 0)[0], _HEIGHT - 8, tick, "end" if exponent == 0 else "middle"))
+    parts += [_dot(row, score, *place(row["firing_rate"], row[score]), address) for row in rows]
+    return svg(_WIDTH, _HEIGHT, f"{len(rows)} latents by firing rate and score", parts, "dots"), len(known)
+
+
+def _dot(row: dict[str, Any], score: str, x: float, y: float, address: Callable[[str, int], str]) -> Markup:
+    """Not a stop of the Tab key: the table of latents leads to the same pages."""
+    link = Markup(
+        '<a href="{}" tabindex="-1"><circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot"/><title>{}</title></a>'
+    )
+    title = f"latent {row['latent']}, {one_in(row['firing_rate'])} tokens, {number(row[score])}"
+    return link.format(address(row["coder"], row["latent"]), x, y, title)
