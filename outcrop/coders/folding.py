@@ -35,7 +35,7 @@ class Scaling:
     scale: float
 
     def __call__(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        return (x - self.mean) / self.scale
+        return (x - self.mean).div_(self.scale)
 
     def inverse(self) -> Scaling:
         return Scaling(-self.mean / self.scale, 1 / self.scale)

@@ -62,8 +62,9 @@ class SparseLayer(nn.Module):
     def n_latents(self) -> int:
         return len(self.encoder)
 
-    def encode(self, x: Float[Tensor, "n d_in"], k: int) -> Codes:
-        codes: Codes = self.selection(self._hidden(x), self.encoder, self.encoder_bias, k)
+    def encode(self, x: Float[Tensor, "n d_in"], k: int, centre: Float[Tensor, "d_in"] | None = None) -> Codes:
+        """`centre`, if any, is in x already, but its gradient is not: see `kernels.centred_bias`."""
+        codes: Codes = self.selection(self._hidden(x), self.encoder, self._bias(centre), k)
         if self.training and self.hidden_bias is not None:
             self._note_means(codes)
         return codes
@@ -72,10 +73,10 @@ class SparseLayer(nn.Module):
         """This layer's part of the reconstruction; of the latents below `stop` only."""
         return self.out(codes.decode(self.decoder, stop))
 
-    def widest(self, x: Float[Tensor, "n d_in"], k: int) -> SparseCodes:
+    def widest(self, x: Float[Tensor, "n d_in"], k: int, centre: Float[Tensor, "d_in"] | None = None) -> SparseCodes:
         """The k largest of each token, whatever the selection: for Multi-TopK."""
         select = partial(kernels.topk, k=k)
-        return SparseCodes(*kernels.encode(self._hidden(x), self.encoder, self.encoder_bias, select))
+        return SparseCodes(*kernels.encode(self._hidden(x), self.encoder, self._bias(centre), select))
 
     def revived(self, x: Float[Tensor, "n d_in"], dead: Int[Tensor, "dead"], k: int) -> Float[Tensor, "n d_out"]:
         """What the k largest of the dead latents would add: for AuxK.
@@ -118,6 +119,9 @@ class SparseLayer(nn.Module):
     def normalise_decoder(self) -> None:
         """Bring every decoder row back to unit norm, after a step has moved it."""
         kernels.unit_rows_(self.decoder.data)
+
+    def _bias(self, centre: Float[Tensor, "d_in"] | None) -> Float[Tensor, "M"]:
+        return self.encoder_bias if centre is None else kernels.centred_bias(self.encoder_bias, centre, self.encoder)
 
     def _hidden(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n h"]:
         for linear in self.dense_in:

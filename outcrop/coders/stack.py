@@ -32,6 +32,7 @@ class LayerOutput:
 
     layer: SparseLayer
     read: Float[Tensor, "n d_in"]
+    centre: Float[Tensor, "d_in"] | None  # in what was read, but for its gradient
     codes: Codes
     base: Float[Tensor, "n d_out"]  # the reconstruction before any layer
     previous: LayerOutput | None
@@ -93,9 +94,9 @@ class SparseStack(SparseCoder):
         """What each layer does, one after the other; `k` in place of the architecture's."""
         base, last = self._base(x), None
         for layer in self.layers:
-            read = self._read(x, base, last)
-            codes = layer.encode(read, k or self.architecture.k_per_layer)
-            last = LayerOutput(layer, read, codes, base, last)
+            read, centre = self._read(x, base, last)
+            codes = layer.encode(read, k or self.architecture.k_per_layer, centre)
+            last = LayerOutput(layer, read, centre, codes, base, last)
             yield last
 
     def forward(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"]:
@@ -148,12 +149,15 @@ class SparseStack(SparseCoder):
             return self.decoder_bias.expand(len(x), -1)
         return F.linear(x, self.skip, self.decoder_bias)
 
-    def _read(self, x: Tensor, base: Tensor, last: LayerOutput | None) -> Tensor:
+    def _read(self, x: Tensor, base: Tensor, last: LayerOutput | None) -> tuple[Tensor, Tensor | None]:
+        """What a layer reads, and its `LayerOutput.centre`."""
         if self.reads == "parallel":
-            return x
-        reconstruction = base if last is None else last.reconstruction
+            return x, None
         scale = self.read_scale if self.reads == "resnet" else -self.read_scale
-        return torch.add(x, reconstruction, alpha=scale)
+        if last is None and self.skip is None and not self.architecture.encoder_widths:
+            centre = scale * self.decoder_bias
+            return x + centre.detach(), centre
+        return torch.add(x, base if last is None else last.reconstruction, alpha=scale), None
 
     def _first_scale(self, i: int) -> float:
         """Of layer i's activations, so that at the start the layers together amount to x, not each of them."""

@@ -4,7 +4,7 @@
 between them, and `functions` puts gradients on top.
 """
 
-from outcrop.kernels.functions import encode, sparse_decode
+from outcrop.kernels.functions import centred_bias, encode, sparse_decode
 from outcrop.kernels.memory import in_large_pages
 from outcrop.kernels.primitives import (
     above,
@@ -12,6 +12,7 @@ from outcrop.kernels.primitives import (
     decode_gradients,
     groupmax,
     row_products,
+    signum_,
     topk,
     transposed_product,
     unit_rows_,
@@ -23,11 +24,13 @@ __all__ = [
     "Codes",
     "above",
     "batchtopk",
+    "centred_bias",
     "decode_gradients",
     "encode",
     "groupmax",
     "in_large_pages",
     "row_products",
+    "signum_",
     "sparse_decode",
     "topk",
     "transposed_product",

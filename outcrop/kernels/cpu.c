@@ -562,12 +562,33 @@ void decode_gradients(const float *values, const int64_t *indices, const float *
     free_sorted(&s);
 }
 
+static inline void unit_row(float *row, int64_t d) {
+    float scale = 1 / fmaxf(sqrtf(dot(row, row, d)), FLT_MIN);
+#pragma omp simd
+    for (int64_t j = 0; j < d; j++) row[j] *= scale;
+}
+
 /* weight [M d]: every row brought to unit norm. */
 void unit_rows(float *weight, int64_t m, int64_t d, int64_t threads) {
 #pragma omp parallel for schedule(dynamic, 64) num_threads(threads)
+    for (int64_t i = 0; i < m; i++) unit_row(weight + i * d, d);
+}
+
+/* One step of Signum on matrices [M d], row by row, so that none is read twice:
+ * z ← z − lr sign(grad), x ← x + share (z − x), y ← z + beta (x − z); rows of z and x of unit norm where `unit`. */
+void signum(const float *grad, float *z, float *x, float *y, int64_t m, int64_t d, float lr, float share, float beta,
+            int64_t unit, int64_t threads) {
+#pragma omp parallel for schedule(dynamic, 64) num_threads(threads)
     for (int64_t i = 0; i < m; i++) {
-        float *row = weight + i * d, scale = 1 / fmaxf(sqrtf(dot(row, row, d)), FLT_MIN);
+        const float *g = grad + i * d;
+        float *zi = z + i * d, *xi = x + i * d, *yi = y + i * d;
 #pragma omp simd
-        for (int64_t j = 0; j < d; j++) row[j] *= scale;
+        for (int64_t j = 0; j < d; j++) {
+            zi[j] -= lr * (float)((g[j] > 0) - (g[j] < 0));
+            xi[j] += share * (zi[j] - xi[j]);
+        }
+        if (unit) unit_row(zi, d), unit_row(xi, d);
+#pragma omp simd
+        for (int64_t j = 0; j < d; j++) yi[j] = zi[j] + beta * (xi[j] - zi[j]);
     }
 }

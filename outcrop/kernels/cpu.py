@@ -100,6 +100,13 @@ def unit_rows_(weight: Tensor) -> None:
         weight.copy_(F.normalize(weight, dim=1))
 
 
+def signum_(grad: Tensor, z: Tensor, x: Tensor, y: Tensor, *, lr: float, share: float, beta: float, unit: bool) -> None:
+    if all(tensor.is_contiguous() for tensor in (z, x, y)):
+        call("signum", _dense(grad), z, x, y, *grad.shape, lr, share, beta, int(unit))
+    else:
+        reference.signum_(grad, z, x, y, lr=lr, share=share, beta=beta, unit=unit)
+
+
 def _sample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """All pre-activations of 64 tokens spread over the batch."""
     return torch.addmm(bias, x[:: max(1, len(x) // 64)], weight.T)

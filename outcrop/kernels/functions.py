@@ -2,6 +2,7 @@
 
     values, indices = select(x Wᵀ + b)        encode, with any selection of `primitives`
     y = Σ_j values_j · W_dec[indices_j]       decode
+    b                                         centred_bias, of tokens x = x' + c: ∂c = ∂b · W
 
 With A the sparse matrix of the codes and G that of the values' gradients, which is zero wherever the
 value is:  ∂x = G·W,  ∂W = Gᵀ·x,  ∂b = Gᵀ·1,  ∂W_dec = Aᵀ·∂y,  ∂values = ∂y · W_dec[indices].
@@ -34,6 +35,26 @@ def sparse_decode(
 ) -> Float[Tensor, "n d"]:
     """The sum of the decoder rows of each token's latents, weighted by their values."""
     return _SparseDecode.apply(values, indices, weight)  # type: ignore[no-untyped-call]
+
+
+def centred_bias(
+    bias: Float[Tensor, "M"], centre: Float[Tensor, "d"], weight: Float[Tensor, "M d"]
+) -> Float[Tensor, "M"]:
+    """The bias, for tokens to which `centre` was added without its gradient. All tokens have it, as they have the bias:
+    its gradient comes through that, and not as the sum of those of the tokens, which then nobody needs."""
+    return _CentredBias.apply(bias, centre, weight)  # type: ignore[no-untyped-call]
+
+
+class _CentredBias(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, centre: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return bias.view_as(bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return grad, grad @ weight, None
 
 
 class _Encode(torch.autograd.Function):

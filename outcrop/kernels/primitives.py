@@ -80,3 +80,18 @@ def decode_gradients(
 def unit_rows_(weight: Float[Tensor, "M d"]) -> None:
     """Brings every row to unit norm, in place."""
     backend(weight).unit_rows_(weight)
+
+
+def signum_(
+    grad: Float[Tensor, "M d"],
+    z: Float[Tensor, "M d"],
+    x: Float[Tensor, "M d"],
+    y: Float[Tensor, "M d"],
+    *,
+    lr: float,
+    share: float,
+    beta: float,
+    unit: bool,
+) -> None:
+    """A step of schedule-free Signum, in place: see `train.optim`. `unit` keeps rows of z and x at unit norm."""
+    backend(grad, z, x, y).signum_(grad, z, x, y, lr=lr, share=share, beta=beta, unit=unit)

@@ -130,3 +130,23 @@ def decode_gradients(
 def unit_rows_(weight: Float[Tensor, "M d"]) -> None:
     """Brings every row to unit norm, in place."""
     weight.div_(weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
+
+
+def signum_(
+    grad: Float[Tensor, "M d"],
+    z: Float[Tensor, "M d"],
+    x: Float[Tensor, "M d"],
+    y: Float[Tensor, "M d"],
+    *,
+    lr: float,
+    share: float,
+    beta: float,
+    unit: bool,
+) -> None:
+    """z ← z − lr sign(grad), x ← x + share (z − x), y ← z + beta (x − z); rows of z and x of unit norm where `unit`."""
+    z.add_(grad.sign(), alpha=-lr)
+    x.lerp_(z, share)
+    if unit:
+        unit_rows_(z)
+        unit_rows_(x)
+    torch.lerp(z, x, beta, out=y)

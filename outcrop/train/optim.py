@@ -129,13 +129,9 @@ class Signum(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 state = self._state_of(weight)
-                z, x = state["z"], state["x"]
-                z.add_(weight.grad.sign_(), alpha=-group["lr"])
-                x.lerp_(z, share)
-                if group["unit_rows"]:
-                    kernels.unit_rows_(z)
-                    kernels.unit_rows_(x)
-                torch.lerp(z, x, group["beta"], out=weight.data)
+                grad, z, x, y = (of.view(len(of), -1) for of in (weight.grad, state["z"], state["x"], weight.data))
+                lr, beta, unit = (group[name] for name in ("lr", "beta", "unit_rows"))
+                kernels.signum_(grad, z, x, y, lr=lr, share=share, beta=beta, unit=unit)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from outcrop import kernels
 from outcrop.coders.folding import Scaling, fold
-from outcrop.coders.losses import coder_loss, mse
+from outcrop.coders.losses import coder_loss
 from outcrop.coders.placed import PlacedCoder
 from outcrop.coders.stack import LayerOutput, SparseStack
 from outcrop.config import Architecture, TrainConfig
@@ -125,8 +125,9 @@ def train_step(state: CoderState, batch: ActivationBatch, step: int, n_steps: in
     for part_x, part_y in zip(x.split(size), y.split(size), strict=True):
         outputs = list(state.coder.run(part_x, k))
         share = len(part_x) / n
-        (share * coder_loss(state.coder, part_y, outputs, dead, k, config)).backward()
-        fvu += share * mse(part_y, outputs[-1].reconstruction.detach())
+        loss, error = coder_loss(state.coder, part_y, outputs, dead, k, config)
+        (share * loss).backward()
+        fvu += share * error
         fired |= which_fired(state.coder, outputs)
     update(state, fired, n, step, n_steps, config)
     return float(parallel.summed(fvu))

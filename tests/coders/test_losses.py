@@ -15,7 +15,7 @@ NONE_DEAD = torch.zeros(3, 10, dtype=torch.bool)
 
 def loss_of(coder: SparseStack, x: Tensor, dead: Tensor = NONE_DEAD, **settings: Any) -> Tensor:
     config = TrainConfig(**settings)
-    return coder_loss(coder, x, list(coder.run(x)), dead, coder.architecture.k_per_layer, config)
+    return coder_loss(coder, x, list(coder.run(x)), dead, coder.architecture.k_per_layer, config)[0]
 
 
 def before(coder: SparseStack, codes: list[Tensor], layer: int) -> Tensor:

@@ -182,6 +182,20 @@ def test_unit_rows_are_the_references() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("unit", [True, False])
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_a_step_of_signum_is_the_references(unit: bool, share: float) -> None:
+    grad, *ours = (torch.randn(37, 19, generator=torch.Generator().manual_seed(i)) for i in range(4))
+    grad[:, ::3] = 0
+    theirs = [tensor.clone() for tensor in ours]
+    for module, tensors in ((cpu, ours), (reference, theirs)):
+        module.signum_(grad, *tensors, lr=0.1, share=share, beta=0.95, unit=unit)
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their)
+    if unit:
+        torch.testing.assert_close(ours[1].norm(dim=1), torch.ones(37))
+
+
 def test_tensors_that_are_not_contiguous_are_read_rightly() -> None:
     x, weight, bias = integers(20, 30, 40)
     apart = torch.stack([weight, -weight], dim=2)[:, :, 0]

@@ -101,6 +101,21 @@ def test_latents_that_nobody_selected_have_a_zero_gradient(dtype: torch.dtype) -
     assert decoder.grad[unused].abs().sum() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_all_tokens_are_moved_by_gets_its_gradient_through_the_bias(dtype: torch.dtype) -> None:
+    x, weight, bias, centre = (torch.randn(*shape, dtype=dtype) for shape in ((20, 6), (15, 6), (15,), (6,)))
+    seen = torch.randn(20, 4, dtype=dtype)
+    found = []
+    for apart in (True, False):
+        leaves = [one.clone().requires_grad_() for one in (weight, bias, centre)]
+        w, b, c = leaves
+        moved, b = (x + c.detach(), kernels.centred_bias(b, c, w)) if apart else (x + c, b)
+        values, _ = topk_encode(moved, w, b, 4)
+        found.append(torch.autograd.grad((values * seen).sum(), leaves))
+    for apart_grad, grad in zip(*found, strict=True):
+        torch.testing.assert_close(apart_grad, grad)
+
+
 def test_an_input_that_needs_no_gradient_costs_none() -> None:
     x, weight, bias, decoder = tensors()
     out = sparse_decode(*topk_encode(x.detach(), weight.detach(), bias, 2), decoder.detach())
