@@ -34,11 +34,13 @@ def score_dots(table: LatentTable, score: str, address: Callable[[str, int], str
         x = _LEFT + (right - _LEFT) * (1 - math.log10(rate) / lowest if lowest else 1.0)
         return x, base - (base - _TOP) * min(max(value, 0.0), 1.0)
 
-    parts = [svg_line(_LEFT, place(1, y)[1], right, place(1, y)[1], "chance" if y == 0.5 else "grid") for y in _TICKS]
-    parts += [svg_text(_LEFT - 6, place(1, y)[1] + 4, f"{y:g}", "end") for y in _TICKS]
+    parts = [
+        svg_line(_LEFT, place(1.0, y)[1], right, place(1.0, y)[1], "chance" if y == 0.5 else "grid") for y in _TICKS
+    ]
+    parts += [svg_text(_LEFT - 6, place(1.0, y)[1] + 4, f"{y:g}", "end") for y in _TICKS]
     for exponent in range(lowest, 1):
         tick = power_of_ten(exponent) if exponent else "1"
-        parts.append(svg_text(place(10.0**exponent, 0)[0], _HEIGHT - 8, tick, "end" if exponent == 0 else "middle"))
+        parts.append(svg_text(place(10.0**exponent, 0.0)[0], _HEIGHT - 8, tick, "end" if exponent == 0 else "middle"))
     parts += [_dot(row, score, *place(row["firing_rate"], row[score]), address) for row in rows]
     return svg(_WIDTH, _HEIGHT, f"{len(rows)} latents by firing rate and score", parts, "dots"), len(known)
 

@@ -5,6 +5,7 @@ What stages left is read when it is first asked for, and anew once a stage is be
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -15,8 +16,9 @@ import numpy as np
 from outcrop import config as configs
 from outcrop.config import RunConfig
 from outcrop.contents import Contents
+from outcrop.dashboard import neuronpedia
 from outcrop.dashboard.latents import LatentTable
-from outcrop.dashboard.portrait import Portrait, portrait
+from outcrop.dashboard.portrait import Portrait, portrait, statistics_of
 from outcrop.errors import RunError
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.sampling import quantiles
@@ -31,7 +33,7 @@ from outcrop.results import Results, records
 from outcrop.run import RunDirectory, StageMark
 from outcrop.types import CoderKey, Example, LatentExamples, LatentId, Message, StratumShare
 
-_STRONGEST = 4  # windows of each quantile of a latent that has no examples
+_STRONGEST = 4  # windows of each quantile that are shown of a latent without examples
 
 
 class OpenedRun:
@@ -124,7 +126,8 @@ class State:
 
     def portrait(self, latent: LatentId) -> Portrait | None:
         """None as long as `outcrop stats` was not asked for."""
-        return portrait(self._directory.statistics, latent)
+        row = statistics_of(self._directory.statistics, latent.coder, [latent.index]).get(latent.index)
+        return None if row is None else portrait(row)
 
     def bands(self, latent: LatentId) -> list[dict[str, Any]]:
         """What the bands of a latent say of each other, one row per explainer."""
@@ -134,7 +137,27 @@ class State:
         return [plain({name: column[i] for name, column in table.items()}) for i in mine.tolist()]
 
     def strongest(self, latent: LatentId) -> tuple[WindowGroup, ...]:
-        """The strongest windows of each quantile of a latent that has no explanation."""
+        """The strongest windows of each quantile."""
+        return window_groups(self._strongest(latent), self._contents.vocabulary)
+
+    def neuronpedia(self, coder: CoderKey, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Some rows of the table of latents, all of one coder, as a batch for Neuronpedia."""
+        about = statistics_of(self._directory.statistics, coder, [row["latent"] for row in rows])
+        n_contexts = self._place(coder)[0].corpus.n_contexts
+        features = [
+            neuronpedia.feature(
+                row,
+                about.get(row["latent"], {}),
+                self._strongest(LatentId(coder, row["latent"])),
+                self.config,
+                n_contexts,
+                self._contents.vocabulary,
+            )
+            for row in rows
+        ]
+        return neuronpedia.source(self.config, coder) | {"features": features}
+
+    def _strongest(self, latent: LatentId) -> list[Example]:
         cache, grid = self._place(latent.coder)
         rows, peaks = grid.peaks(cache[latent.index])
         order = np.argsort(peaks, kind="stable")
@@ -142,11 +165,10 @@ class State:
         picked = [i for q in np.unique(quantile) for i in np.flatnonzero(quantile == q)[-_STRONGEST:].tolist()]
         chosen = rows[order[picked]]
         windows = grid.windows(chosen, cache[latent.index])
-        examples = [
+        return [
             Example(i, row, "score", window, quantile=q)
             for i, (row, window, q) in enumerate(zip(chosen.tolist(), windows, quantile[picked].tolist(), strict=True))
         ]
-        return window_groups(examples, self._contents.vocabulary)
 
     def _examples(self, results: Results, latent: LatentId) -> LatentExamples | None:
         """Those in the database, with their tokens from the corpus and their activations from the cache."""

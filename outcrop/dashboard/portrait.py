@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from markupsafe import Markup
 
 from outcrop.report.figures import histogram
 from outcrop.report.text import count, number, visible_token
-from outcrop.types import LatentId
+from outcrop.types import CoderKey
 
 _SIMILARITY = "_similarity"
 
@@ -29,16 +30,16 @@ class Portrait:
     neighbours: dict[str, list[tuple[int, float]]]  # measure → latent, similarity
 
 
-def portrait(statistics: Path, latent: LatentId) -> Portrait | None:
-    """None as long as there are no statistics of this latent."""
+def statistics_of(statistics: Path, coder: CoderKey, latents: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """The rows of some latents of a coder, by latent; none as long as there is no such file."""
     if not statistics.exists():
-        return None
-    chosen = [("coder", "=", str(latent.coder)), ("latent", "=", latent.index)]
-    rows = pq.read_table(statistics, filters=chosen).to_pylist()
-    return _portrait(rows[0]) if rows else None
+        return {}
+    chosen = [("coder", "=", str(coder)), ("latent", "in", latents)]
+    return {row["latent"]: row for row in pq.read_table(statistics, filters=chosen).to_pylist()}
 
 
-def _portrait(row: dict[str, Any]) -> Portrait:
+def portrait(row: dict[str, Any]) -> Portrait:
+    """Of one row."""
     fired = row["n_fired"] > 0
     measures = [name.removesuffix(_SIMILARITY) for name in row if name.endswith(_SIMILARITY)]
     return Portrait(

@@ -4,6 +4,8 @@
     /RUN/                       what was found in one
     /RUN/latents?…              all its latents, searched, filtered and sorted (`latents.View`)
     /RUN/latents.csv?…          the same rows, whole; also .parquet
+    /RUN/neuronpedia.json?…     the rows of one page of a view, of one coder, for Neuronpedia
+    /RUN/neuronpedia.jsonl?…    their explanations, for Neuronpedia, too
     /RUN/latent/CODER/INDEX     one latent
     /RUN/reply/REQUEST          what was asked of a language model, word for word, and what it answered
     /compare?first=&second=     what differs between two runs
@@ -15,6 +17,7 @@ RUN is a number: paths never come from an address.
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -35,6 +38,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from outcrop import config as configs
+from outcrop.dashboard import neuronpedia
 from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.guard import Guard, is_loopback
@@ -74,6 +78,7 @@ def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str |
         Route("/{run:int}/", pages.run),
         Route("/{run:int}/latents", pages.latents),
         Route("/{run:int}/latents.{kind}", pages.export),
+        Route("/{run:int}/neuronpedia.{kind}", pages.neuronpedia),
         Route("/{run:int}/latent/{coder:path}/{index:int}", pages.latent),
         Route("/{run:int}/reply/{request_hash}", pages.reply),
         Route("/compare", pages.compare),
@@ -175,6 +180,30 @@ class _Pages:
         write(rows, sink)
         headers = {"Content-Disposition": f'attachment; filename="latents.{kind}"'}
         return Response(sink.getvalue(), media_type=media_type, headers=headers)
+
+    def neuronpedia(self, request: Request) -> Response:
+        _, run = self._run(request)
+        kind = request.path_params["kind"]
+        view = _view(request)
+        with run.lock:
+            now = run.now
+            table, (explainer, _) = _table(now, view)
+            rows = [] if table is None else table.page(view).rows
+            coders = {row["coder"] for row in rows}
+            if len(coders) != 1:
+                raise ConfigError(f"what Neuronpedia takes is of one coder, and here are {len(coders)}; choose one")
+            coder = CoderKey.parse(coders.pop())
+            match kind:
+                case "json":
+                    content = json.dumps(now.neuronpedia(coder, rows), ensure_ascii=False)
+                case "jsonl":
+                    mark = now.marks.get("explain")
+                    model = mark.models.get("explainer", "") if mark else ""
+                    content = neuronpedia.explanations(neuronpedia.source(now.config, coder), rows, explainer, model)
+                case _:
+                    raise HTTPException(404, f"Neuronpedia takes json and jsonl, not {kind[:20]}")
+        headers = {"Content-Disposition": f'attachment; filename="neuronpedia.{kind}"'}
+        return Response(content, media_type="application/json", headers=headers)
 
     def latent(self, request: Request) -> Response:
         number, run = self._run(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
 import shutil
 import sqlite3
@@ -18,6 +19,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from outcrop import cli
+from outcrop.dashboard.latents import View
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.portrait import portrait
 from outcrop.dashboard.server import address, application
@@ -26,7 +28,7 @@ from outcrop.replies import Replies
 from outcrop.report.text import number
 from outcrop.results import Results
 from outcrop.run import RunDirectory
-from outcrop.types import CoderKey, LatentId, Vocabulary
+from outcrop.types import Vocabulary
 from tests.llm_server import LLMServer
 from tests.test_pipeline import snapshot
 from tests.tiny_run import SETTINGS
@@ -176,13 +178,11 @@ def test_a_latent_is_shown_with_what_the_cache_and_the_weights_say(described: Pa
         assert sum(bars) == row["n_fired"] == sum(row["histogram"])
 
 
-def test_a_latent_that_never_fired_has_no_activations_to_show(described: Path, tmp_path: Path) -> None:
+def test_a_latent_that_never_fired_has_no_activations_to_show(described: Path) -> None:
     table = pyarrow.parquet.read_table(described / "statistics.parquet").slice(0, 1)
     dead = table.to_pylist()[0] | {"n_fired": 0, "histogram": [0] * 32, "triggers": [], "triggers_cover": None}
-    dead |= {"triggers_probability": [], "triggers_share": []}
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dead], table.schema), tmp_path / "one.parquet")
-    found = portrait(tmp_path / "one.parquet", LatentId(CoderKey.parse(dead["coder"]), dead["latent"]))
-    assert found is not None and found.activations is None and found.triggers == []
+    found = portrait(dead | {"triggers_probability": [], "triggers_share": []})
+    assert found.activations is None and found.positions is None and found.triggers == []
 
 
 def test_every_scored_latent_is_a_dot_that_leads_to_it(described: Path) -> None:
@@ -204,6 +204,36 @@ def test_what_was_asked_of_each_model_is_on_the_page_of_the_run(client: TestClie
     with Replies(finished / "replies.sqlite", read_only=True) as replies:
         (total,) = replies.totals()
     assert f"<td>{total['n_requests']:,}</td>" in asked and "no price is known" in asked
+
+
+def test_latents_can_be_taken_to_neuronpedia(described: Path) -> None:
+    opened = OpenedRun(described)
+    coder = opened.now.tables.coder_names[1]
+    view = {"coder": coder, "sort": "firing_rate", "size": 5, "status": ["scored", "not selected"]}
+    with TestClient(application([opened]), base_url=LOCAL) as client:
+        batch = client.get("/0/neuronpedia.json", params=view).json()
+        lines = client.get("/0/neuronpedia.jsonl", params=view | {"status": "scored"}).text.splitlines()
+        assert client.get("/0/neuronpedia.json", params={"size": 200, "sort": "latent"}).status_code == 400
+        assert client.get("/0/neuronpedia.xml", params=view).status_code == 404
+    assert (batch["model_id"], batch["layer"], batch["sae_set"]) == ("model", 1, "topk")
+    statistics = {row["latent"]: row for row in pyarrow.parquet.read_table(described / "statistics.parquet").to_pylist()
+                  if row["coder"] == coder}  # fmt: skip
+    assert len(batch["features"]) == 5
+    for feature in batch["features"]:
+        row = statistics[feature["feature_index"]]
+        assert feature["frac_nonzero"] == row["firing_rate"] and feature["pos_str"] == row["raises"]
+        assert sum(feature["freq_hist_data_bar_heights"]) == row["n_fired"]
+        peaks = [max(window["values"]) for window in feature["activations"]]
+        assert max(peaks) == pytest.approx(row["max_activation"])
+        for window, peak in zip(feature["activations"], peaks, strict=True):
+            assert len(window["tokens"]) == len(window["values"])
+            assert window["bin_min"] <= peak <= window["bin_max"]
+    texts = {row["latent"]: row["text"] for row in opened.now.latents("contrastive", "all").table(View()).to_pylist()
+             if row["coder"] == coder}  # fmt: skip
+    for line in map(json.loads, lines):
+        assert line["description"] == texts[int(line["index"])]
+        assert (line["modelId"], line["layer"], line["typeName"]) == ("model", "1-topk", "contrastive")
+    assert lines
 
 
 def test_the_bands_of_a_latent_are_shown_side_by_side(described: Path) -> None:

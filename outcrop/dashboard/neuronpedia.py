@@ -1,0 +1,97 @@
+"""Latents of one coder in the two forms that Neuronpedia takes in.
+
+batch          the features' windows, statistics and tokens, as SAEDashboard's `NeuronpediaDashboardBatch` writes them
+explanations   lines of JSON: modelId, layer, index, description, typeName, explanationModelName
+
+What outcrop does not measure (alignment with neurons, correlations, the histogram of logits) is an empty list there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from outcrop.config import RunConfig
+from outcrop.types import CoderKey, Example, Vocabulary
+
+_UNMEASURED = (
+    *("neuron_alignment_indices", "neuron_alignment_values", "neuron_alignment_l1"),
+    *("correlated_neurons_indices", "correlated_neurons_l1", "correlated_neurons_pearson"),
+    *("correlated_features_indices", "correlated_features_l1", "correlated_features_pearson"),
+    *("logits_hist_data_bar_heights", "logits_hist_data_bar_values", "decoder_weights_dist"),
+)
+
+
+def source(config: RunConfig, key: CoderKey) -> dict[str, Any]:
+    """The model, the layer's number (0 where the hookpoint has none) and the set of coders."""
+    numbers = re.findall(r"\.(\d+)", str(key.source))
+    layer = int(numbers[0]) if numbers else 0
+    return {"model_id": Path(config.model.name).name, "layer": layer, "sae_set": key.setting}
+
+
+def feature(
+    latent: Mapping[str, Any],
+    statistics: Mapping[str, Any],
+    strongest: Sequence[Example],
+    config: RunConfig,
+    n_contexts: int,
+    vocabulary: Vocabulary,
+) -> dict[str, Any]:
+    """From the row of the latent, its row of the statistics (empty where there are none) and its strongest windows."""
+    bins = dict(_bins(statistics.get("histogram") or ()))
+    return {
+        "feature_index": latent["latent"],
+        **{name: [] for name in _UNMEASURED},
+        "pos_str": statistics.get("raises") or [],
+        "pos_values": statistics.get("raises_logit") or [],
+        "neg_str": statistics.get("lowers") or [],
+        "neg_values": statistics.get("lowers_logit") or [],
+        "frac_nonzero": latent["firing_rate"],
+        "freq_hist_data_bar_values": [*bins],
+        "freq_hist_data_bar_heights": [*bins.values()],
+        "n_prompts_total": n_contexts,
+        "n_tokens_in_prompt": config.text.context_tokens,
+        "dataset": Path(config.text.path).name,
+        "activations": list(_activations(strongest, vocabulary)),
+    }
+
+
+def explanations(about: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], explainer: str, model: str) -> str:
+    """Of the rows that have a text; `about` is their `source`."""
+    lines = (
+        {
+            "modelId": about["model_id"],
+            "layer": f"{about['layer']}-{about['sae_set']}",
+            "index": str(row["latent"]),
+            "description": row["text"],
+            "typeName": explainer,
+            "explanationModelName": model,
+        }
+        for row in rows
+        if row["text"] is not None
+    )
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _bins(counts: Sequence[int]) -> Iterable[tuple[float, int]]:
+    """The lower end of each bin that holds a firing, and how many."""
+    return ((2.0 ** (i - len(counts) // 2), n) for i, n in enumerate(counts) if n)
+
+
+def _activations(windows: Sequence[Example], vocabulary: Vocabulary) -> Iterable[dict[str, Any]]:
+    """Strongest quantile first; each quantile is one bin, from the weakest to the strongest peak shown of it."""
+    quantiles = sorted({window.quantile for window in windows if window.quantile is not None}, reverse=True)
+    for quantile in quantiles:
+        mine = [one.window for one in windows if one.quantile == quantile]
+        peaks = [float(window.activations.max()) for window in mine]
+        for window in mine:
+            yield {
+                "bin_min": min(peaks),
+                "bin_max": max(peaks),
+                "bin_contains": 1 / len(quantiles),
+                "tokens": vocabulary.strings(window.tokens),
+                "values": [float(value) for value in window.activations],
+            }
