@@ -21,10 +21,9 @@ import json
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs
 
 import pyarrow.csv
 import pyarrow.parquet
@@ -37,21 +36,17 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from outcrop import config as configs
 from outcrop.dashboard import neuronpedia
-from outcrop.dashboard.curves import curves
-from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.guard import Guard, is_loopback
-from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
+from outcrop.dashboard.latents import LatentTable, View
+from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.opened import OpenedRun, State
+from outcrop.dashboard.pages import latent_page, latents_page, render, run_page
 from outcrop.errors import ConfigError, OutcropError
-from outcrop.interp.explain import BANDS
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
-from outcrop.report.page import style_sheet, templates
-from outcrop.results import STATUSES
-from outcrop.stages import ORDER
-from outcrop.types import CoderKey, LatentId
+from outcrop.report.page import style_sheet
+from outcrop.types import CoderKey
 
 _HERE = Path(__file__).parent
 
@@ -82,7 +77,7 @@ def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str |
         Route("/{run:int}/latent/{coder:path}/{index:int}", pages.latent),
         Route("/{run:int}/reply/{request_hash}", pages.reply),
         Route("/compare", pages.compare),
-        Route("/page.css", pages.style),
+        Route("/static/page.css", pages.style),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
     ]
     handlers: dict[Any, Any] = {OutcropError: _complain, HTTPException: _missing}
@@ -101,8 +96,8 @@ def _missing(_: Request, error: HTTPException) -> Response:
 
 
 def _page(template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    environment = templates(_HERE / "templates")
-    return HTMLResponse(environment.get_template(template).render(**context), status)
+    """One that is about no run."""
+    return HTMLResponse(render(template, ServerLinks(0), **context), status)
 
 
 class _Pages:
@@ -120,52 +115,20 @@ class _Pages:
         return PlainTextResponse(style_sheet(), media_type="text/css")
 
     def run(self, request: Request) -> Response:
-        number, run = self._run(request)
+        run, links = self._run(request)
         with run.lock:
-            now = run.now
-            table, by = _table(now, View())
-            return _page(
-                "run.html.j2",
-                title=run.name,
-                here=number,
-                run=run,
-                marks=now.marks,
-                stages=ORDER,
-                running=run.directory.busy,
-                training=curves(now.training()),
-                totals=now.totals(),
-                dots=None if table is None else score_dots(table, "balanced_accuracy", partial(address, number)),
-                explained_by=" ".join(by),
-                address=address,
-                config=configs.dump(now.config),
-                **(now.findings or {"summary": None}),
-            )
+            table, by = _table(run.now, View())
+            return HTMLResponse(run_page(run, table, " ".join(by), links))
 
     def latents(self, request: Request) -> Response:
-        number, run = self._run(request)
+        run, links = self._run(request)
         view = _view(request)
         with run.lock:
-            now = run.now
-            table, by = _table(now, view)
-            return _page(
-                "latents.html.j2",
-                title=f"Latents of {run.name}",
-                here=number,
-                run=run,
-                view=view,
-                table=table,
-                page=None if table is None else table.page(view),
-                explainers=[" ".join(one) for one in now.explainers],
-                explained_by=" ".join(by),
-                statuses=STATUSES,
-                flags=FLAGS,
-                statistics=STATISTICS,
-                scores=SCORES,
-                address=address,
-            )
+            table, by = _table(run.now, view)
+            return HTMLResponse(latents_page(run, table, " ".join(by), view, links))
 
     def export(self, request: Request) -> Response:
-        _, run = self._run(request)
+        run, _ = self._run(request)
         kind = request.path_params["kind"]
         if kind not in _WRITERS:
             raise HTTPException(404, f"latents are exported as {', '.join(_WRITERS)}, not as {kind[:20]}")
@@ -182,7 +145,7 @@ class _Pages:
         return Response(sink.getvalue(), media_type=media_type, headers=headers)
 
     def neuronpedia(self, request: Request) -> Response:
-        _, run = self._run(request)
+        run, _ = self._run(request)
         kind = request.path_params["kind"]
         view = _view(request)
         with run.lock:
@@ -206,48 +169,25 @@ class _Pages:
         return Response(content, media_type="application/json", headers=headers)
 
     def latent(self, request: Request) -> Response:
-        number, run = self._run(request)
+        run, links = self._run(request)
         coder, index = request.path_params["coder"], request.path_params["index"]
         with run.lock:
-            now = run.now
-            table, _ = _table(now, View())
+            table, _ = _table(run.now, View())
             row = None if table is None else table.place(coder, index)
-            if table is None or row is None or now.findings is None:
+            if table is None or row is None:
                 raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
-            latent = LatentId(CoderKey.parse(coder), index)
-            cards = now.cards(latent)
-            before, behind = table.around(coder, index)
-            return _page(
-                "latent.html.j2",
-                title=f"Latent {index}",
-                here=number,
-                run=run,
-                coder=coder,
-                latent=table.row(row),
-                cards=cards,
-                strongest=[] if cards else now.strongest(latent),
-                portrait=now.portrait(latent),
-                bands=now.bands(latent),
-                band_names=BANDS,
-                flags=FLAGS,
-                several=len(cards) > 1,
-                index=f"/{number}/latents",
-                replies=f"/{number}/reply/",
-                address=address,
-                before=None if before is None else address(number, coder, before),
-                behind=None if behind is None else address(number, coder, behind),
-                **now.findings,
-            )
+            return HTMLResponse(latent_page(run, table, row, links))
 
     def reply(self, request: Request) -> Response:
-        number, run = self._run(request)
+        run, links = self._run(request)
         name = request.path_params["request_hash"]
         try:
             with run.lock:
                 messages, about = run.now.asked(name)
         except KeyError:
             raise HTTPException(404, f"nothing called {name[:80]} was asked") from None
-        return _page("reply.html.j2", title="Asked and answered", here=number, run=run, messages=messages, about=about)
+        page = render("reply.html.j2", links, title="Asked and answered", run=run, messages=messages, about=about)
+        return HTMLResponse(page)
 
     def compare(self, request: Request) -> Response:
         missing = [name for name in ("first", "second") if name not in request.query_params]
@@ -260,25 +200,21 @@ class _Pages:
             "compare.html.j2",
             title=f"{first.name} and {second.name}",
             names=(first.name, second.name),
-            numbers=numbers,
+            of_first=ServerLinks(numbers["first"]),
+            of_second=ServerLinks(numbers["second"]),
             comparison=comparison,
             others={one["first"]: one["second"] for one in comparison["coders"]},
             metrics=METRICS,
-            address=address,
         )
 
-    def _run(self, request: Request) -> tuple[int, OpenedRun]:
+    def _run(self, request: Request) -> tuple[OpenedRun, ServerLinks]:
         number = request.path_params["run"]
-        return number, self._numbered(number)
+        return self._numbered(number), ServerLinks(number)
 
     def _numbered(self, number: int) -> OpenedRun:
         if number >= len(self._runs):
             raise HTTPException(404, f"there are {len(self._runs)} runs; they are numbered from 0")
         return self._runs[number]
-
-
-def address(run: int, coder: str, latent: int) -> str:
-    return f"/{run}/latent/{quote(coder, safe=',')}/{latent}"
 
 
 def _whole(text: str) -> int:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from outcrop.config import Explainer
+from outcrop.metrics.ranking import order_within
 from outcrop.results import (
     DETECTION,
     EMBEDDING,
@@ -257,7 +258,7 @@ def _clusters(rows: dict[str, ndarray]) -> Int[ndarray, "E"]:
 
 def ranked_within(group: Int[ndarray, "n"], key: ndarray, n_groups: int) -> tuple[Int[ndarray, "n"], Int[ndarray, "G"]]:
     """The rank of each item by its key within its group, from 0, and the size of each group."""
-    order, n = np.lexsort((key, group)), np.bincount(group, minlength=n_groups)
+    order, n = order_within(group, key), np.bincount(group, minlength=n_groups)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order)) - (np.cumsum(n) - n)[group[order]]
     return rank, n

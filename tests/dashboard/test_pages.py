@@ -20,9 +20,10 @@ from starlette.testclient import TestClient
 
 from outcrop import cli
 from outcrop.dashboard.latents import View
+from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.portrait import portrait
-from outcrop.dashboard.server import address, application
+from outcrop.dashboard.server import application
 from outcrop.model.corpus import load_vocabulary, save_vocabulary
 from outcrop.replies import Replies
 from outcrop.report.text import number
@@ -58,7 +59,7 @@ def test_every_link_leads_to_a_page_and_nothing_is_written(client: TestClient, f
         if "text/html" in answer.headers["content-type"] and len(seen) < 60:
             waiting |= links(answer.text) - seen
     assert sum("/latent/" in address for address in seen) > 20
-    assert {"/0/", "/0/latents", "/page.css", "/static/dashboard.js"} <= seen
+    assert {"/0/", "/0/latents", "/static/page.css", "/static/dashboard.js"} <= seen
     assert snapshot(finished) == before
 
 
@@ -196,7 +197,7 @@ def test_every_scored_latent_is_a_dot_that_leads_to_it(described: Path) -> None:
         )
         about = {name: scores.about[name][mine].tolist() for name in ("coder", "latent")}
         assert len(dots) == mine.sum() > 0
-        assert {*dots} == {address(0, *one) for one in zip(about["coder"], about["latent"], strict=True)}
+        assert {*dots} == {ServerLinks(0).latent(*one) for one in zip(about["coder"], about["latent"], strict=True)}
 
 
 def test_what_was_asked_of_each_model_is_on_the_page_of_the_run(client: TestClient, finished: Path) -> None:

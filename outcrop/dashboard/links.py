@@ -1,0 +1,63 @@
+"""Where the pages of a run stand: on the server, or in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+from urllib.parse import quote
+
+
+@runtime_checkable
+class Links(Protocol):
+    """Addresses as they stand in the pages of one run."""
+
+    @property
+    def home(self) -> str: ...
+
+    @property
+    def run(self) -> str: ...
+
+    @property
+    def latents(self) -> str: ...
+
+    @property
+    def replies(self) -> str | None:
+        """What the hash of a request is put behind; None where replies have no pages."""
+
+    def latent(self, coder: str, latent: int) -> str: ...
+
+    def static(self, name: str) -> str:
+        """A style sheet or a script."""
+
+
+class ServerLinks:
+    """Of the run with this number."""
+
+    home = "/"
+
+    def __init__(self, run: int) -> None:
+        self.run = f"/{run}/"
+        self.latents, self.replies = f"{self.run}latents", f"{self.run}reply/"
+
+    def latent(self, coder: str, latent: int) -> str:
+        return f"{self.run}latent/{quote(coder, safe=',')}/{latent}"
+
+    def static(self, name: str) -> str:
+        return f"/static/{name}"
+
+
+class FileLinks:
+    """From a page that lies so many folders deep."""
+
+    replies = None
+
+    def __init__(self, coders: Sequence[str], depth: int) -> None:
+        self._coders, self._up = list(coders), "../" * depth
+        self.home = self.run = f"{self._up}index.html"
+        self.latents = f"{self._up}latents.html"
+
+    def latent(self, coder: str, latent: int) -> str:
+        return f"{self._up}latent/{self._coders.index(coder)}-{latent}.html"
+
+    def static(self, name: str) -> str:
+        return f"{self._up}static/{name}"

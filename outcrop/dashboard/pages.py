@@ -1,0 +1,91 @@
+"""The pages of a run, as HTML; `links` says where they stand. Who asks for one holds the run's lock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from outcrop import config as configs
+from outcrop.dashboard.curves import curves
+from outcrop.dashboard.dots import score_dots
+from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
+from outcrop.dashboard.links import Links
+from outcrop.dashboard.opened import OpenedRun
+from outcrop.interp.explain import BANDS
+from outcrop.report.page import templates
+from outcrop.results import STATUSES
+from outcrop.stages import ORDER
+from outcrop.types import CoderKey, LatentId
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, links: Links, **context: Any) -> str:
+    return templates(_TEMPLATES).get_template(template).render(links=links, **context)
+
+
+def run_page(run: OpenedRun, table: LatentTable | None, explained_by: str, links: Links) -> str:
+    now = run.now
+    return render(
+        "run.html.j2",
+        links,
+        title=run.name,
+        run=run,
+        marks=now.marks,
+        stages=ORDER,
+        running=run.directory.busy,
+        training=curves(now.training()),
+        totals=now.totals(),
+        dots=None if table is None else score_dots(table, "balanced_accuracy", links.latent),
+        explained_by=explained_by,
+        config=configs.dump(now.config),
+        **(now.findings or {"summary": None}),
+    )
+
+
+def latents_page(run: OpenedRun, table: LatentTable | None, explained_by: str, view: View, links: Links) -> str:
+    return render(
+        "latents.html.j2",
+        links,
+        title=f"Latents of {run.name}",
+        run=run,
+        view=view,
+        table=table,
+        page=None if table is None else table.page(view),
+        explainers=[" ".join(one) for one in run.now.explainers],
+        explained_by=explained_by,
+        statuses=STATUSES,
+        flags=FLAGS,
+        statistics=STATISTICS,
+        scores=SCORES,
+    )
+
+
+def latent_page(run: OpenedRun, table: LatentTable, row: int, links: Links) -> str:
+    """Of the latent in a row of the table."""
+    now, about = run.now, table.row(row)
+    assert now.findings is not None, "a run with a table has findings"
+    coder, index = about["coder"], about["latent"]
+    latent = LatentId(CoderKey.parse(coder), index)
+    cards = now.cards(latent)
+    before, behind = table.around(coder, index)
+    return render(
+        "latent.html.j2",
+        links,
+        title=f"Latent {index}",
+        run=run,
+        coder=coder,
+        latent=about,
+        cards=cards,
+        strongest=[] if cards else now.strongest(latent),
+        portrait=now.portrait(latent),
+        bands=now.bands(latent),
+        band_names=BANDS,
+        flags=FLAGS,
+        several=len(cards) > 1,
+        index=links.latents,
+        replies=links.replies,
+        before=None if before is None else links.latent(coder, before),
+        behind=None if behind is None else links.latent(coder, behind),
+        **now.findings,
+    )
