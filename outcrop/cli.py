@@ -98,6 +98,8 @@ class ReportCommand(RunCommand):
 
     where: Where = field(default_factory=Where)
     """Which latents the numbers on the console are about, and those in report/where.json; the page shows all."""
+    html: bool = False
+    """Write the pages of the dashboard into report/html, too: a folder that opens without a server."""
 
 
 _COMMANDS: dict[str, type[RunCommand]] = {
@@ -167,12 +169,24 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     if isinstance(command, ReportCommand):
         where = command.where
         run.contents.forget_where()
+        if command.html:
+            _export(run)
     if where != Where():
         _show_where(run, where)
     elif last == "report":
         _show(run)
     elif last == "train":
         _show_training(run)
+
+
+def _export(run: Run) -> None:
+    from outcrop.console import bars, say
+    from outcrop.dashboard.export import export
+    from outcrop.dashboard.opened import OpenedRun
+
+    folder = run.directory.report / "html"
+    export(OpenedRun(run.directory.path), folder, bars)
+    say(f"The pages: {folder / 'index.html'}")
 
 
 def _stats(arguments: Sequence[str]) -> None:

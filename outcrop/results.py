@@ -98,6 +98,7 @@ CREATE TABLE judgements (
   PRIMARY KEY (coder, latent, scorer, arm, explainer, source, example),
   CHECK ((predicted IS NULL AND measured IS NULL) = (failure IS NOT NULL))
 ) WITHOUT ROWID;
+CREATE INDEX failed ON judgements (scorer, arm, failure) WHERE failure IS NOT NULL;
 
 CREATE TABLE relations (
   coder TEXT NOT NULL, latent INTEGER NOT NULL, explainer TEXT NOT NULL, first TEXT NOT NULL, second TEXT NOT NULL,

@@ -40,7 +40,7 @@ SCORES = {
     "beyond_tokens": "beyond tokens",
 }
 SORTABLE = ("latent", "layer", *STATISTICS, *SCORES)
-_PAGE = 100
+PAGE = 100  # rows
 _MOST = 1_000
 
 
@@ -62,7 +62,7 @@ class View:
     sort: str = "balanced_accuracy"
     ascending: bool = False
     page: int = 1
-    size: int = _PAGE
+    size: int = PAGE
 
     @staticmethod
     def of(query: Mapping[str, Sequence[str]]) -> View:
@@ -86,7 +86,7 @@ class View:
     @property
     def filters(self) -> bool:
         """Whether more is asked for than words and an order."""
-        return replace(self, words="", sort=View.sort, ascending=View.ascending, page=1, size=_PAGE) != View()
+        return replace(self, words="", sort=View.sort, ascending=View.ascending, page=1, size=PAGE) != View()
 
     def query(self, **changes: Any) -> str:
         """The address's query with some fields changed; those at their defaults are left out."""

@@ -21,6 +21,10 @@ class Links(Protocol):
     def latents(self) -> str: ...
 
     @property
+    def policy(self) -> str | None:
+        """Content security policy that a page states itself; None where the server does."""
+
+    @property
     def replies(self) -> str | None:
         """What the hash of a request is put behind; None where replies have no pages."""
 
@@ -33,7 +37,7 @@ class Links(Protocol):
 class ServerLinks:
     """Of the run with this number."""
 
-    home = "/"
+    home, policy = "/", None
 
     def __init__(self, run: int) -> None:
         self.run = f"/{run}/"
@@ -50,6 +54,9 @@ class FileLinks:
     """From a page that lies so many folders deep."""
 
     replies = None
+    policy = (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
 
     def __init__(self, coders: Sequence[str], depth: int) -> None:
         self._coders, self._up = list(coders), "../" * depth

@@ -90,16 +90,16 @@ def _mean(scores: Float[ndarray, "N"], weights: ndarray, groups: ndarray, confid
     used = ~np.isnan(scores) & (weights > 0)
     if not used.any():
         return _MISSING, _MISSING, _MISSING
-    scores, weights = scores[used], weights[used]
-    _, groups = np.unique(groups[used], return_inverse=True)
+    scores, weights, groups = scores[used], weights[used], groups[used]
     share = group_shares(weights, groups)
+    there = np.flatnonzero(np.bincount(groups))
     means = np.bincount(groups, weights=share * scores)
-    value, n_groups = float(means.mean()), len(means)
-    sizes = 1 / np.bincount(groups, weights=share**2)
+    value, n_groups = float(means[there].mean()), len(there)
+    sizes = 1 / np.bincount(groups, weights=share**2)[there]
     freedom = float(sizes.sum()) - n_groups
     if scores.min() == scores.max() or (sizes <= 1).any():
         return value, _MISSING, _MISSING
-    variance = np.bincount(groups, weights=(share * (scores - means[groups])) ** 2) * sizes / (sizes - 1)
+    variance = np.bincount(groups, weights=(share * (scores - means[groups])) ** 2)[there] * sizes / (sizes - 1)
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance.sum()) / n_groups)
     return value, value - reach, value + reach
 

@@ -52,15 +52,19 @@ def aggregates(tables: Tables, confidence: float) -> list[dict[str, Any]]:
         mine = scores.scored & scores.by(explainer, source)
         done = set(records({name: scores.about[name][mine] for name in ("coder", "latent")}))
         unscored = np.array([name not in done for name in records(selected, "coder", "latent")], dtype=bool)
+        known: dict[bytes, dict[str, Any]] = {}  # by its members: a lone coder has those of all together
         for group in _groups(selected):
             everyone = _member(tables.latents, group)
-            n_alive = int((everyone & (tables.latents["n_fired"] > 0)).sum())
-            here = scores.of(mine & _member(scores.about, group))
-            left = {name: column[unscored & _member(selected, group)] for name, column in selected.items()}
+            members = everyone.tobytes()
+            if members not in known:
+                n_alive = int((everyone & (tables.latents["n_fired"] > 0)).sum())
+                here = scores.of(mine & _member(scores.about, group))
+                left = {name: column[unscored & _member(selected, group)] for name, column in selected.items()}
+                entry = _entry(here, left, confidence)
+                entry["perfect"] = _perfect(here, entry["n_unscored"], n_alive, int(everyone.sum()), confidence)
+                known[members] = entry
             named = dict(zip(("coder", "layer", "prefix"), group, strict=True))
-            entry = _entry(here, left, confidence)
-            entry["perfect"] = _perfect(here, entry["n_unscored"], n_alive, int(everyone.sum()), confidence)
-            entries.append(entry | {"explainer": explainer, "source": source} | named)
+            entries.append(known[members] | {"explainer": explainer, "source": source} | named)
     return entries
 
 

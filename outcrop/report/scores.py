@@ -16,6 +16,7 @@ those that were judged, were all judged right.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,14 +109,19 @@ class Ranks:
 def score(judged: Judged, ranks: Mapping[tuple[str, str], Ranks], posteriors: Calibrated, confidence: float) -> Scores:
     """Every metric of every arm; those of arms without an explanation are their latent's. `ranks` are by scorer and
     arm, `posteriors` those of detection in the arm "plain"."""
-    rates, arms = {}, {}
-    for arm, (scorer, name) in ARMS.items():
-        verdicts = judged.verdicts(scorer, name)
+
+    def of_arm(asked: tuple[str, str]) -> tuple[_ArmRates, dict[str, Column]]:
+        verdicts = judged.verdicts(*asked)
         of = np.arange(verdicts.n_subjects) if verdicts.of_texts else judged.latent_of
         n = verdicts.counts[1][of]
-        rates[arm] = _rates(judged, verdicts, of, confidence)
-        by_rank = {metric: Column(one[of], n.sum(-1)) for metric, one in vars(ranks[scorer, name]).items()}
-        arms[arm] = _counted(judged, n, rates[arm]) | by_rank
+        found = _rates(judged, verdicts, of, confidence)
+        by_rank = {metric: Column(one[of], n.sum(-1)) for metric, one in vars(ranks[asked]).items()}
+        return found, _counted(judged, n, found) | by_rank
+
+    rates, arms = {}, {}
+    with ThreadPoolExecutor() as threads:
+        for arm, found in zip(ARMS, threads.map(of_arm, ARMS.values()), strict=True):
+            rates[arm], arms[arm] = found
     ours = arms["explanation"]
     ours |= _compared(rates, ours["informedness"].n, ours["balanced_accuracy_same_token"].n)
     arms["explanation"] |= _calibrated(judged, posteriors, confidence)
@@ -202,7 +208,7 @@ def _calibrated(judged: Judged, posteriors: Calibrated, confidence: float) -> di
 def _perfect(judged: Judged, verdicts: Verdicts) -> dict[str, ndarray]:
     """enough: whether so many windows of either kind were judged, or failed to be; perfect: all drawn ones right."""
     activating = verdicts.cell < judged.n_quantiles
-    group = verdicts.subject * 2 + activating
+    group = verdicts.subject * 2 + ~activating
     rank, n = ranked_within(group, np.random.default_rng(0).permutation(len(group)), 2 * verdicts.n_subjects)
     drawn = np.flatnonzero(rank < PERFECT_WINDOWS)
     wrong = verdicts.predicted[drawn] != activating[drawn]  # so is a judgement that failed

@@ -11,12 +11,14 @@ They are kept beside the report as Parquet, for this purpose and for everybody's
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int
 from numpy import ndarray
@@ -41,7 +43,7 @@ _ABOUT = "outcrop"  # key of the metadata
 _LATENTS = """
 SELECT l.*, g.status, g.stage, g.reason FROM latents l JOIN ledger g USING (coder, latent) ORDER BY coder, latent
 """
-# First in the order of the primary key: SQLite would sort all judgements otherwise.
+# First in the order of the primary key: SQLite would sort all judgements otherwise. Those that failed have an index.
 _JUDGEMENTS = """
 SELECT scorer, arm, '' AS kind, SUM(n) AS n FROM (
   SELECT scorer, arm, COUNT(*) - COUNT(failure) AS n FROM judgements GROUP BY coder, latent, scorer, arm
@@ -86,16 +88,19 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
         judgements = records(results.columns(_JUDGEMENTS))
         asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
         judged.read_ahead(sorted(asked, key=lambda one: one != ARMS["explanation"]))
-        coders = results.columns("SELECT * FROM coders ORDER BY coder")
+        coders, latents = results.columns("SELECT * FROM coders ORDER BY coder"), _latents(results)
         wanted = {*asked, ARMS["explanation"]}
         arms = {arm: calibrated(judged, arm) for arm in CALIBRATED if (DETECTION, arm) in wanted}
         plain = arms["plain"]
         ranked = {one for one in (*asked, *ARMS.values()) if one[0] not in MEASURING}
-        ranks = {one: ranks_of(judged, judged.verdicts(*one), confidence) for one in ranked}
+        verdicts = [judged.verdicts(*one) for one in ranked]
+        with ThreadPoolExecutor() as threads:
+            found = threads.map(lambda of: ranks_of(judged, of, confidence), verdicts)
+            ranks = dict(zip(ranked, found, strict=True))
         return Tables(
             coders=[dict(zip(coders, row, strict=True)) for row in records(coders)],
             judgements=judgements,
-            latents=_latents(results),
+            latents=latents,
             scores=score(judged, ranks, plain, confidence),
             scorers=scorer_values(judged, asked, ranks, confidence),
             bands=band_table(judged, plain.verdicts, plain.posterior, confidence),
@@ -139,15 +144,15 @@ class _Members:
     """Which rows of another table are about one of these latents."""
 
     def __init__(self, latents: dict[str, ndarray]) -> None:
-        self._coders = {name: i for i, name in enumerate(dict.fromkeys(latents["coder"].tolist()))}
+        self._coders = pa.array(latents["coder"], pa.string()).unique()
         self._keys = self._key(latents)
 
     def __call__(self, table: dict[str, ndarray]) -> Bool[ndarray, "n"]:
         return np.isin(self._key(table), self._keys)
 
     def _key(self, table: dict[str, ndarray]) -> Int[ndarray, "n"]:
-        coder = np.array([self._coders.get(name, -1) for name in table["coder"].tolist()], dtype=np.int64)
-        return (coder << 40) + table["latent"].astype(np.int64)
+        coder = pc.index_in(pa.array(table["coder"], pa.string()), self._coders).fill_null(-1).to_numpy()
+        return (coder.astype(np.int64) << 40) + table["latent"].astype(np.int64)
 
 
 def _chosen(latents: dict[str, ndarray], where: Where) -> Bool[ndarray, "latents"]:

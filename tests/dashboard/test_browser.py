@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from outcrop import cli
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.server import application
 
@@ -91,6 +92,40 @@ def test_a_table_is_searched_filtered_and_sorted(page: Page, address: str) -> No
     page.press('input[name="words"]', "Enter")
     assert page.locator("table.latents tbody tr").count() == 0
     assert "0 of" in page.inner_text('[role="status"]')
+
+
+@pytest.fixture(scope="module")
+def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("pages") / "run"))
+    assert cli.main(["report", str(run), "--html"]) == 0
+    return run / "report" / "html"
+
+
+def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -> None:
+    page.goto((folder / "index.html").as_uri())
+    assert page.locator("svg.ledger-bar").count() == 1 and fits(page)
+    page.click("nav >> text=Latents")
+    rows = page.locator("table.latents tbody tr")
+    rows.nth(99).wait_for()
+    assert rows.count() == 100 and fits(page)
+    page.click("thead >> text=fires on")
+    shown = rows.locator("td:nth-child(5)").all_inner_texts()
+    one_in = [int(rate.split()[-1].replace(",", "")) for rate in shown if rate.startswith("1 in")]
+    assert one_in == sorted(one_in) and len(one_in) > 1
+    page.click("text=further →")
+    assert "page 2 of" in page.inner_text(".pages")
+    page.check('input[value="scored"]')
+    statuses = rows.locator("td:nth-child(4)").all_inner_texts()
+    assert statuses and set(statuses) == {"scored"}
+    page.fill('input[name="words"]', "no explanation says this")
+    assert rows.count() == 0 and "0 of" in page.inner_text('[role="status"]')
+    page.fill('input[name="words"]', "")
+    page.click("tbody th a >> nth=0")
+    assert page.locator(".card").count() > 0 and page.locator(".tokens").count() > 0 and fits(page)
+    first = page.url
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url(lambda url: url != first)
+    assert page.locator("h1").count() == 1
 
 
 def test_the_window_is_filled_before_it_is_scrolled(page: Page, address: str) -> None:
