@@ -323,6 +323,8 @@ class ServeCommand:
     """Where to listen. Beyond loopback, a token in the printed address is asked for."""
     port: int = 8118
     """The port there."""
+    live: bool = False
+    """Let readers try a text: the language model is loaded, and says which latents fire on it."""
 
 
 def _serve(arguments: Sequence[str]) -> None:
@@ -333,7 +335,7 @@ def _serve(arguments: Sequence[str]) -> None:
     from outcrop.dashboard.server import serve
 
     quiet()
-    serve(command.runs, command.host, command.port, say)
+    serve(command.runs, command.host, command.port, say, live=command.live)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ class Links(Protocol):
     def latents(self) -> str: ...
 
     @property
+    def live(self) -> str | None:
+        """Where a text is tried; None where none can be."""
+
+    @property
     def policy(self) -> str | None:
         """Content security policy that a page states itself; None where the server does."""
 
@@ -39,8 +43,9 @@ class ServerLinks:
 
     home, policy = "/", None
 
-    def __init__(self, run: int) -> None:
+    def __init__(self, run: int, *, live: bool = False) -> None:
         self.run = f"/{run}/"
+        self.live = f"{self.run}try" if live else None
         self.latents, self.replies = f"{self.run}latents", f"{self.run}reply/"
 
     def latent(self, coder: str, latent: int) -> str:
@@ -53,7 +58,7 @@ class ServerLinks:
 class FileLinks:
     """From a page that lies so many folders deep."""
 
-    replies = None
+    replies = live = None
     policy = (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
     )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from outcrop import config as configs
+from outcrop.coders.placed import PlacedCoder
 from outcrop.config import RunConfig
 from outcrop.contents import Contents
 from outcrop.dashboard import neuronpedia
@@ -31,7 +32,7 @@ from outcrop.report.tables import Tables
 from outcrop.report.windows import WindowGroup, latent_pages, window_groups
 from outcrop.results import Results, records
 from outcrop.run import RunDirectory, StageMark
-from outcrop.types import CoderKey, Example, LatentExamples, LatentId, Message, StratumShare
+from outcrop.types import CoderKey, Example, LatentExamples, LatentId, Message, StratumShare, Vocabulary
 
 _STRONGEST = 4  # windows of each quantile that are shown of a latent without examples
 
@@ -87,6 +88,14 @@ class State:
             return None
         return findings(summarise(self.tables, self._contents.reconstructions(), self.config.report))
 
+    @property
+    def coders(self) -> list[PlacedCoder]:
+        return self._contents.coders if "train" in self.marks and self.marks["train"].complete else []
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._contents.vocabulary
+
     def training(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl so far."""
         return self._contents.logged()
@@ -122,7 +131,7 @@ class State:
         """The explanations of a latent, the best first."""
         with Results(self._directory.results, read_only=True) as results:
             examples = self._examples(results, latent)
-            return self._cards(latent_pages(results, [examples], self._contents.vocabulary)) if examples else []
+            return self._cards(latent_pages(results, [examples], self.vocabulary)) if examples else []
 
     def portrait(self, latent: LatentId) -> Portrait | None:
         """None as long as `outcrop stats` was not asked for."""
@@ -138,7 +147,7 @@ class State:
 
     def strongest(self, latent: LatentId) -> tuple[WindowGroup, ...]:
         """The strongest windows of each quantile."""
-        return window_groups(self._strongest(latent), self._contents.vocabulary)
+        return window_groups(self._strongest(latent), self.vocabulary)
 
     def neuronpedia(self, coder: CoderKey, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Some rows of the table of latents, all of one coder, as a batch for Neuronpedia."""
@@ -151,7 +160,7 @@ class State:
                 self._strongest(LatentId(coder, row["latent"])),
                 self.config,
                 n_contexts,
-                self._contents.vocabulary,
+                self.vocabulary,
             )
             for row in rows
         ]
@@ -204,7 +213,7 @@ class State:
             placed = next(one for one in self._contents.coders if one.key == key)
             cache = LatentCache(self._directory.cache, placed, self._contents.corpus("cache"))
             window_tokens = self.config.cache.window_tokens
-            grid = build_grid(cache.corpus, cache.eligible, window_tokens, self._contents.vocabulary)
+            grid = build_grid(cache.corpus, cache.eligible, window_tokens, self.vocabulary)
             self._places[name] = cache, grid
         return self._places[name]
 

@@ -10,6 +10,7 @@ from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import Links
+from outcrop.dashboard.live import LONGEST, Live
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
@@ -59,6 +60,20 @@ def latents_page(run: OpenedRun, table: LatentTable | None, explained_by: str, v
         statistics=STATISTICS,
         scores=SCORES,
     )
+
+
+def try_page(run: OpenedRun, table: LatentTable | None, live: Live, text: str, links: Links) -> str:
+    """With the latents that fire on a text, if there is one."""
+    now, fired = run.now, dict[str, list[dict[str, Any]]]()
+    if text:
+        fired = {str(placed.key): [] for placed in now.coders}
+        tried = live.tried(now.config, now.coders, text)
+        for one in tried.fired:
+            row = None if table is None else table.place(str(one.coder), one.latent)
+            about = {"latent": one.latent, "peak": one.peak, "pieces": tried.pieces(one, now.vocabulary)}
+            told = None if table is None or row is None else table.row(row)["text"]
+            fired[str(one.coder)].append(about | {"text": told})
+    return render("try.html.j2", links, title="Try a text", run=run, text=text, fired=fired, longest=LONGEST)
 
 
 def latent_page(run: OpenedRun, table: LatentTable, row: int, links: Links) -> str:

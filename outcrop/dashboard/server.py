@@ -8,6 +8,7 @@
     /RUN/neuronpedia.jsonl?…    their explanations, for Neuronpedia, too
     /RUN/latent/CODER/INDEX     one latent
     /RUN/reply/REQUEST          what was asked of a language model, word for word, and what it answered
+    /RUN/try?text=              which latents fire on a text, where this was asked for
     /compare?first=&second=     what differs between two runs
     /static/…                   style sheets and the script
 
@@ -40,8 +41,9 @@ from outcrop.dashboard import neuronpedia
 from outcrop.dashboard.guard import Guard, is_loopback
 from outcrop.dashboard.latents import LatentTable, View
 from outcrop.dashboard.links import ServerLinks
+from outcrop.dashboard.live import Live
 from outcrop.dashboard.opened import OpenedRun, State
-from outcrop.dashboard.pages import latent_page, latents_page, render, run_page
+from outcrop.dashboard.pages import latent_page, latents_page, render, run_page, try_page
 from outcrop.errors import ConfigError, OutcropError
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
@@ -51,10 +53,10 @@ from outcrop.types import CoderKey
 _HERE = Path(__file__).parent
 
 
-def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve runs until it is stopped. RunError where one is none."""
+def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None], *, live: bool = False) -> None:
+    """Serve runs until it is stopped; `live` lets readers try texts. RunError where one is none."""
     token = None if is_loopback(host) else secrets.token_urlsafe(16)
-    app = application([OpenedRun(path) for path in paths], host, token)
+    app = application([OpenedRun(path) for path in paths], host, token, live=live)
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -66,8 +68,10 @@ def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None
     uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listening])
 
 
-def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str | None = None) -> Starlette:
-    pages = _Pages(runs)
+def application(
+    runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str | None = None, *, live: bool = False
+) -> Starlette:
+    pages = _Pages(runs, Live() if live else None)
     routes = [
         Route("/", pages.runs),
         Route("/{run:int}/", pages.run),
@@ -76,6 +80,7 @@ def application(runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str |
         Route("/{run:int}/neuronpedia.{kind}", pages.neuronpedia),
         Route("/{run:int}/latent/{coder:path}/{index:int}", pages.latent),
         Route("/{run:int}/reply/{request_hash}", pages.reply),
+        *([Route("/{run:int}/try", pages.tried)] if live else []),
         Route("/compare", pages.compare),
         Route("/static/page.css", pages.style),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
@@ -103,8 +108,8 @@ def _page(template: str, status: int = 200, **context: Any) -> HTMLResponse:
 class _Pages:
     """Each gives one page; they run in threads."""
 
-    def __init__(self, runs: Sequence[OpenedRun]) -> None:
-        self._runs = runs
+    def __init__(self, runs: Sequence[OpenedRun], live: Live | None) -> None:
+        self._runs, self._live = runs, live
 
     def runs(self, _: Request) -> Response:
         if len(self._runs) == 1:
@@ -178,6 +183,13 @@ class _Pages:
                 raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
             return HTMLResponse(latent_page(run, table, row, links))
 
+    def tried(self, request: Request) -> Response:
+        assert self._live is not None
+        run, links = self._run(request)
+        with run.lock:
+            table, _ = _table(run.now, View())
+            return HTMLResponse(try_page(run, table, self._live, request.query_params.get("text", ""), links))
+
     def reply(self, request: Request) -> Response:
         run, links = self._run(request)
         name = request.path_params["request_hash"]
@@ -209,7 +221,7 @@ class _Pages:
 
     def _run(self, request: Request) -> tuple[OpenedRun, ServerLinks]:
         number = request.path_params["run"]
-        return self._numbered(number), ServerLinks(number)
+        return self._numbered(number), ServerLinks(number, live=self._live is not None)
 
     def _numbered(self, number: int) -> OpenedRun:
         if number >= len(self._runs):

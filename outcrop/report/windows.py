@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
+from numpy import ndarray
 
 from outcrop.report.judged import ARMS, STRATA
 from outcrop.report.text import explained_by, number, visible_token
@@ -172,8 +174,9 @@ def _page(
 
 
 def _view(example: Example, judgements: list[dict[str, Any]], peak: float, vocabulary: Vocabulary) -> WindowView:
+    window = example.window
     return WindowView(
-        pieces=_pieces(example, peak, vocabulary),
+        pieces=pieces_of(window.tokens, window.activations, peak, vocabulary, example.trigger),
         row=example.row,
         document=example.window.document,
         peak=float(example.window.activations.max()),
@@ -204,16 +207,19 @@ def _verdict(row: dict[str, Any], activating: bool) -> Verdict:
     return Verdict(row["arm"], probability, bool(row["predicted"]) == activating, None, request)
 
 
-def _pieces(example: Example, peak: float, vocabulary: Vocabulary) -> tuple[Piece, ...]:
-    window = example.window
+def pieces_of(
+    tokens: Int[ndarray, "t"],
+    activations: Float[ndarray, "t"],
+    peak: float,
+    vocabulary: Vocabulary,
+    trigger: int | None,
+) -> tuple[Piece, ...]:
+    """Shades are shares of the peak."""
     pieces: list[Piece] = []
-    for token, text, activation in zip(
-        window.tokens, vocabulary.strings(window.tokens), window.activations, strict=True
-    ):
-        trigger = example.trigger == int(token)
-        shade = int(np.ceil(N_SHADES * float(activation) / peak)) if activation > 0 else 0
-        piece = Piece(visible_token(text), float(activation), shade, trigger)
-        if pieces and not (shade or trigger or pieces[-1].shade or pieces[-1].trigger):
+    for token, text, activation in zip(tokens.tolist(), vocabulary.strings(tokens), activations.tolist(), strict=True):
+        shade = int(np.ceil(N_SHADES * activation / peak)) if activation > 0 else 0
+        piece = Piece(visible_token(text), float(activation), shade, token == trigger)
+        if pieces and not (shade or piece.trigger or pieces[-1].shade or pieces[-1].trigger):
             pieces[-1] = Piece(pieces[-1].text + piece.text)
         else:
             pieces.append(piece)

@@ -237,6 +237,26 @@ def test_latents_can_be_taken_to_neuronpedia(described: Path) -> None:
     assert lines
 
 
+def test_a_text_is_tried_only_where_that_was_asked_for(client: TestClient, finished: Path) -> None:
+    assert client.get("/0/try").status_code == 404 and "/0/try" not in client.get("/0/").text
+    opened = OpenedRun(finished)
+    corpus = opened.now._contents.corpus("cache")
+    tokens = corpus.tokens[corpus.context_start[0] : corpus.context_start[1]]
+    with TestClient(application([opened], live=True), base_url=LOCAL) as live:
+        assert "/0/try" in links(live.get("/0/").text)
+        assert live.get("/0/try").status_code == 200
+        assert "less than two tokens" in live.get("/0/try", params={"text": "a"}).text
+        assert live.get("/0/try", params={"text": "a " * 3_000}).status_code == 400
+        page = live.get("/0/try", params={"text": opened.now.vocabulary.text(tokens)}).text
+    cache = opened.now._contents.caches()[0]
+    in_cache = {latent: cache[latent] for latent in range(cache.n_latents)}
+    here = {latent: one.value[one.position < len(tokens)].max() for latent, one in in_cache.items()
+            if (one.position < len(tokens)).any()}  # fmt: skip
+    strongest = max(here, key=lambda latent: here[latent])
+    first = re.search(r'<li class="window">.*?latent (\d+)</a> <span>peak ([^<]*)<', page, re.S)
+    assert (int(first[1]), first[2]) == (strongest, number(float(here[strongest])))
+
+
 def test_the_bands_of_a_latent_are_shown_side_by_side(described: Path) -> None:
     opened = OpenedRun(described)
     table = opened.now.tables.bands
