@@ -34,6 +34,9 @@ class Links(Protocol):
 
     def latent(self, coder: str, latent: int) -> str: ...
 
+    def documents(self, coder: str, latent: int) -> str | None:
+        """What the number of a document is put behind; None where documents have no pages."""
+
     def static(self, name: str) -> str:
         """A style sheet or a script."""
 
@@ -50,6 +53,9 @@ class ServerLinks:
 
     def latent(self, coder: str, latent: int) -> str:
         return f"{self.run}latent/{quote(coder, safe=',')}/{latent}"
+
+    def documents(self, coder: str, latent: int) -> str:
+        return f"{self.run}document/{quote(coder, safe=',')}/{latent}/"
 
     def static(self, name: str) -> str:
         return f"/static/{name}"
@@ -70,6 +76,9 @@ class FileLinks:
 
     def latent(self, coder: str, latent: int) -> str:
         return f"{self._up}latent/{self._coders.index(coder)}-{latent}.html"
+
+    def documents(self, coder: str, latent: int) -> None:
+        return None
 
     def static(self, name: str) -> str:
         return f"{self._up}static/{name}"

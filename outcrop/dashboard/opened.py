@@ -12,6 +12,7 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from outcrop import config as configs
 from outcrop.coders.placed import PlacedCoder
@@ -148,6 +149,22 @@ class State:
     def strongest(self, latent: LatentId) -> tuple[WindowGroup, ...]:
         """The strongest windows of each quantile."""
         return window_groups(self._strongest(latent), self.vocabulary)
+
+    def document(self, latent: LatentId, number: int) -> list[tuple[ndarray, ndarray]]:
+        """The tokens [t] of each context of a document of the cache, and a latent's activations on them. KeyError if
+        there is none of that number."""
+        cache, _ = self._place(latent.coder)
+        starts, firings = cache.corpus.context_start, cache[latent.index]
+        contexts = np.flatnonzero(cache.corpus.context_document == number).tolist()
+        if not contexts:
+            raise KeyError(number)
+        found = []
+        for start, stop in ((int(starts[i]), int(starts[i + 1])) for i in contexts):
+            activations = np.zeros(stop - start, dtype=np.float32)
+            mine = slice(*np.searchsorted(firings.position, (start, stop)))
+            activations[firings.position[mine] - start] = firings.value[mine]
+            found.append((cache.corpus.tokens[start:stop], activations))
+        return found
 
     def neuronpedia(self, coder: CoderKey, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Some rows of the table of latents, all of one coder, as a batch for Neuronpedia."""

@@ -14,6 +14,7 @@ from outcrop.dashboard.live import LONGEST, Live
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
+from outcrop.report.windows import pieces_of
 from outcrop.results import STATUSES
 from outcrop.stages import ORDER
 from outcrop.types import CoderKey, LatentId
@@ -76,6 +77,23 @@ def try_page(run: OpenedRun, table: LatentTable | None, live: Live, text: str, l
     return render("try.html.j2", links, title="Try a text", run=run, text=text, fired=fired, longest=LONGEST)
 
 
+def document_page(run: OpenedRun, latent: LatentId, number: int, links: Links) -> str:
+    """A document of the cache, with the activations of a latent. KeyError if there is none of that number."""
+    contexts = run.now.document(latent, number)
+    peak = max(float(activations.max()) for _, activations in contexts)
+    return render(
+        "document.html.j2",
+        links,
+        title=f"Document {number}",
+        run=run,
+        coder=str(latent.coder),
+        index=latent.index,
+        number=number,
+        peak=peak,
+        contexts=[pieces_of(*context, peak, run.now.vocabulary, None) for context in contexts],
+    )
+
+
 def latent_page(run: OpenedRun, table: LatentTable, row: int, links: Links) -> str:
     """Of the latent in a row of the table."""
     now, about = run.now, table.row(row)
@@ -100,6 +118,7 @@ def latent_page(run: OpenedRun, table: LatentTable, row: int, links: Links) -> s
         several=len(cards) > 1,
         index=links.latents,
         replies=links.replies,
+        documents=links.documents(coder, index),
         before=None if before is None else links.latent(coder, before),
         behind=None if behind is None else links.latent(coder, behind),
         **now.findings,

@@ -7,6 +7,7 @@
     /RUN/neuronpedia.json?…     the rows of one page of a view, of one coder, for Neuronpedia
     /RUN/neuronpedia.jsonl?…    their explanations, for Neuronpedia, too
     /RUN/latent/CODER/INDEX     one latent
+    /RUN/document/CODER/INDEX/NUMBER   a document of the cache, with the activations of one latent
     /RUN/reply/REQUEST          what was asked of a language model, word for word, and what it answered
     /RUN/try?text=              which latents fire on a text, where this was asked for
     /compare?first=&second=     what differs between two runs
@@ -43,12 +44,12 @@ from outcrop.dashboard.latents import LatentTable, View
 from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.live import Live
 from outcrop.dashboard.opened import OpenedRun, State
-from outcrop.dashboard.pages import latent_page, latents_page, render, run_page, try_page
+from outcrop.dashboard.pages import document_page, latent_page, latents_page, render, run_page, try_page
 from outcrop.errors import ConfigError, OutcropError
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
 from outcrop.report.page import style_sheet
-from outcrop.types import CoderKey
+from outcrop.types import CoderKey, LatentId
 
 _HERE = Path(__file__).parent
 
@@ -79,6 +80,7 @@ def application(
         Route("/{run:int}/latents.{kind}", pages.export),
         Route("/{run:int}/neuronpedia.{kind}", pages.neuronpedia),
         Route("/{run:int}/latent/{coder:path}/{index:int}", pages.latent),
+        Route("/{run:int}/document/{coder:path}/{index:int}/{number:int}", pages.document),
         Route("/{run:int}/reply/{request_hash}", pages.reply),
         *([Route("/{run:int}/try", pages.tried)] if live else []),
         Route("/compare", pages.compare),
@@ -182,6 +184,18 @@ class _Pages:
             if table is None or row is None:
                 raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
             return HTMLResponse(latent_page(run, table, row, links))
+
+    def document(self, request: Request) -> Response:
+        run, links = self._run(request)
+        coder, index, number = (request.path_params[name] for name in ("coder", "index", "number"))
+        with run.lock:
+            table, _ = _table(run.now, View())
+            if table is None or table.place(coder, index) is None:
+                raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
+            try:
+                return HTMLResponse(document_page(run, LatentId(CoderKey.parse(coder), index), number, links))
+            except KeyError:
+                raise HTTPException(404, f"no document {number} was cached") from None
 
     def tried(self, request: Request) -> Response:
         assert self._live is not None

@@ -113,6 +113,7 @@ def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[Laten
         cards=Cards(tables)(latents),
         index="#latents",
         replies=None,
+        documents=None,
         several=len({page.explained_by for page in latents}) > 1,
         style=style,
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),

@@ -106,6 +106,7 @@ def test_the_rows_of_a_view_can_be_taken_away(client: TestClient, kind: str) -> 
         ("/0/latents.xls", 404, "csv, parquet"),
         ("/0/latent/no,such,coder,0/3", 404, "there is no latent 3"),
         ("/0/latent/%2e%2e/%2e%2e/etc/1", 404, "there is no latent 1 of ../../etc"),
+        ("/0/document/no,such,coder,0/3/0", 404, "there is no latent 3"),
         ("/0/reply/unknown", 404, "nothing called unknown was asked"),
         ("/7/", 404, "there are 1 runs"),
         ("/static/%2e%2e/server.py", 404, "There is no such page"),
@@ -235,6 +236,20 @@ def test_latents_can_be_taken_to_neuronpedia(described: Path) -> None:
         assert line["description"] == texts[int(line["index"])]
         assert (line["modelId"], line["layer"], line["typeName"]) == ("model", "1-topk", "contrastive")
     assert lines
+
+
+def test_the_document_of_a_window_is_one_click_away(client: TestClient, finished: Path) -> None:
+    scored = client.get("/0/latents", params={"status": "scored"}).text
+    (latent, *_) = sorted(link for link in links(scored) if "/latent/" in link)
+    documents = sorted(link for link in links(client.get(latent).text) if "/document/" in link)
+    page = client.get(documents[0]).text
+    contents = OpenedRun(finished).now._contents
+    corpus, number = contents.corpus("cache"), int(documents[0].rpartition("/")[2])
+    text = contents.vocabulary.text(corpus.tokens[corpus.document_of == number])
+    shown = html.unescape(re.sub("<[^>]+>", "", "".join(re.findall(r'<p class="tokens".*?</p>', page, re.S))))
+    assert shown.replace("↵", "\n") == text
+    assert 'title="activation' in page
+    assert client.get(documents[0].rpartition("/")[0] + "/999999").status_code == 404
 
 
 def test_a_text_is_tried_only_where_that_was_asked_for(client: TestClient, finished: Path) -> None:
