@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
@@ -15,6 +17,7 @@ from outcrop.report.text import count, number, visible_token
 from outcrop.types import CoderKey
 
 _SIMILARITY = "_similarity"
+_BLOCK = 512  # latents that are read at once
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,18 @@ def statistics_of(statistics: Path, coder: CoderKey, latents: Sequence[int]) -> 
     """The rows of some latents of a coder, by latent; none as long as there is no such file."""
     if not statistics.exists():
         return {}
-    chosen = [("coder", "=", str(coder)), ("latent", "in", latents)]
-    return {row["latent"]: row for row in pq.read_table(statistics, filters=chosen).to_pylist()}
+    written = statistics.stat().st_mtime_ns
+    blocks = (_block(statistics, written, str(coder), latent // _BLOCK) for latent in latents)
+    rows = (block.slice(latent % _BLOCK, 1).to_pylist() for latent, block in zip(latents, blocks, strict=True))
+    return {row["latent"]: row for found in rows for row in found}
+
+
+@lru_cache(maxsize=4)
+def _block(statistics: Path, written: int, coder: str, block: int) -> pa.Table:
+    """Of consecutive latents of a coder, as the file was `written`: who looks at one tends to look at the next."""
+    first = block * _BLOCK
+    chosen = [("coder", "=", coder), ("latent", ">=", first), ("latent", "<", first + _BLOCK)]
+    return pq.read_table(statistics, filters=chosen)
 
 
 def portrait(row: dict[str, Any]) -> Portrait:
