@@ -6,6 +6,7 @@ Nothing but this module and `console` knows about a terminal.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -122,6 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _verb(verb)(rest)
     except OutcropError as error:
         return _complain(str(error), 2)
+    except BrokenPipeError:  # who read on has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         return _complain(f"{error.strerror or error}{place}. What was complete is kept; the same command goes on.", 2)
@@ -169,14 +172,14 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
     if isinstance(command, ReportCommand):
         where = command.where
         run.contents.forget_where()
-        if command.html:
-            _export(run)
     if where != Where():
         _show_where(run, where)
     elif last == "report":
         _show(run)
     elif last == "train":
         _show_training(run)
+    if isinstance(command, ReportCommand) and command.html:
+        _export(run)
 
 
 def _export(run: Run) -> None:

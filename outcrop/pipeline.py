@@ -202,6 +202,7 @@ class Run:
         if "cache" in marks:
             self.directory.mark("cache", replace(marks["cache"], complete=False))
         self.contents.save_corpora(corpora, self.contents.vocabulary)
+        self.directory.statistics.unlink(missing_ok=True)  # they are those of less text
         self.directory.mark("tokens", replace(self._mark("tokens"), complete=True))
 
     def _unanswered(self, last: str) -> list[str]:

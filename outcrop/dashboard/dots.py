@@ -1,4 +1,4 @@
-"""Score against firing rate: every scored latent a dot that leads to its page."""
+"""Balanced accuracy against firing rate: scored latents as dots that lead to their pages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from outcrop.report.text import number, one_in, power_of_ten
 
 MOST = 3_000  # dots; beyond, as many are drawn at random
 
+_SCORE = "balanced_accuracy"
 _WIDTH, _HEIGHT = 680, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 10, 28
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def score_dots(table: LatentTable, score: str, address: Callable[[str, int], str]) -> tuple[Markup, int] | None:
-    """The picture, and how many latents have the score; None where none has."""
-    known = np.flatnonzero(~np.isnan(table.columns[score].astype(float)))
+def score_dots(table: LatentTable, address: Callable[[str, int], str]) -> tuple[Markup, int, int] | None:
+    """The picture, how many latents are in it, and how many have the score; None where none has."""
+    known = np.flatnonzero(~np.isnan(table.columns[_SCORE].astype(float)))
     if not len(known):
         return None
     shown = known if len(known) <= MOST else np.sort(np.random.default_rng(0).choice(known, MOST, replace=False))
@@ -41,14 +42,14 @@ def score_dots(table: LatentTable, score: str, address: Callable[[str, int], str
     for exponent in range(lowest, 1):
         tick = power_of_ten(exponent) if exponent else "1"
         parts.append(svg_text(place(10.0**exponent, 0.0)[0], _HEIGHT - 8, tick, "end" if exponent == 0 else "middle"))
-    parts += [_dot(row, score, *place(row["firing_rate"], row[score]), address) for row in rows]
-    return svg(_WIDTH, _HEIGHT, f"{len(rows)} latents by firing rate and score", parts, "dots"), len(known)
+    parts += [_dot(row, *place(row["firing_rate"], row[_SCORE]), address) for row in rows]
+    return svg(_WIDTH, _HEIGHT, f"{len(rows)} latents by firing rate and score", parts, "dots"), len(rows), len(known)
 
 
-def _dot(row: dict[str, Any], score: str, x: float, y: float, address: Callable[[str, int], str]) -> Markup:
+def _dot(row: dict[str, Any], x: float, y: float, address: Callable[[str, int], str]) -> Markup:
     """Not a stop of the Tab key: the table of latents leads to the same pages."""
     link = Markup(
         '<a href="{}" tabindex="-1"><circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot"/><title>{}</title></a>'
     )
-    title = f"latent {row['latent']}, {one_in(row['firing_rate'])} tokens, {number(row[score])}"
+    title = f"latent {row['latent']}, {one_in(row['firing_rate'])} tokens, {number(row[_SCORE])}"
     return link.format(address(row["coder"], row["latent"]), x, y, title)

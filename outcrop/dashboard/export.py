@@ -21,6 +21,7 @@ from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.pages import latent_page, render, run_page
 from outcrop.errors import ConfigError, RunError
 from outcrop.progress import Progress
+from outcrop.report.ledger import coder_label
 from outcrop.report.page import style_sheet
 from outcrop.report.text import interval, number, one_in, visible
 from outcrop.results import STATUSES
@@ -43,15 +44,15 @@ def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
             f"{run.directory.path} has {len(table):,} latents, and a folder of pages is for {MOST:,} at most; "
             "`outcrop serve` shows any number"
         )
+    here, inside = FileLinks(table.coders, 0), FileLinks(table.coders, 1)
     made = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(made, ignore_errors=True)
     (made / "latent").mkdir(parents=True)
     shutil.copytree(_STATIC, made / "static")
     _write(made / "static" / "page.css", style_sheet())
-    _write(made / "index.html", run_page(run, table, " ".join(by), FileLinks(table.coders, 0)))
-    _write(made / "latents.html", _table_page(run, table))
-    _write(made / "latents.js", f"window.outcropLatents = {json.dumps(_rows(table))};\n")
-    here, inside = FileLinks(table.coders, 0), FileLinks(table.coders, 1)
+    _write(made / "index.html", run_page(run, table, " ".join(by), here))
+    _write(made / "latents.html", _table_page(run, table, here))
+    _write(made / "latents.js", f"window.outcropLatents = {json.dumps(_rows(table, here))};\n")
     with progress("pages", len(table), "latents") as advance:
         for row in range(len(table)):
             about = table.row(row)
@@ -62,10 +63,10 @@ def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
     made.rename(folder)
 
 
-def _table_page(run: OpenedRun, table: LatentTable) -> str:
+def _table_page(run: OpenedRun, table: LatentTable, links: FileLinks) -> str:
     return render(
         "table.html.j2",
-        FileLinks(table.coders, 0),
+        links,
         title=f"Latents of {run.name}",
         run=run,
         table=table,
@@ -74,17 +75,18 @@ def _table_page(run: OpenedRun, table: LatentTable) -> str:
     )
 
 
-def _rows(table: LatentTable) -> dict[str, Any]:
+def _rows(table: LatentTable, links: FileLinks) -> dict[str, Any]:
     """What table.js shows, searches and sorts by: `shown_…` is how it is shown."""
-    links, numbers = FileLinks(table.coders, 0), (*STATISTICS, *SCORES)
-    columns = ["coder", "latent", "layer", "status", *numbers, "text", "shown_text", "address"]
+    numbers = (*STATISTICS, *SCORES)
+    columns = ["coder", "shown_coder", "latent", "layer", "status", *numbers, "text", "shown_text", "address"]
     columns += [f"shown_{name}" for name in numbers]
     rows = []
     for i in range(len(table)):
         row = table.row(i)
         text = row["text"] or ""
         shown = {f"shown_{name}": _shown(name, row) for name in numbers}
-        shown |= {"shown_text": visible(text, _SHOWN_TEXT), "address": links.latent(row["coder"], row["latent"])}
+        shown |= {"shown_coder": coder_label(row["coder"]), "shown_text": visible(text, _SHOWN_TEXT)}
+        shown |= {"address": links.latent(row["coder"], row["latent"])}
         told = row | shown | {"text": visible(text, _TEXT)}
         rows.append([told[name] for name in columns])
     return {"columns": columns, "rows": rows, "perPage": PAGE}

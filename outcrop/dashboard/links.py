@@ -21,6 +21,10 @@ class Links(Protocol):
     def latents(self) -> str: ...
 
     @property
+    def fresh(self) -> bool:
+        """Whether a page that is asked for again shows what has become of the run."""
+
+    @property
     def live(self) -> str | None:
         """Where a text is tried; None where none can be."""
 
@@ -44,7 +48,7 @@ class Links(Protocol):
 class ServerLinks:
     """Of the run with this number."""
 
-    home, policy = "/", None
+    home, policy, fresh = "/", None, True
 
     def __init__(self, run: int, *, live: bool = False) -> None:
         self.run = f"/{run}/"
@@ -65,6 +69,7 @@ class FileLinks:
     """From a page that lies so many folders deep."""
 
     replies = live = None
+    fresh = False
     policy = (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 
 from outcrop.coders.placed import PlacedCoder
-from outcrop.config import ModelConfig, RunConfig
+from outcrop.config import ModelConfig, RunConfig, TextConfig
 from outcrop.errors import ConfigError, TextError
 from outcrop.model.activations import activations
 from outcrop.model.corpus import Corpus
@@ -57,34 +57,41 @@ class Live:
         self._lock = Lock()
 
     def tried(self, config: RunConfig, coders: Sequence[PlacedCoder], text: str) -> Tried:
-        """ConfigError for a text of less than two tokens, or of more than there is room for."""
+        """ConfigError for a text without a token that coders read, or of more than there is room for."""
         if len(text) > LONGEST:
             raise ConfigError(f"the text has {len(text):,} characters; {LONGEST:,} at most are tried at once")
         with self._lock:
             model = self._models.get(config.model) or load_model(config.model)
             self._models[config.model] = model
-            corpus = _corpus(model, config, text)
-            return Tried(corpus.tokens, [one for coder in coders for one in _fired(model, config, corpus, coder)])
+            corpus = _corpus(model, config.text, text)
+            return Tried(corpus.tokens, list(_fired(model, config, corpus, coders)))
 
 
-def _corpus(model: LanguageModel, config: RunConfig, text: str) -> Corpus:
+def _corpus(model: LanguageModel, config: TextConfig, text: str) -> Corpus:
+    whole = replace(config, max_document_tokens=LONGEST)  # a token has one character at least
     try:
-        return deal([text], model.tokenizer, config.text, {"text": 1})["text"]
+        return deal([text], model.tokenizer, whole, {"text": 1})["text"]
     except TextError:
-        raise ConfigError("the text has less than two tokens; type a longer one") from None
+        raise ConfigError("no token of the text reaches a coder: its first does not; type a longer one") from None
 
 
 @torch.no_grad()
-def _fired(model: LanguageModel, config: RunConfig, corpus: Corpus, placed: PlacedCoder) -> list[Fired]:
-    """The latents with the highest peaks, the highest first. As in the cache, sinks and first positions reach none."""
-    n, place = len(corpus.tokens), placed.key.source
-    found: dict[int, ndarray] = {}
-    for seen in activations(model, corpus, range(corpus.n_contexts), [place], config.model.batch_tokens):
-        x = seen.at[place].float()
+def _fired(model: LanguageModel, config: RunConfig, corpus: Corpus, coders: Sequence[PlacedCoder]) -> Iterator[Fired]:
+    """Of each coder the latents with the highest peaks. As in the cache, sinks and first positions reach none."""
+    places = list(dict.fromkeys(placed.key.source for placed in coders))
+    seen = list(activations(model, corpus, range(corpus.n_contexts), places, config.model.batch_tokens))
+    position = np.concatenate([one.position for one in seen])
+    at = {place: torch.cat([one.at[place] for one in seen]).to("cpu", torch.float32) for place in places}
+    for placed in coders:
+        x = at[placed.key.source]
         kept = within_norm(x, placed.max_norm)
         codes = placed.coder.encode(x[kept])
-        token = np.repeat(seen.position[kept.cpu().numpy()], codes.indptr.diff().cpu().numpy())
-        for at, latent, value in zip(token, codes.indices.tolist(), codes.values.tolist(), strict=True):
-            found.setdefault(latent, np.zeros(n))[at] = value
-    fired = [Fired(placed.key, latent, values) for latent, values in found.items()]
-    return sorted(fired, key=lambda one: -one.peak)[:SHOWN]
+        token = np.repeat(position[kept.numpy()], codes.indptr.diff().numpy())
+        latent, value = codes.indices.numpy(), codes.values.numpy()
+        peaks = np.zeros(placed.coder.n_latents, dtype=np.float32)
+        np.maximum.at(peaks, latent, value)
+        for chosen in np.argsort(-peaks, kind="stable")[:SHOWN].tolist():
+            if peaks[chosen] > 0:
+                on = np.zeros(len(corpus.tokens), dtype=np.float32)
+                on[token[latent == chosen]] = value[latent == chosen]
+                yield Fired(placed.key, chosen, on)

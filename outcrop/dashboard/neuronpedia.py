@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from outcrop.config import RunConfig
+from outcrop.errors import ConfigError
 from outcrop.types import CoderKey, Example, Vocabulary
 
 _UNMEASURED = (
@@ -26,10 +27,14 @@ _UNMEASURED = (
 
 
 def source(config: RunConfig, key: CoderKey) -> dict[str, Any]:
-    """The model, the layer's number (0 where the hookpoint has none) and the set of coders."""
-    numbers = re.findall(r"\.(\d+)", str(key.source))
-    layer = int(numbers[0]) if numbers else 0
-    return {"model_id": Path(config.model.name).name, "layer": layer, "sae_set": key.setting}
+    """The model, the layer's number and the set of coders, which tells those of one layer apart. ConfigError where the
+    hookpoint is in no numbered layer."""
+    place = re.search(r"\.(\d+)(.*)", str(key.source))
+    if place is None:
+        raise ConfigError(f"Neuronpedia orders coders by layer, and {key.source} is in none")
+    behind = [place[2].strip(".:"), *([str(key.target)] if key.target != key.source else [])]
+    named = [key.setting, *behind, *([f"seed{key.seed}"] if key.seed else [])]
+    return {"model_id": Path(config.model.name).name, "layer": int(place[1]), "sae_set": "-".join(filter(None, named))}
 
 
 def feature(

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy import ndarray
 
 from outcrop import config as configs
 from outcrop.coders.placed import PlacedCoder
-from outcrop.config import RunConfig
+from outcrop.config import Explainer, RunConfig
+from outcrop.config.judging import TOKEN_RULES
 from outcrop.contents import Contents
 from outcrop.dashboard import neuronpedia
 from outcrop.dashboard.latents import LatentTable
@@ -102,7 +103,7 @@ class State:
         return self._contents.logged()
 
     def totals(self) -> list[dict[str, Any]]:
-        """What was asked of each model so far, and what it cost."""
+        """What was asked of each model so far, and what it cost: by all runs that share the file of replies."""
         return self._contents.asked()
 
     def asked(self, request: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
@@ -113,6 +114,12 @@ class State:
     @cached_property
     def explainers(self) -> list[tuple[str, str]]:
         return [] if self.tables is None else explainers(self.tables.scores.about)
+
+    def explaining_model(self, explainer: str) -> str:
+        """The language model behind the explanations of one explainer; empty where none was asked."""
+        mark = self.marks.get("explain")
+        asked = explainer in get_args(Explainer) and explainer not in TOKEN_RULES
+        return mark.models.get("explainer", "") if mark and asked else ""
 
     def latents(self, explainer: str, source: str) -> LatentTable | None:
         """The table of all latents beside the explanations of one explainer."""
@@ -168,7 +175,7 @@ class State:
 
     def neuronpedia(self, coder: CoderKey, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Some rows of the table of latents, all of one coder, as a batch for Neuronpedia."""
-        about = statistics_of(self._directory.statistics, coder, [row["latent"] for row in rows])
+        about = statistics_of(self._directory.statistics, coder, sorted(row["latent"] for row in rows))
         n_contexts = self._place(coder)[0].corpus.n_contexts
         features = [
             neuronpedia.feature(

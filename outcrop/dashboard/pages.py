@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from numpy import ndarray
 
 from outcrop import config as configs
 from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import Links
-from outcrop.dashboard.live import LONGEST, Live
+from outcrop.dashboard.live import LONGEST, Tried
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
@@ -35,10 +38,10 @@ def run_page(run: OpenedRun, table: LatentTable | None, explained_by: str, links
         run=run,
         marks=now.marks,
         stages=ORDER,
-        running=run.directory.busy,
+        running=links.fresh and run.directory.busy,
         training=curves(now.training()),
         totals=now.totals(),
-        dots=None if table is None else score_dots(table, "balanced_accuracy", links.latent),
+        dots=None if table is None else score_dots(table, links.latent),
         explained_by=explained_by,
         config=configs.dump(now.config),
         **(now.findings or {"summary": None}),
@@ -63,12 +66,11 @@ def latents_page(run: OpenedRun, table: LatentTable | None, explained_by: str, v
     )
 
 
-def try_page(run: OpenedRun, table: LatentTable | None, live: Live, text: str, links: Links) -> str:
-    """With the latents that fire on a text, if there is one."""
+def try_page(run: OpenedRun, table: LatentTable | None, text: str, tried: Tried | None, links: Links) -> str:
+    """With the latents that fire on a text, once it was tried."""
     now, fired = run.now, dict[str, list[dict[str, Any]]]()
-    if text:
+    if tried is not None:
         fired = {str(placed.key): [] for placed in now.coders}
-        tried = live.tried(now.config, now.coders, text)
         for one in tried.fired:
             row = None if table is None else table.place(str(one.coder), one.latent)
             about = {"latent": one.latent, "peak": one.peak, "pieces": tried.pieces(one, now.vocabulary)}
@@ -77,9 +79,10 @@ def try_page(run: OpenedRun, table: LatentTable | None, live: Live, text: str, l
     return render("try.html.j2", links, title="Try a text", run=run, text=text, fired=fired, longest=LONGEST)
 
 
-def document_page(run: OpenedRun, latent: LatentId, number: int, links: Links) -> str:
-    """A document of the cache, with the activations of a latent. KeyError if there is none of that number."""
-    contexts = run.now.document(latent, number)
+def document_page(
+    run: OpenedRun, latent: LatentId, number: int, contexts: Sequence[tuple[ndarray, ndarray]], links: Links
+) -> str:
+    """A document of the cache, with the activations of a latent on its contexts."""
     peak = max(float(activations.max()) for _, activations in contexts)
     return render(
         "document.html.j2",

@@ -89,6 +89,6 @@ def _positions(rates: list[float | None]) -> Markup:
     """P(fire | place), in firings per million tokens; places are factors of 2, and the last ones may hold no token."""
     known = [rate for rate in rates if rate is not None]
     shown = [round(1e6 * rate) for rate in known]
-    titles = [f"positions {2**i} to {2 ** (i + 1) - 1}: {number(rate)}" for i, rate in enumerate(known)]
+    titles = [f"positions {2**i} to {2 ** (i + 1) - 1}: {count(n)} per million" for i, n in enumerate(shown)]
     ticks = {i: count(2**i) for i in range(0, len(shown), 2)}
     return histogram(shown, titles, ticks, "Firings per million tokens by position in the context")

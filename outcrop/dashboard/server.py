@@ -49,6 +49,7 @@ from outcrop.errors import ConfigError, OutcropError
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
 from outcrop.report.page import style_sheet
+from outcrop.report.text import explained_by
 from outcrop.types import CoderKey, LatentId
 
 _HERE = Path(__file__).parent
@@ -157,19 +158,21 @@ class _Pages:
         view = _view(request)
         with run.lock:
             now = run.now
-            table, (explainer, _) = _table(now, view)
-            rows = [] if table is None else table.page(view).rows
+            table, by = _table(now, view)
+            page = None if table is None else table.page(view)
+            if page is None or not page.rows or view.page > page.n_pages:
+                raise ConfigError("no latent is on this page; the address chooses none, or a page behind the last")
+            rows = page.rows
             coders = {row["coder"] for row in rows}
-            if len(coders) != 1:
+            if len(coders) > 1:
                 raise ConfigError(f"what Neuronpedia takes is of one coder, and here are {len(coders)}; choose one")
             coder = CoderKey.parse(coders.pop())
             match kind:
                 case "json":
                     content = json.dumps(now.neuronpedia(coder, rows), ensure_ascii=False)
                 case "jsonl":
-                    mark = now.marks.get("explain")
-                    model = mark.models.get("explainer", "") if mark else ""
-                    content = neuronpedia.explanations(neuronpedia.source(now.config, coder), rows, explainer, model)
+                    about = neuronpedia.source(now.config, coder)
+                    content = neuronpedia.explanations(about, rows, explained_by(*by), now.explaining_model(by[0]))
                 case _:
                     raise HTTPException(404, f"Neuronpedia takes json and jsonl, not {kind[:20]}")
         headers = {"Content-Disposition": f'attachment; filename="neuronpedia.{kind}"'}
@@ -192,17 +195,23 @@ class _Pages:
             table, _ = _table(run.now, View())
             if table is None or table.place(coder, index) is None:
                 raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
+            latent = LatentId(CoderKey.parse(coder), index)
             try:
-                return HTMLResponse(document_page(run, LatentId(CoderKey.parse(coder), index), number, links))
+                contexts = run.now.document(latent, number)
             except KeyError:
                 raise HTTPException(404, f"no document {number} was cached") from None
+            return HTMLResponse(document_page(run, latent, number, contexts, links))
 
     def tried(self, request: Request) -> Response:
         assert self._live is not None
         run, links = self._run(request)
+        text = request.query_params.get("text", "").replace("\r\n", "\n")  # as forms send what was typed
+        with run.lock:
+            config, coders = run.now.config, run.now.coders
+        tried = self._live.tried(config, coders, text) if text else None
         with run.lock:
             table, _ = _table(run.now, View())
-            return HTMLResponse(try_page(run, table, self._live, request.query_params.get("text", ""), links))
+            return HTMLResponse(try_page(run, table, text, tried, links))
 
     def reply(self, request: Request) -> Response:
         run, links = self._run(request)

@@ -36,7 +36,7 @@ class Calibrated:
 
     verdicts: Verdicts
     rows: Int[ndarray, "k"]  # of the verdicts
-    weight: Float[ndarray, "k"]  # at the natural rate; Σ = 1 in a subject, over all its windows
+    weight: Float[ndarray, "k"]  # at the natural rate; Σ = 1 in a subject, 0 where a cell with weight was not judged
     before: Float[ndarray, "k"]
     after: Float[ndarray, "k"]  # NaN where there was nothing to fit with
     calibration: Calibration
@@ -81,7 +81,8 @@ def calibrated(judged: Judged, arm: str) -> Calibrated:
     subject, cell, before = verdicts.subject[rows], verdicts.cell[rows], verdicts.probability[rows]
     weight, activating = per_window[subject, cell], cell < judged.n_quantiles
     rate = judged.texts["context_rate"].astype(float)[subject]
-    natural = natural_weights(weight, activating, subject, rate)
+    complete = ~((weights > 0) & (size.reshape(weights.shape) == 0)).any(axis=1)
+    natural = natural_weights(weight, activating, subject, rate) * complete[subject]
     told = arm == "base_rate"
     fitted = calibrate(
         before, activating, natural if told else weight, judged.latent_of[subject], np.random.default_rng(0)

@@ -75,8 +75,8 @@ def _compared(
             name: _paired(*both, name, confidence) if paired else _unpaired(a, b, places, name, confidence)
             for name in METRICS
         },
-        "only_first": len(a.scored) - len(rows) if paired else None,
-        "only_second": len(b.scored) - len(columns) if paired else None,
+        "only_first": int(np.isin(a.about["coder"], [*same]).sum()) - len(rows) if paired else None,
+        "only_second": int(np.isin(b.about["coder"], [*same.values()]).sum()) - len(columns) if paired else None,
         "moved": _moved(*both) if paired else [],
     }
 

@@ -119,11 +119,10 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
         f"; {count(left)} selected latents have no score and are left out" if left else ""
     )
     rho = summary["scores"]["within_documents"]["explanation"]
-    if any(value is not None for value in rho.values()):
-        table.caption += (
-            f"; answers on windows of one document correlate by {number(rho['activating'])} (activating) and "
-            f"{number(rho['others'])} (others), which the intervals count in"
-        )
+    known = {kind: value for kind, value in rho.items() if value is not None}
+    if known:
+        told = " and ".join(f"{number(value)} ({kind})" for kind, value in known.items())
+        table.caption += f"; answers on windows of one document correlate by {told}, which the intervals count in"
     return table
 
 
@@ -271,6 +270,8 @@ def console_statistics(table: pa.Table, sort: str, *, ascending: bool, top: int)
         shown.add_column(words, header_style="dim")
     for column in shown.columns:
         column.no_wrap, column.overflow = True, "ellipsis"
+        if column.header in ("latent", *numbered.values()):
+            column.min_width = 7
     for row in rows:
         coder = [_name(coder_label(row["coder"]))] if coders else []
         flags = [name.replace("_", " ") for name in ("dense", "positional", "pure_token", "rare") if row[name]]

@@ -144,6 +144,7 @@ def findings(summary: dict[str, Any]) -> dict[str, Any]:
         "with_unscored": {"each latent once": overall["unscored"], **weighted},
         "rho": summary["scores"]["within_documents"]["explanation"],
         "strata": STRATUM_NAMES,
+        "against": figures.AGAINST,
         "arms": figures.ARM_NAMES,
         "stratum_chart": _stratum_chart(summary),
         "quantile_chart": _quantile_chart(summary),

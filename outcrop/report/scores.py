@@ -119,7 +119,7 @@ def score(judged: Judged, ranks: Mapping[tuple[str, str], Ranks], posteriors: Ca
         return found, _counted(judged, n, found) | by_rank
 
     rates, arms = {}, {}
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(2) as threads:  # all is read by now: SQLite's connection is this thread's own
         for arm, found in zip(ARMS, threads.map(of_arm, ARMS.values()), strict=True):
             rates[arm], arms[arm] = found
     ours = arms["explanation"]

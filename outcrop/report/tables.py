@@ -36,7 +36,7 @@ from outcrop.results import DETECTION, FUZZING, MISPLACED, Results, records
 from outcrop.run import write_atomically
 from outcrop.types import CoderKey
 
-VERSION = 3  # of the columns
+VERSION = 4  # of the columns, and of what is in them
 
 _ABOUT = "outcrop"  # key of the metadata
 
@@ -73,7 +73,9 @@ class Tables:
         """Of these latents alone. ConfigError where there are none."""
         kept = _chosen(self.latents, where)
         if not kept.any():
-            raise ConfigError(f"there is no latent with {where}; `outcrop stats` shows what there is")
+            there = (f"{name} {', '.join(map(str, np.unique(self.latents[name])))}" for name in ("layer", "prefix"))
+            places = sorted({str(CoderKey.parse(name).source) for name in self.coder_names})
+            raise ConfigError(f"there is no latent with {where}; there are {'; '.join((*places, *there))}")
         latents = _rows_of(self.latents, kept)
         coders = [coder for coder in self.coders if coder["coder"] in set(latents["coder"].tolist())]
         of = _Members(latents)
@@ -94,7 +96,7 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
         plain = arms["plain"]
         ranked = {one for one in (*asked, *ARMS.values()) if one[0] not in MEASURING}
         verdicts = [judged.verdicts(*one) for one in ranked]
-        with ThreadPoolExecutor() as threads:
+        with ThreadPoolExecutor(2) as threads:  # all is read by now: SQLite's connection is this thread's own
             found = threads.map(lambda of: ranks_of(judged, of, confidence), verdicts)
             ranks = dict(zip(ranked, found, strict=True))
         return Tables(
@@ -205,8 +207,8 @@ def _write(path: Path, columns: dict[str, ndarray], about: dict[str, Any]) -> No
 
 
 def _arrow(column: ndarray) -> pa.Array:
-    """Objects are text or missing, and text also where all of them are missing."""
-    return pa.array(column, pa.string() if column.dtype == object else None, from_pandas=False)
+    """Objects are text or missing, and text also where all of them are missing; so are numbers that are NaN."""
+    return pa.array(column, pa.string() if column.dtype == object else None, from_pandas=True)
 
 
 def _read(path: Path) -> tuple[dict[str, ndarray], dict[str, Any]]:

@@ -19,17 +19,21 @@ import pytest
 from starlette.testclient import TestClient
 
 from outcrop import cli
+from outcrop.dashboard import neuronpedia
+from outcrop.dashboard.export import export
 from outcrop.dashboard.latents import View
 from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.portrait import portrait
 from outcrop.dashboard.server import application
+from outcrop.errors import ConfigError, RunError
 from outcrop.model.corpus import load_vocabulary, save_vocabulary
+from outcrop.progress import silent
 from outcrop.replies import Replies
 from outcrop.report.text import number
 from outcrop.results import Results
 from outcrop.run import RunDirectory
-from outcrop.types import Vocabulary
+from outcrop.types import CoderKey, Vocabulary
 from tests.llm_server import LLMServer
 from tests.test_pipeline import snapshot
 from tests.tiny_run import SETTINGS
@@ -56,7 +60,7 @@ def test_every_link_leads_to_a_page_and_nothing_is_written(client: TestClient, f
         answer = client.get(address)
         assert answer.status_code == 200, address
         seen.add(address)
-        if "text/html" in answer.headers["content-type"] and len(seen) < 60:
+        if "text/html" in answer.headers["content-type"] and len(seen) < 150:
             waiting |= links(answer.text) - seen
     assert sum("/latent/" in address for address in seen) > 20
     assert {"/0/", "/0/latents", "/static/page.css", "/static/dashboard.js"} <= seen
@@ -218,6 +222,9 @@ def test_latents_can_be_taken_to_neuronpedia(described: Path) -> None:
         assert client.get("/0/neuronpedia.json", params={"size": 200, "sort": "latent"}).status_code == 400
         assert client.get("/0/neuronpedia.xml", params=view).status_code == 404
     assert (batch["model_id"], batch["layer"], batch["sae_set"]) == ("model", 1, "topk")
+    assert neuronpedia.source(opened.now.config, CoderKey.parse("a,model.layers.3.mlp:input,model.layers.3.mlp,2")) == {
+        "model_id": "model", "layer": 3, "sae_set": "a-mlp:input-model.layers.3.mlp-seed2"
+    }  # fmt: skip
     statistics = {row["latent"]: row for row in pyarrow.parquet.read_table(described / "statistics.parquet").to_pylist()
                   if row["coder"] == coder}  # fmt: skip
     assert len(batch["features"]) == 5
@@ -260,7 +267,7 @@ def test_a_text_is_tried_only_where_that_was_asked_for(client: TestClient, finis
     with TestClient(application([opened], live=True), base_url=LOCAL) as live:
         assert "/0/try" in links(live.get("/0/").text)
         assert live.get("/0/try").status_code == 200
-        assert "less than two tokens" in live.get("/0/try", params={"text": "a"}).text
+        assert "no token of the text" in live.get("/0/try", params={"text": "a"}).text
         assert live.get("/0/try", params={"text": "a " * 3_000}).status_code == 400
         page = live.get("/0/try", params={"text": opened.now.vocabulary.text(tokens)}).text
     cache = opened.now._contents.caches()[0]
@@ -324,6 +331,28 @@ def test_foreign_text_is_never_markup(hostile: Path) -> None:
             assert "y" * 10_000 not in page.text or "/reply/" in address
         assert asked
         assert "&lt;script&gt;alert(1)" in scored
+
+
+def test_foreign_text_is_no_markup_in_files_either(hostile: Path, tmp_path: Path) -> None:
+    export(OpenedRun(hostile), tmp_path / "pages", silent)
+    pages = [path.read_text() for path in (tmp_path / "pages").rglob("*.html")]
+    assert len(pages) == N_LATENTS + 2
+    for page in pages:
+        assert 'http-equiv="Content-Security-Policy" content="default-src' in page
+        assert "<script>alert" not in page and "<img" not in page and "<b>the" not in page and "\u202e" not in page
+    rows = json.loads((tmp_path / "pages" / "latents.js").read_text().partition("=")[2].rstrip(";\n"))
+    shown = rows["columns"].index("shown_text")
+    texts = [row[shown] for row in rows["rows"] if row[shown]]
+    assert texts and all("\u202e" not in text for text in texts)
+
+
+def test_what_cannot_be_put_into_files_is_told(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("outcrop.dashboard.export.MOST", 100)
+    with pytest.raises(ConfigError, match="256 latents, and a folder of pages is for 100 at most"):
+        export(OpenedRun(finished), tmp_path / "pages", silent)
+    shutil.copy(finished / "config.yaml", tmp_path / "config.yaml")
+    with pytest.raises(RunError, match="no latents to show yet"):
+        export(OpenedRun(tmp_path), tmp_path / "pages", silent)
 
 
 def test_a_run_that_is_still_trained_is_shown(finished: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outcrop.metrics.ranking import Ranking
+from outcrop.metrics.ranking import Ranking, order_within
 from outcrop.metrics.rates import Estimate
 
 Cells = Sequence[Sequence[float] | np.ndarray]
@@ -139,3 +139,13 @@ def test_intervals_cover_the_truth() -> None:
     truth = drawn(1, 100_000, 100_000).average_precision(rate[:1]).value[0]
     assert np.mean((area.low <= 0.760) & (area.high >= 0.760)) > 0.92
     assert np.mean((precision.low <= truth) & (precision.high >= truth)) > 0.9
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.0, -0.5, 0.25, 1.0, np.inf])), max_size=40), st.booleans()
+)
+def test_the_order_within_groups_is_lexsorts(items: list[tuple[int, float]], together: bool) -> None:
+    items = sorted(items, key=lambda item: item[0]) if together else items
+    group = np.array([group for group, _ in items], dtype=np.int64)
+    key = np.array([key for _, key in items], dtype=np.float64)
+    np.testing.assert_array_equal(order_within(group, key), np.lexsort((key, group)))

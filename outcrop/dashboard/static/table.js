@@ -4,6 +4,7 @@ const { columns, rows, perPage } = window.outcropLatents;
 const place = Object.fromEntries(columns.map((name, i) => [name, i]));
 const form = document.querySelector(".filters");
 const body = document.querySelector("table.latents tbody");
+const severalCoders = document.querySelector("th[data-coder]") !== null;
 const heads = [...document.querySelectorAll("th[data-sort]")];
 const [before, shown, further] = document.querySelectorAll(".pages > *");
 let sort = form.dataset.sort, ascending = false, page = 0;
@@ -27,11 +28,19 @@ const order = (a, b) => {
   return (x < y ? -1 : x > y ? 1 : 0) * (ascending ? 1 : -1);
 };
 
+const count = (n) => n.toLocaleString("en");
+
 const cell = (content, kind = "") => {
   const td = document.createElement("td");
   if (kind) td.className = kind;
   td.append(...content);
   return td;
+};
+
+const swatch = (status) => {
+  const mark = document.createElement("i");
+  mark.className = `swatch ${status.replaceAll(" ", "-")}`;
+  return mark;
 };
 
 const line = (row) => {
@@ -44,7 +53,8 @@ const line = (row) => {
   th.append(link);
   const what = cell([row[place.shown_text]], "left what");
   what.dir = "auto";
-  tr.append(th, what, cell([String(row[place.layer])]), cell([row[place.status]], "left"));
+  const coder = severalCoders ? [cell([row[place.shown_coder]], "left")] : [];
+  tr.append(th, ...coder, what, cell([String(row[place.layer])]), cell([swatch(row[place.status]), row[place.status]], "left"));
   tr.append(...heads.slice(2).map((head) => cell([row[place[`shown_${head.dataset.sort}`]]])));
   return tr;
 };
@@ -54,8 +64,8 @@ const show = () => {
   const last = Math.max(0, Math.ceil(chosen.length / perPage) - 1);
   page = Math.min(Math.max(page, 0), last);
   body.replaceChildren(...chosen.slice(page * perPage, (page + 1) * perPage).map(line));
-  document.querySelector("[role=status]").textContent = `${chosen.length} of ${rows.length} latents`;
-  shown.textContent = `page ${page + 1} of ${last + 1}`;
+  document.querySelector("[role=status]").textContent = `${count(chosen.length)} of ${count(rows.length)} latents`;
+  shown.textContent = `page ${count(page + 1)} of ${count(last + 1)}`;
   before.disabled = page === 0;
   further.disabled = page === last;
   for (const head of heads) {
