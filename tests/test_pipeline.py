@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 from collections import Counter
@@ -257,7 +256,7 @@ def test_a_judge_that_answers_neither_yes_nor_no_gives_failed_latents_never_zero
     scores = pq.read_table(run / "report" / "scores.parquet")
     values = [name for name in scores.column_names if name.startswith("explanation.") and name.count(".") == 1]
     assert len(scores) and values
-    assert all(math.isnan(value) for name in values for value in scores[name].to_pylist())
+    assert all(value is None for name in values for value in scores[name].to_pylist())
 
 
 def retried(run: Path, *verb: str) -> list[dict[str, Any]]:

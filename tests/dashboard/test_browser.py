@@ -86,7 +86,7 @@ def test_a_table_is_searched_filtered_and_sorted(page: Page, address: str) -> No
     page.click("summary >> text=Filters")
     page.check('input[value="not selected"]')
     page.click("button >> text=Show")
-    statuses = page.locator("table.latents tbody td:nth-child(4)").all_inner_texts()
+    statuses = page.locator("table.latents tbody td:nth-child(5)").all_inner_texts()
     assert statuses and all(status.startswith("not selected") for status in statuses)
     page.fill('input[name="words"]', "no explanation says this")
     page.press('input[name="words"]', "Enter")
@@ -109,13 +109,13 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
     rows.nth(99).wait_for()
     assert rows.count() == 100 and fits(page)
     page.click("thead >> text=fires on")
-    shown = rows.locator("td:nth-child(5)").all_inner_texts()
+    shown = rows.locator("td:nth-child(6)").all_inner_texts()
     one_in = [int(rate.split()[-1].replace(",", "")) for rate in shown if rate.startswith("1 in")]
     assert one_in == sorted(one_in) and len(one_in) > 1
     page.click("text=further →")
     assert "page 2 of" in page.inner_text(".pages")
     page.check('input[value="scored"]')
-    statuses = rows.locator("td:nth-child(4)").all_inner_texts()
+    statuses = rows.locator("td:nth-child(5)").all_inner_texts()
     assert statuses and set(statuses) == {"scored"}
     page.fill('input[name="words"]', "no explanation says this")
     assert rows.count() == 0 and "0 of" in page.inner_text('[role="status"]')
