@@ -168,17 +168,21 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
         show(console_requests(run.would_ask(last), command.config.judge))
         return
     run.until(last, retry_failed=command.retry_failed)
-    where = Where()
     if isinstance(command, ReportCommand):
-        where = command.where
-        run.contents.forget_where()
-    if where != Where():
-        _show_where(run, where)
+        _report(run, command)
     elif last == "report":
         _show(run)
     elif last == "train":
         _show_training(run)
-    if isinstance(command, ReportCommand) and command.html:
+
+
+def _report(run: Run, command: ReportCommand) -> None:
+    run.contents.forget_where()
+    if command.where != Where():
+        _show_where(run, command.where)
+    else:
+        _show(run)
+    if command.html:
         _export(run)
 
 

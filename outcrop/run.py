@@ -37,7 +37,7 @@ _VERSION = 2  # of the manifest
 
 def write_atomically(path: Path, data: bytes) -> None:
     """The whole file or none of it."""
-    temporary = _unfinished(path)
+    temporary = unfinished(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -48,7 +48,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _unfinished(path: Path) -> Path:
+def unfinished(path: Path) -> Path:
+    """Where a file or a folder is written before it is moved to its place."""
     return path.with_name(f".{path.name}.unfinished")
 
 
@@ -92,7 +93,7 @@ class RunDirectory:
 
     def _strangers(self) -> list[Path]:
         """What is there, but for what a run leaves that is killed before it has a manifest."""
-        ours = (_LOCK, _unfinished(self._manifest).name)
+        ours = (_LOCK, unfinished(self._manifest).name)
         return [path for path in self.path.iterdir() if path.name not in ours]
 
     def marks(self) -> dict[str, StageMark]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -12,6 +11,7 @@ from markupsafe import Markup
 from outcrop.dashboard.latents import LatentTable
 from outcrop.report.figures import svg, svg_line, svg_text
 from outcrop.report.text import number, one_in, power_of_ten
+from outcrop.results import records
 
 MOST = 3_000  # dots; beyond, as many are drawn at random
 
@@ -27,8 +27,8 @@ def score_dots(table: LatentTable, address: Callable[[str, int], str]) -> tuple[
     if not len(known):
         return None
     shown = known if len(known) <= MOST else np.sort(np.random.default_rng(0).choice(known, MOST, replace=False))
-    rows = [table.row(i) for i in shown.tolist()]
-    lowest = math.floor(math.log10(min(row["firing_rate"] for row in rows)))
+    latents = records({name: table.columns[name][shown] for name in ("coder", "latent", "firing_rate", _SCORE)})
+    lowest = math.floor(math.log10(min(rate for _, _, rate, _ in latents)))
     right, base = float(_WIDTH - _RIGHT), float(_HEIGHT - _BOTTOM)
 
     def place(rate: float, value: float) -> tuple[float, float]:
@@ -42,14 +42,16 @@ def score_dots(table: LatentTable, address: Callable[[str, int], str]) -> tuple[
     for exponent in range(lowest, 1):
         tick = power_of_ten(exponent) if exponent else "1"
         parts.append(svg_text(place(10.0**exponent, 0.0)[0], _HEIGHT - 8, tick, "end" if exponent == 0 else "middle"))
-    parts += [_dot(row, *place(row["firing_rate"], row[_SCORE]), address) for row in rows]
-    return svg(_WIDTH, _HEIGHT, f"{len(rows)} latents by firing rate and score", parts, "dots"), len(rows), len(known)
+    for coder, latent, rate, value in latents:
+        title = f"latent {latent}, {one_in(rate)} tokens, {number(value)}"
+        parts.append(_dot(address(coder, latent), title, *place(rate, value)))
+    label = f"{len(latents)} latents by firing rate and score"
+    return svg(_WIDTH, _HEIGHT, label, parts, "dots"), len(latents), len(known)
 
 
-def _dot(row: dict[str, Any], x: float, y: float, address: Callable[[str, int], str]) -> Markup:
+def _dot(address: str, title: str, x: float, y: float) -> Markup:
     """Not a stop of the Tab key: the table of latents leads to the same pages."""
     link = Markup(
         '<a href="{}" tabindex="-1"><circle cx="{:.1f}" cy="{:.1f}" r="3.5" class="dot"/><title>{}</title></a>'
     )
-    title = f"latent {row['latent']}, {one_in(row['firing_rate'])} tokens, {number(row[_SCORE])}"
-    return link.format(address(row["coder"], row["latent"]), x, y, title)
+    return link.format(address, x, y, title)

@@ -24,7 +24,8 @@ from outcrop.progress import Progress
 from outcrop.report.ledger import coder_label
 from outcrop.report.page import style_sheet
 from outcrop.report.text import interval, number, one_in, visible
-from outcrop.results import STATUSES
+from outcrop.results import STATUSES, records
+from outcrop.run import unfinished
 
 MOST = 20_000  # latents
 _STATIC = Path(__file__).parent / "static"
@@ -35,7 +36,7 @@ _SHOWN_TEXT, _TEXT = 110, 2_000  # characters in the table, and to be searched
 def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
     """RunError as long as no latent is known, ConfigError where there are too many."""
     now = run.now
-    by = next(iter(now.explainers), ("", ""))
+    by = now.first_explainer
     table = now.latents(*by)
     if table is None:
         raise RunError(f"{run.directory.path} has no latents to show yet; `outcrop run` goes on with it")
@@ -45,7 +46,7 @@ def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
             "`outcrop serve` shows any number"
         )
     here, inside = FileLinks(table.coders, 0), FileLinks(table.coders, 1)
-    made = folder.with_name(f".{folder.name}.unfinished")
+    made = unfinished(folder)
     shutil.rmtree(made, ignore_errors=True)
     (made / "latent").mkdir(parents=True)
     shutil.copytree(_STATIC, made / "static")
@@ -54,10 +55,8 @@ def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
     _write(made / "latents.html", _table_page(run, table, here))
     _write(made / "latents.js", f"window.outcropLatents = {json.dumps(_rows(table, here))};\n")
     with progress("pages", len(table), "latents") as advance:
-        for row in range(len(table)):
-            about = table.row(row)
-            address = here.latent(about["coder"], about["latent"])
-            _write(made / address, latent_page(run, table, row, inside))
+        for row, (coder, latent) in enumerate(records(table.columns, "coder", "latent")):
+            _write(made / here.latent(coder, latent), latent_page(run, table, row, inside))
             advance(1)
     shutil.rmtree(folder, ignore_errors=True)
     made.rename(folder)

@@ -16,6 +16,7 @@ from typing import Any
 
 from outcrop.config import RunConfig
 from outcrop.errors import ConfigError
+from outcrop.latents.counts import bin_floor
 from outcrop.types import CoderKey, Example, Vocabulary
 
 _UNMEASURED = (
@@ -83,7 +84,7 @@ def explanations(about: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], ex
 
 def _bins(counts: Sequence[int]) -> Iterable[tuple[float, int]]:
     """The lower end of each bin that holds a firing, and how many."""
-    return ((2.0 ** (i - len(counts) // 2), n) for i, n in enumerate(counts) if n)
+    return ((bin_floor(i), n) for i, n in enumerate(counts) if n)
 
 
 def _activations(windows: Sequence[Example], vocabulary: Vocabulary) -> Iterable[dict[str, Any]]:

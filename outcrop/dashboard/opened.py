@@ -115,6 +115,11 @@ class State:
     def explainers(self) -> list[tuple[str, str]]:
         return [] if self.tables is None else explainers(self.tables.scores.about)
 
+    @property
+    def first_explainer(self) -> tuple[str, str]:
+        """Beside whose explanations latents stand where nobody is named."""
+        return next(iter(self.explainers), ("", ""))
+
     def explaining_model(self, explainer: str) -> str:
         """The language model behind the explanations of one explainer; empty where none was asked."""
         mark = self.marks.get("explain")

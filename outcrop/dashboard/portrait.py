@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from outcrop.latents.counts import bin_floor
 from outcrop.report.figures import histogram
 from outcrop.report.text import count, number, visible_token
 from outcrop.types import CoderKey
@@ -79,7 +80,7 @@ def _activations(counts: list[int]) -> Markup:
     """From the first to the last bin that holds a firing; bins are factors of 2."""
     held = [i for i, n in enumerate(counts) if n]
     first, shown = held[0], counts[held[0] : held[-1] + 1]
-    lows = [2.0 ** (first + i - len(counts) // 2) for i in range(len(shown) + 1)]
+    lows = [bin_floor(first + i) for i in range(len(shown) + 1)]
     titles = [f"{number(lows[i])} to {number(lows[i + 1])}: {count(n)} firings" for i, n in enumerate(shown)]
     ticks = {i: number(lows[i]) for i in range(0, len(lows), max(1, len(lows) // 4))}
     return histogram(shown, titles, ticks, f"Histogram of activations, {count(sum(counts))} firings")

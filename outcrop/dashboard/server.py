@@ -267,7 +267,7 @@ def _table(now: State, view: View) -> tuple[LatentTable | None, tuple[str, str]]
     known = {" ".join(one): one for one in now.explainers}
     if view.explained_by and view.explained_by not in known:
         raise ConfigError(f"nobody called {view.explained_by!r} explained this run; there are {', '.join(known)}")
-    by = known.get(view.explained_by) or next(iter(known.values()), ("", ""))
+    by = known.get(view.explained_by) or now.first_explainer
     return now.latents(*by), by
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from outcrop.kernels import cpu, reference
-from outcrop.kernels.reference import Codes, Threshold
+from outcrop.kernels.reference import Codes, Rows, Threshold
 
 
 def backend(*tensors: Tensor) -> ModuleType:
@@ -82,16 +82,6 @@ def unit_rows_(weight: Float[Tensor, "M d"]) -> None:
     backend(weight).unit_rows_(weight)
 
 
-def signum_(
-    grad: Float[Tensor, "M d"],
-    z: Float[Tensor, "M d"],
-    x: Float[Tensor, "M d"],
-    y: Float[Tensor, "M d"],
-    *,
-    lr: float,
-    share: float,
-    beta: float,
-    unit: bool,
-) -> None:
+def signum_(grad: Rows, z: Rows, x: Rows, y: Rows, *, lr: float, share: float, beta: float, unit: bool) -> None:
     """A step of schedule-free Signum, in place: see `train.optim`. `unit` keeps rows of z and x at unit norm."""
     backend(grad, z, x, y).signum_(grad, z, x, y, lr=lr, share=share, beta=beta, unit=unit)

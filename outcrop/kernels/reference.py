@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Codes = tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]
+Rows = Float[Tensor, "M d"]
 Threshold = float | Float[Tensor, ""] | Float[Tensor, "M"]
 
 
@@ -132,17 +133,7 @@ def unit_rows_(weight: Float[Tensor, "M d"]) -> None:
     weight.div_(weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny))
 
 
-def signum_(
-    grad: Float[Tensor, "M d"],
-    z: Float[Tensor, "M d"],
-    x: Float[Tensor, "M d"],
-    y: Float[Tensor, "M d"],
-    *,
-    lr: float,
-    share: float,
-    beta: float,
-    unit: bool,
-) -> None:
+def signum_(grad: Rows, z: Rows, x: Rows, y: Rows, *, lr: float, share: float, beta: float, unit: bool) -> None:
     """z ← z − lr sign(grad), x ← x + share (z − x), y ← z + beta (x − z); rows of z and x of unit norm where `unit`."""
     z.add_(grad.sign(), alpha=-lr)
     x.lerp_(z, share)

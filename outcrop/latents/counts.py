@@ -62,6 +62,11 @@ def activation_bin(value: Float32[ndarray, "n"]) -> Int[ndarray, "n"]:
     return np.clip(np.frexp(value)[1] - 1 + N_BINS // 2, 0, N_BINS - 1)
 
 
+def bin_floor(i: int) -> float:
+    """The least activation of bin i."""
+    return 2.0 ** (i - N_BINS // 2)
+
+
 def place(offset: Int[ndarray, "n"]) -> Int[ndarray, "n"]:
     """Which place a position within the context belongs to; position 0 stands with position 1."""
     return np.clip(np.frexp(offset.astype(np.float32))[1] - 1, 0, N_PLACES - 1)
