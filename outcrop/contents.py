@@ -31,8 +31,9 @@ from outcrop.model.load import choose_device
 from outcrop.progress import Progress
 from outcrop.replies import Replies
 from outcrop.report.tables import VERSION, Tables, load_tables, read_tables, save_tables
-from outcrop.results import SCHEMA_VERSION, Results
+from outcrop.results import Results
 from outcrop.run import RunDirectory, write_atomically
+from outcrop.schema import SCHEMA_VERSION
 from outcrop.train.loop import Trained
 from outcrop.types import CoderKey, LatentExamples, Reconstruction, Vocabulary
 

@@ -41,7 +41,7 @@ from outcrop.replies import Replies
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.plots import figure_files
 from outcrop.report.summary import summarise
-from outcrop.results import TABLES
+from outcrop.schema import TABLES
 from outcrop.trackers import Track, trackers
 from outcrop.train.loop import evaluate_coders, train_coders
 from outcrop.types import CoderKey, Explanation, LatentId

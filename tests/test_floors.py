@@ -8,7 +8,7 @@ import outcrop
 ROOT = Path(outcrop.__file__).parent
 FLOORS = [
     {"types", "config", "errors", "progress"},
-    {"database"},
+    {"database", "schema"},
     {"kernels", "run", "results", "replies"},
     {"model"},
     {"coders"},

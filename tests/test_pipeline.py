@@ -18,8 +18,9 @@ from rich.table import Table
 from outcrop import cli
 from outcrop import config as configs
 from outcrop.report.console import console_statistics
-from outcrop.results import STATUSES, TABLES, Results
+from outcrop.results import Results
 from outcrop.run import RunDirectory
+from outcrop.schema import STATUSES, TABLES
 from outcrop.stages import ORDER
 from tests.llm_server import Completion, LLMServer, Status, by_hash
 from tests.tiny import write_model

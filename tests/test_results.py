@@ -11,7 +11,8 @@ from outcrop.config import ReportConfig
 from outcrop.errors import CorruptError
 from outcrop.report.summary import summarise
 from outcrop.report.tables import read_tables
-from outcrop.results import DETECTION, CoderRow, LatentRow, Results
+from outcrop.results import CoderRow, LatentRow, Results
+from outcrop.schema import DETECTION
 from outcrop.types import (
     CoderKey,
     Example,

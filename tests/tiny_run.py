@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from outcrop.results import TABLES, Results
+from outcrop.results import Results
+from outcrop.schema import TABLES
 from tests.tiny import write_corpus, write_model
 
 SETTINGS = {

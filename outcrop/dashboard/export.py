@@ -24,8 +24,9 @@ from outcrop.progress import Progress
 from outcrop.report.ledger import coder_label
 from outcrop.report.page import style_sheet
 from outcrop.report.text import interval, number, one_in, visible
-from outcrop.results import STATUSES, records
+from outcrop.results import records
 from outcrop.run import unfinished
+from outcrop.schema import STATUSES
 
 MOST = 20_000  # latents
 _STATIC = Path(__file__).parent / "static"

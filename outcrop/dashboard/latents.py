@@ -22,7 +22,8 @@ from outcrop.config.latents import Flag
 from outcrop.errors import ConfigError
 from outcrop.report.scores import Scores
 from outcrop.report.summary import plain
-from outcrop.results import STATUSES, records
+from outcrop.results import records
+from outcrop.schema import STATUSES
 
 FLAGS: tuple[str, ...] = (*get_args(Flag), "rare")
 STATISTICS = {

@@ -211,16 +211,18 @@ class State:
     def _examples(self, results: Results, latent: LatentId) -> LatentExamples | None:
         """Those in the database, with their tokens from the corpus and their activations from the cache."""
         name = str(latent.coder), latent.index
-        found = results.columns("SELECT * FROM examples WHERE coder = ? AND latent = ? ORDER BY example", name)
+        found = results.columns(
+            "SELECT * FROM examples WHERE coder = ? AND latent = ? ORDER BY example", name, text=["stratum"]
+        )
         if not len(found["example"]):
             return None
         rates = results.columns("SELECT firing_rate, context_rate FROM latents WHERE coder = ? AND latent = ?", name)
-        strata = results.columns("SELECT * FROM strata WHERE coder = ? AND latent = ?", name)
+        strata = results.columns("SELECT * FROM strata WHERE coder = ? AND latent = ?", name, text=["shortfall"])
         cache, grid = self._place(latent.coder)
         windows = grid.windows(found["row"], cache[latent.index])
         columns = ("example", "row", "split", "quantile", "stratum", "source", "distance")
         examples = [
-            Example(index, row, split, window, _whole(quantile), _text(stratum), _whole(source), _known(distance))
+            Example(index, row, split, window, _whole(quantile), stratum, _whole(source), _known(distance))
             for (index, row, split, quantile, stratum, source, distance), window in zip(
                 records(found, *columns), windows, strict=True
             )
@@ -232,7 +234,7 @@ class State:
             context_rate=float(rates["context_rate"][0]),
             explain=tuple(one for one in examples if one.split == "explain"),
             score=tuple(one for one in examples if one.split == "score"),
-            strata=tuple(StratumShare(name, share, n, _text(shortfall)) for name, share, n, shortfall in shares),
+            strata=tuple(StratumShare(name, share, n, shortfall) for name, share, n, shortfall in shares),
         )
 
     def _place(self, key: CoderKey) -> tuple[LatentCache, Grid]:
@@ -253,8 +255,3 @@ def _whole(value: float) -> int | None:
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def _text(value: Any) -> Any:
-    """A column without any text is one of NaN."""
-    return value if isinstance(value, str) else None

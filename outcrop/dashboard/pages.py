@@ -18,7 +18,7 @@ from outcrop.dashboard.opened import OpenedRun
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
 from outcrop.report.windows import pieces_of
-from outcrop.results import STATUSES
+from outcrop.schema import STATUSES
 from outcrop.stages import ORDER
 from outcrop.types import CoderKey, LatentId
 

@@ -25,7 +25,7 @@ from outcrop.metrics.calibration import (
     surprise,
 )
 from outcrop.report.judged import Judged, Verdicts
-from outcrop.results import DETECTION
+from outcrop.schema import DETECTION
 
 ARMS = ("plain", "base_rate")
 

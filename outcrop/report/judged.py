@@ -20,17 +20,8 @@ from numpy import ndarray
 
 from outcrop.config import Explainer
 from outcrop.metrics.ranking import order_within
-from outcrop.results import (
-    DETECTION,
-    EMBEDDING,
-    FUZZING,
-    INTRUDER,
-    MISPLACED,
-    SIMULATION,
-    SURPRISAL,
-    TOKEN_BASELINE,
-    Results,
-)
+from outcrop.results import Results
+from outcrop.schema import DETECTION, EMBEDDING, FUZZING, INTRUDER, MISPLACED, SIMULATION, SURPRISAL, TOKEN_BASELINE
 from outcrop.types import Stratum
 
 STRATA: tuple[str, ...] = get_args(Stratum)

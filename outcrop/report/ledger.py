@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from outcrop.metrics.coverage import coverage, status_counts
 from outcrop.report.tables import Tables
-from outcrop.results import STATUSES
+from outcrop.schema import STATUSES
 from outcrop.types import CoderKey
 
 _BINS_PER_DECADE = 4

@@ -25,7 +25,7 @@ from outcrop.metrics.simulation import correlation
 from outcrop.report.judged import Judged, Verdicts
 from outcrop.report.scores import Ranks, ranked, within
 from outcrop.report.text import explained_by
-from outcrop.results import DETECTION, EMBEDDING, FUZZING, INTRUDER, SIMULATION, SURPRISAL, TOKEN_BASELINE
+from outcrop.schema import DETECTION, EMBEDDING, FUZZING, INTRUDER, SIMULATION, SURPRISAL, TOKEN_BASELINE
 
 SCORER_ARMS = {
     "plain": "its own",

@@ -32,8 +32,9 @@ from outcrop.report.calibrated import calibrated, calibration_summary
 from outcrop.report.judged import ARMS, MEASURING, Judged
 from outcrop.report.scorers import scorer_values
 from outcrop.report.scores import Column, Scores, ranks_of, score
-from outcrop.results import DETECTION, FUZZING, MISPLACED, Results, records
+from outcrop.results import Results, records
 from outcrop.run import write_atomically
+from outcrop.schema import DETECTION, FUZZING, MISPLACED
 from outcrop.types import CoderKey
 
 VERSION = 4  # of the columns, and of what is in them
@@ -90,7 +91,8 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
         judgements = records(results.columns(_JUDGEMENTS))
         asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
         judged.read_ahead(sorted(asked, key=lambda one: one != ARMS["explanation"]))
-        coders, latents = results.columns("SELECT * FROM coders ORDER BY coder"), _latents(results)
+        coders = results.columns("SELECT * FROM coders ORDER BY coder")
+        latents = results.columns(_LATENTS, text=["stage", "reason"])
         wanted = {*asked, ARMS["explanation"]}
         arms = {arm: calibrated(judged, arm) for arm in CALIBRATED if (DETECTION, arm) in wanted}
         plain = arms["plain"]
@@ -108,13 +110,6 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
             bands=band_table(judged, plain.verdicts, plain.posterior, confidence),
             calibration=[calibration_summary(of, arm) for arm, of in arms.items() if len(of.rows)],
         )
-
-
-def _latents(results: Results) -> dict[str, ndarray]:
-    table = results.columns(_LATENTS)
-    for name in ("stage", "reason"):
-        table[name] = np.array([value if isinstance(value, str) else None for value in table[name]], dtype=object)
-    return table
 
 
 def save_tables(tables: Tables, folder: Path) -> None:

@@ -134,7 +134,7 @@ def _judgements(results: Results, latent: tuple[str, int]) -> _Judgements:
     found: _Judgements = defaultdict(list)
     for arm, names in sorted(ARMS.items()):
         query = "SELECT * FROM judgements WHERE coder = ? AND latent = ? AND scorer = ? AND arm = ?"
-        table = results.columns(query, (*latent, *names))
+        table = results.columns(query, (*latent, *names), text=["request", "failure", "failure_detail"])
         for values in zip(*table.values(), strict=True):
             row = {**dict(zip(table, values, strict=True)), "arm": arm}
             found[int(row["example"])].append(row)
@@ -200,8 +200,8 @@ def _like(example: Example) -> str | None:
 
 
 def _verdict(row: dict[str, Any], activating: bool) -> Verdict:
-    request = row["request"] or None if isinstance(row["request"], str) else None
-    if isinstance(row["failure"], str):
+    request = row["request"] or None
+    if row["failure"] is not None:
         return Verdict(row["arm"], None, None, f"{row['failure']}: {row['failure_detail']}", request)
     probability = None if np.isnan(row["probability"]) else float(row["probability"])
     return Verdict(row["arm"], probability, bool(row["predicted"]) == activating, None, request)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from outcrop.dashboard.latents import FLAGS, SORTABLE, LatentTable, View
 from outcrop.errors import ConfigError
 from outcrop.report.tables import Tables
-from outcrop.results import STATUSES
+from outcrop.schema import STATUSES
 
 bounds = st.none() | st.floats(0, 1)
 views = st.builds(

@@ -15,7 +15,8 @@ from outcrop.report.console import console_summary
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.summary import summarise
 from outcrop.report.tables import Tables, read_tables
-from outcrop.results import STATUSES, Results
+from outcrop.results import Results
+from outcrop.schema import STATUSES
 from outcrop.types import StratumShare
 
 from .conftest import TOPICS, Run

@@ -14,7 +14,8 @@ from scipy import stats
 from outcrop.config import ReportConfig, Where
 from outcrop.report.summary import scores_of, summarise
 from outcrop.report.tables import Tables, load_tables, read_tables, save_tables
-from outcrop.results import STATUSES, Results
+from outcrop.results import Results
+from outcrop.schema import STATUSES
 
 from .conftest import KEY, N_LAYERS, N_TOKENS, PER_LAYER, Run
 

@@ -9,7 +9,7 @@ from outcrop.interp.prompts import quoted
 from outcrop.interp.scorers import yes_no
 from outcrop.interp.scorers.judging import Arm, Question
 from outcrop.interp.scorers.yes_no import Shown, Wording, one_in
-from outcrop.results import DETECTION
+from outcrop.schema import DETECTION
 from outcrop.types import Vocabulary
 
 _WORDING = Wording(

@@ -16,7 +16,7 @@ from outcrop.errors import ModelError
 from outcrop.interp.scorers.judging import Arm, Verdict, judged, with_text
 from outcrop.model.embed import Embedder
 from outcrop.progress import Progress, silent
-from outcrop.results import EMBEDDING
+from outcrop.schema import EMBEDDING
 from outcrop.types import Failure, Judgement, Vocabulary
 
 _AT_ONCE = 1_024  # texts

@@ -16,7 +16,7 @@ from outcrop.interp.scorers import yes_no
 from outcrop.interp.scorers.judging import Arm, Question
 from outcrop.interp.scorers.marks import generator, likewise, misplaced, patterns
 from outcrop.interp.scorers.yes_no import Shown, Wording, one_in
-from outcrop.results import FUZZING, MISPLACED
+from outcrop.schema import FUZZING, MISPLACED
 from outcrop.types import Example, LatentExamples, Vocabulary, Window
 
 

@@ -22,7 +22,7 @@ from outcrop.interp.scorers.judging import Choice, Question, Verdict
 from outcrop.interp.scorers.marks import generator, likewise, patterns
 from outcrop.interp.scorers.turns import in_turn, shuffle
 from outcrop.interp.scorers.verdicts import one_of
-from outcrop.results import INTRUDER
+from outcrop.schema import INTRUDER
 from outcrop.types import Failure, Judgement, LatentExamples, Message, Reply, Request, Vocabulary, Window
 
 _SHOTS = (

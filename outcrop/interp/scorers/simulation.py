@@ -24,7 +24,7 @@ from outcrop.interp.scorers.marks import generator
 from outcrop.interp.scorers.turns import in_turn, shuffle
 from outcrop.interp.scorers.verdicts import number_list
 from outcrop.interp.scorers.yes_no import described
-from outcrop.results import SIMULATION
+from outcrop.schema import SIMULATION
 from outcrop.types import Example, Failure, LatentExamples, Message, Reply, Request, Vocabulary
 
 _MOST = 10

@@ -15,7 +15,7 @@ import numpy as np
 from outcrop.interp.scorers.judging import Arm, Verdict, judged, with_text
 from outcrop.model.likelihood import Reader
 from outcrop.progress import Progress, silent
-from outcrop.results import SURPRISAL
+from outcrop.schema import SURPRISAL
 from outcrop.types import Failure, Judgement, Vocabulary
 
 NEUTRAL = "words of any kind, in a text about anything"

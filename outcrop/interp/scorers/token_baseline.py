@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Int
 from numpy import ndarray
 
-from outcrop.results import TOKEN_BASELINE
+from outcrop.schema import TOKEN_BASELINE
 from outcrop.types import Judgement, LatentExamples, TokenEvidence
 
 
