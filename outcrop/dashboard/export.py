@@ -1,11 +1,13 @@
 """The pages of a run as a folder of files, which opens from the file system: nothing is fetched, data lie in scripts.
 
-    index.html        what was found
-    latents.html      all latents, from latents.js
-    latent/…          one each
-    static/           style sheets and scripts
+    index.html                what was found
+    latents.html              all latents, from latents.js and explained/N.js; also latents.csv and latents.parquet
+    latent/CODER-INDEX.html   one latent
+    asked/CODER-INDEX.html    what language models were asked about it, and answered
+    document.html             a document with the activations of one latent, from documents/ and firings/
+    static/                   style sheets and scripts
 
-Replies have no pages here. The pages are written beside their place and moved there once they are whole.
+They are written beside their place and moved there once they are whole.
 """
 
 from __future__ import annotations
@@ -15,30 +17,31 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from outcrop.dashboard.latents import PAGE, SCORES, STATISTICS, LatentTable
+import pyarrow.csv
+import pyarrow.parquet
+
+from outcrop.dashboard.latents import FLAGS, PAGE, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import FileLinks
 from outcrop.dashboard.opened import OpenedRun
-from outcrop.dashboard.pages import latent_page, render, run_page
+from outcrop.dashboard.pages import asked_page, latent_page, render, run_page, table_page
 from outcrop.errors import ConfigError, RunError
 from outcrop.progress import Progress
 from outcrop.report.ledger import coder_label
 from outcrop.report.page import style_sheet
-from outcrop.report.text import interval, number, one_in, visible
-from outcrop.results import records
+from outcrop.report.text import interval, number, one_in, visible, visible_token
 from outcrop.run import unfinished
-from outcrop.schema import STATUSES
+from outcrop.types import CoderKey, LatentId
 
 MOST = 20_000  # latents
 _STATIC = Path(__file__).parent / "static"
+_FOLDERS = ("latent", "asked", "explained", "documents", "firings")
 _RATES = ("firing_rate", "context_rate")
 _SHOWN_TEXT, _TEXT = 110, 2_000  # characters in the table, and to be searched
 
 
 def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
     """RunError as long as no latent is known, ConfigError where there are too many."""
-    now = run.now
-    by = now.first_explainer
-    table = now.latents(*by)
+    table = run.now.latents(*run.now.first_explainer)
     if table is None:
         raise RunError(f"{run.directory.path} has no latents to show yet; `outcrop run` goes on with it")
     if len(table) > MOST:
@@ -46,61 +49,120 @@ def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
             f"{run.directory.path} has {len(table):,} latents, and a folder of pages is for {MOST:,} at most; "
             "`outcrop serve` shows any number"
         )
-    here, inside = FileLinks(table.coders, 0), FileLinks(table.coders, 1)
     made = unfinished(folder)
     shutil.rmtree(made, ignore_errors=True)
-    (made / "latent").mkdir(parents=True)
     shutil.copytree(_STATIC, made / "static")
-    _write(made / "static" / "page.css", style_sheet())
-    _write(made / "index.html", run_page(run, table, " ".join(by), here))
-    _write(made / "latents.html", _table_page(run, table, here))
-    _write(made / "latents.js", f"window.outcropLatents = {json.dumps(_rows(table, here))};\n")
-    with progress("pages", len(table), "latents") as advance:
-        for row, (coder, latent) in enumerate(records(table.columns, "coder", "latent")):
-            _write(made / here.latent(coder, latent), latent_page(run, table, row, inside))
-            advance(1)
+    for name in _FOLDERS:
+        (made / name).mkdir()
+    _Folder(run, table, made).write(progress)
     shutil.rmtree(folder, ignore_errors=True)
     made.rename(folder)
 
 
-def _table_page(run: OpenedRun, table: LatentTable, links: FileLinks) -> str:
-    return render(
-        "table.html.j2",
-        links,
-        title=f"Latents of {run.name}",
-        run=run,
-        table=table,
-        statuses=STATUSES,
-        shown=STATISTICS | SCORES,
-    )
+class _Folder:
+    """The files of one run."""
+
+    def __init__(self, run: OpenedRun, table: LatentTable, folder: Path) -> None:
+        self._run, self._now, self._table, self._folder = run, run.now, table, folder
+        self._here, self._inside = FileLinks(table.coders, 0), FileLinks(table.coders, 1)
+        self._documents = set[int]()  # that are written
+
+    def write(self, progress: Progress) -> None:
+        self._write_table()
+        by = " ".join(self._now.first_explainer)
+        self._write("static/page.css", style_sheet())
+        self._write("index.html", run_page(self._run, self._table, by, self._here))
+        self._write("document.html", render("files_document.html.j2", self._here, title="Document", run=self._run))
+        with progress("pages", len(self._table), "latents") as advance:
+            for row in range(len(self._table)):
+                self._write_latent(self._table.row(row))
+                advance(1)
+
+    def _write_table(self) -> None:
+        by = " ".join(self._now.first_explainer)
+        self._write("latents.html", table_page(self._run, self._table, by, self._here))
+        self._write_script("latents.js", "outcropLatents", self._about_table())
+        for i, explainer in enumerate(self._now.explainers):
+            table = self._now.latents(*explainer)
+            assert table is not None
+            self._write_script(f"explained/{i}.js", "outcropExplained", _explained(table))
+        rows = self._table.table(View(sort="latent", ascending=True))
+        pyarrow.csv.write_csv(rows, self._folder / "latents.csv")
+        pyarrow.parquet.write_table(rows, self._folder / "latents.parquet")
+
+    def _about_table(self) -> dict[str, Any]:
+        """What table.js shows, searches and sorts by, whoever explained: `shown_…` is how it is shown."""
+        rows = [self._table.row(i) for i in range(len(self._table))]
+        names = ("coder", "latent", "layer", "prefix", "status", *FLAGS, *STATISTICS)
+        columns = {name: [row[name] for row in rows] for name in names}
+        columns |= {f"shown_{name}": [_statistic(name, row[name]) for row in rows] for name in STATISTICS}
+        columns["shown_coder"] = [coder_label(coder) for coder in columns["coder"]]
+        columns["address"] = [self._here.latent(row["coder"], row["latent"]) for row in rows]
+        explainers = [" ".join(one) for one in self._now.explainers]
+        return {"columns": columns, "flags": FLAGS, "explainers": explainers, "perPage": PAGE, "sortBy": View.sort}
+
+    def _write_latent(self, about: dict[str, Any]) -> None:
+        coder, index = about["coder"], about["latent"]
+        latent, called = LatentId(CoderKey.parse(coder), index), self._here.number(coder, index)
+        shown = self._now.shown(latent)
+        self._write(f"latent/{called}.html", latent_page(self._run, self._table, about, shown, self._inside))
+        if shown.requests:
+            asked = self._now.asked(shown.requests)
+            title = f"Asked about latent {index}"
+            self._write(f"asked/{called}.html", asked_page(self._run, title, asked, self._inside))
+        if shown.documents:
+            self._write_script(f"firings/{called}.js", "outcropFirings", self._firings(latent, shown.documents))
+
+    def _firings(self, latent: LatentId, documents: list[int]) -> dict[str, Any]:
+        """By document: where in each context a latent fires, how much, and how that is shown. The tokens of documents
+        that are met for the first time are written."""
+        about = {"label": coder_label(str(latent.coder)), "address": self._here.latent(str(latent.coder), latent.index)}
+        fired, peaks = dict[int, list[dict[int, Any]]](), dict[int, Any]()
+        for document in documents:
+            contexts = self._now.document(latent, document)
+            fired[document] = [_fired(activations.tolist()) for _, activations in contexts]
+            peaks[document] = _shown(max(float(activations.max()) for _, activations in contexts))
+            if document not in self._documents:
+                self._documents.add(document)
+                texts = [list(map(visible_token, self._now.vocabulary.strings(tokens))) for tokens, _ in contexts]
+                self._write_script(f"documents/{document}.js", "outcropDocument", texts)
+        return {**about, "peaks": peaks, "documents": fired}
+
+    def _write_script(self, name: str, variable: str, value: Any) -> None:
+        told = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        self._write(name, f"window.{variable} = {told};\n")
+
+    def _write(self, name: str, content: str) -> None:
+        (self._folder / name).write_text(content, encoding="utf-8")
 
 
-def _rows(table: LatentTable, links: FileLinks) -> dict[str, Any]:
-    """What table.js shows, searches and sorts by: `shown_…` is how it is shown."""
-    numbers = (*STATISTICS, *SCORES)
-    columns = ["coder", "shown_coder", "latent", "layer", "status", *numbers, "text", "shown_text", "address"]
-    columns += [f"shown_{name}" for name in numbers]
-    rows = []
-    for i in range(len(table)):
-        row = table.row(i)
-        text = row["text"] or ""
-        shown = {f"shown_{name}": _shown(name, row) for name in numbers}
-        shown |= {"shown_coder": coder_label(row["coder"]), "shown_text": visible(text, _SHOWN_TEXT)}
-        shown |= {"address": links.latent(row["coder"], row["latent"])}
-        told = row | shown | {"text": visible(text, _TEXT)}
-        rows.append([told[name] for name in columns])
-    return {"columns": columns, "rows": rows, "perPage": PAGE}
+def _explained(table: LatentTable) -> dict[str, list[Any]]:
+    """What the table shows of one explainer."""
+    rows = [table.row(i) for i in range(len(table))]
+    columns = {name: [row[name] for row in rows] for name in SCORES}
+    columns |= {f"shown_{name}": [_score(name, row) for row in rows] for name in SCORES}
+    texts = [row["text"] for row in rows]
+    for name, limit in (("text", _TEXT), ("shown_text", _SHOWN_TEXT)):
+        columns[name] = [None if text is None else visible(text, limit) for text in texts]
+    return columns
 
 
-def _shown(name: str, row: dict[str, Any]) -> str:
-    value = row[name]
+def _statistic(name: str, value: float | None) -> str:
     if name in _RATES:
         return one_in(value) if value else "never"
-    if value is None:
-        return ""
-    ends = interval({"low": row[f"{name}.low"], "high": row[f"{name}.high"]}) if name in SCORES else ""
-    return f"{number(value)} {ends}".rstrip()
+    return number(value)
 
 
-def _write(path: Path, content: str) -> None:
-    path.write_text(content, encoding="utf-8")
+def _score(name: str, row: dict[str, Any]) -> tuple[str, str] | None:
+    """The value and its interval."""
+    if row[name] is None:
+        return None
+    return number(row[name]), interval({"low": row[f"{name}.low"], "high": row[f"{name}.high"]})
+
+
+def _fired(activations: list[float]) -> dict[int, tuple[float, str]]:
+    return {i: _shown(activation) for i, activation in enumerate(activations) if activation > 0}
+
+
+def _shown(activation: float) -> tuple[float, str]:
+    return round(activation, 4), number(activation)

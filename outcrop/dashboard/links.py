@@ -32,14 +32,13 @@ class Links(Protocol):
     def policy(self) -> str | None:
         """Content security policy that a page states itself; None where the server does."""
 
-    @property
-    def replies(self) -> str | None:
-        """What the hash of a request is put behind; None where replies have no pages."""
-
     def latent(self, coder: str, latent: int) -> str: ...
 
-    def documents(self, coder: str, latent: int) -> str | None:
-        """What the number of a document is put behind; None where documents have no pages."""
+    def replies(self, coder: str, latent: int) -> str:
+        """What the hash of a request about a latent is put behind."""
+
+    def documents(self, coder: str, latent: int) -> str:
+        """What the number of a document is put behind."""
 
     def static(self, name: str) -> str:
         """A style sheet or a script."""
@@ -53,10 +52,13 @@ class ServerLinks:
     def __init__(self, run: int, *, live: bool = False) -> None:
         self.run = f"/{run}/"
         self.live = f"{self.run}try" if live else None
-        self.latents, self.replies = f"{self.run}latents", f"{self.run}reply/"
+        self.latents = f"{self.run}latents"
 
     def latent(self, coder: str, latent: int) -> str:
         return f"{self.run}latent/{quote(coder, safe=',')}/{latent}"
+
+    def replies(self, coder: str, latent: int) -> str:
+        return f"{self.run}reply/"
 
     def documents(self, coder: str, latent: int) -> str:
         return f"{self.run}document/{quote(coder, safe=',')}/{latent}/"
@@ -68,8 +70,7 @@ class ServerLinks:
 class FileLinks:
     """From a page that lies so many folders deep."""
 
-    replies = live = None
-    fresh = False
+    live, fresh = None, False
     policy = (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; base-uri 'none'; form-action 'none'"
     )
@@ -80,10 +81,17 @@ class FileLinks:
         self.latents = f"{self._up}latents.html"
 
     def latent(self, coder: str, latent: int) -> str:
-        return f"{self._up}latent/{self._coders.index(coder)}-{latent}.html"
+        return f"{self._up}latent/{self.number(coder, latent)}.html"
 
-    def documents(self, coder: str, latent: int) -> None:
-        return None
+    def replies(self, coder: str, latent: int) -> str:
+        return f"{self._up}asked/{self.number(coder, latent)}.html#"
+
+    def documents(self, coder: str, latent: int) -> str:
+        return f"{self._up}document.html#{self.number(coder, latent)}-"
+
+    def number(self, coder: str, latent: int) -> str:
+        """What files about a latent are called."""
+        return f"{self._coders.index(coder)}-{latent}"
 
     def static(self, name: str) -> str:
         return f"{self._up}static/{name}"

@@ -6,6 +6,7 @@ What stages left is read when it is first asked for, and anew once a stage is be
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -37,6 +38,42 @@ from outcrop.run import RunDirectory, StageMark
 from outcrop.types import CoderKey, Example, LatentExamples, LatentId, Message, StratumShare, Vocabulary
 
 _STRONGEST = 4  # windows of each quantile that are shown of a latent without examples
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of one latent beside its row of the table."""
+
+    cards: list[Card]  # its explanations, the best first
+    strongest: tuple[WindowGroup, ...]  # of each quantile, where it has no explanation
+    portrait: Portrait | None  # None as long as `outcrop stats` was not asked for
+    bands: list[dict[str, Any]]  # what its bands say of each other, one row per explainer
+
+    @property
+    def documents(self) -> list[int]:
+        """Those that its windows are from."""
+        of_cards = (group for card in self.cards for group in (*card.page.explain, *card.page.scored))
+        groups = (*self.strongest, *of_cards)
+        return sorted({window.document for group in groups for window in group.windows})
+
+    @property
+    def requests(self) -> list[str]:
+        """The hashes of what was asked about it, in the order in which they stand."""
+        found = dict[str | None, None]()
+        for card in self.cards:
+            found[card.page.request] = None
+            windows = (window for group in card.page.scored for window in group.windows)
+            found |= {verdict.request: None for window in windows for verdict in window.verdicts}
+        return [request for request in found if request]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, and its row among the replies."""
+
+    request: str
+    messages: tuple[Message, ...]
+    about: dict[str, Any]
 
 
 class OpenedRun:
@@ -106,10 +143,10 @@ class State:
         """What was asked of each model so far, and what it cost: by all runs that share the file of replies."""
         return self._contents.asked()
 
-    def asked(self, request: str) -> tuple[tuple[Message, ...], dict[str, Any]]:
-        """The messages of a request, and its row among the replies. KeyError if it was never asked."""
+    def asked(self, requests: Sequence[str]) -> list[Asked]:
+        """KeyError for one that was never asked."""
         with self._contents.replies(read_only=True) as replies:
-            return replies.prompt(request), replies.about(request)
+            return [Asked(one, replies.prompt(one), replies.about(one)) for one in requests]
 
     @cached_property
     def explainers(self) -> list[tuple[str, str]]:
@@ -135,32 +172,24 @@ class State:
             self._tables_of[explainer, source] = of
         return self._tables_of[explainer, source]
 
+    def shown(self, latent: LatentId) -> Shown:
+        with Results(self._directory.results, read_only=True) as results:
+            examples = self._examples(results, latent)
+            cards = self._cards(latent_pages(results, [examples], self.vocabulary)) if examples else []
+        strongest = () if cards else window_groups(self._strongest(latent), self.vocabulary)
+        row = statistics_of(self._directory.statistics, latent.coder, [latent.index]).get(latent.index)
+        return Shown(cards, strongest, None if row is None else portrait(row), self._bands(latent))
+
     @cached_property
     def _cards(self) -> Cards:
         assert self.tables is not None
         return Cards(self.tables)
 
-    def cards(self, latent: LatentId) -> list[Card]:
-        """The explanations of a latent, the best first."""
-        with Results(self._directory.results, read_only=True) as results:
-            examples = self._examples(results, latent)
-            return self._cards(latent_pages(results, [examples], self.vocabulary)) if examples else []
-
-    def portrait(self, latent: LatentId) -> Portrait | None:
-        """None as long as `outcrop stats` was not asked for."""
-        row = statistics_of(self._directory.statistics, latent.coder, [latent.index]).get(latent.index)
-        return None if row is None else portrait(row)
-
-    def bands(self, latent: LatentId) -> list[dict[str, Any]]:
-        """What the bands of a latent say of each other, one row per explainer."""
+    def _bands(self, latent: LatentId) -> list[dict[str, Any]]:
         assert self.tables is not None
         table = self.tables.bands
         mine = np.flatnonzero((table["coder"] == str(latent.coder)) & (table["latent"] == latent.index))
         return [plain({name: column[i] for name, column in table.items()}) for i in mine.tolist()]
-
-    def strongest(self, latent: LatentId) -> tuple[WindowGroup, ...]:
-        """The strongest windows of each quantile."""
-        return window_groups(self._strongest(latent), self.vocabulary)
 
     def document(self, latent: LatentId, number: int) -> list[tuple[ndarray, ndarray]]:
         """The tokens [t] of each context of a document of the cache, and a latent's activations on them. KeyError if

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import Links
 from outcrop.dashboard.live import LONGEST, Tried
-from outcrop.dashboard.opened import OpenedRun
+from outcrop.dashboard.opened import Asked, OpenedRun, Shown
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
 from outcrop.report.windows import pieces_of
 from outcrop.schema import STATUSES
 from outcrop.stages import ORDER
-from outcrop.types import CoderKey, LatentId
+from outcrop.types import LatentId, Message
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -49,20 +49,38 @@ def run_page(run: OpenedRun, table: LatentTable | None, explained_by: str, links
 
 
 def latents_page(run: OpenedRun, table: LatentTable | None, explained_by: str, view: View, links: Links) -> str:
+    page = None if table is None else table.page(view)
+    return _table_page("latents.html.j2", run, table, explained_by, view, links, page=page)
+
+
+def table_page(run: OpenedRun, table: LatentTable, explained_by: str, links: Links) -> str:
+    """All latents, for a script to search, filter and sort."""
+    return _table_page("table.html.j2", run, table, explained_by, View(), links)
+
+
+def _table_page(
+    template: str,
+    run: OpenedRun,
+    table: LatentTable | None,
+    explained_by: str,
+    view: View,
+    links: Links,
+    **context: Any,
+) -> str:
     return render(
-        "latents.html.j2",
+        template,
         links,
         title=f"Latents of {run.name}",
         run=run,
         view=view,
         table=table,
-        page=None if table is None else table.page(view),
         explainers=[" ".join(one) for one in run.now.explainers],
         explained_by=explained_by,
         statuses=STATUSES,
         flags=FLAGS,
         statistics=STATISTICS,
         scores=SCORES,
+        **context,
     )
 
 
@@ -97,13 +115,10 @@ def document_page(
     )
 
 
-def latent_page(run: OpenedRun, table: LatentTable, row: int, links: Links) -> str:
-    """Of the latent in a row of the table."""
-    now, about = run.now, table.row(row)
+def latent_page(run: OpenedRun, table: LatentTable, about: Mapping[str, Any], shown: Shown, links: Links) -> str:
+    """Of a latent, whose row of the table is `about`."""
+    now, coder, index = run.now, about["coder"], about["latent"]
     assert now.findings is not None, "a run with a table has findings"
-    coder, index = about["coder"], about["latent"]
-    latent = LatentId(CoderKey.parse(coder), index)
-    cards = now.cards(latent)
     before, behind = table.around(coder, index)
     return render(
         "latent.html.j2",
@@ -112,17 +127,23 @@ def latent_page(run: OpenedRun, table: LatentTable, row: int, links: Links) -> s
         run=run,
         coder=coder,
         latent=about,
-        cards=cards,
-        strongest=[] if cards else now.strongest(latent),
-        portrait=now.portrait(latent),
-        bands=now.bands(latent),
+        shown=shown,
+        cards=shown.cards,
         band_names=BANDS,
         flags=FLAGS,
-        several=len(cards) > 1,
+        several=len(shown.cards) > 1,
         index=links.latents,
-        replies=links.replies,
+        replies=links.replies(coder, index),
         documents=links.documents(coder, index),
         before=None if before is None else links.latent(coder, before),
         behind=None if behind is None else links.latent(coder, behind),
         **now.findings,
     )
+
+
+def asked_page(run: OpenedRun, title: str, asked: Sequence[Asked], links: Links) -> str:
+    """Word for word. What several requests begin with stands once before them."""
+    groups = dict[tuple[Message, ...], list[Asked]]()
+    for one in asked:
+        groups.setdefault(one.messages[:-1], []).append(one)
+    return render("asked.html.j2", links, title=title, run=run, groups=groups)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from outcrop.latents.counts import bin_floor
+from outcrop.latents.counts import N_BINS, N_PLACES, bin_floor
 from outcrop.report.figures import histogram
 from outcrop.report.text import count, number, visible_token
 from outcrop.types import CoderKey
@@ -81,15 +81,25 @@ def _activations(counts: list[int]) -> Markup:
     held = [i for i, n in enumerate(counts) if n]
     first, shown = held[0], counts[held[0] : held[-1] + 1]
     lows = [bin_floor(first + i) for i in range(len(shown) + 1)]
-    titles = [f"{number(lows[i])} to {number(lows[i + 1])}: {count(n)} firings" for i, n in enumerate(shown)]
+    titles = [f"{_range(first + i, N_BINS, lows[i], lows[i + 1])}: {count(n)} firings" for i, n in enumerate(shown)]
     ticks = {i: number(lows[i]) for i in range(0, len(lows), max(1, len(lows) // 4))}
     return histogram(shown, titles, ticks, f"Histogram of activations, {count(sum(counts))} firings")
+
+
+def _range(i: int, n_bins: int, low: float, high: float) -> str:
+    """Of bin i; the outer ones hold all that lies beyond."""
+    if i == 0:
+        return f"below {number(high)}"
+    return f"{number(low)} or more" if i == n_bins - 1 else f"{number(low)} to {number(high)}"
 
 
 def _positions(rates: list[float | None]) -> Markup:
     """P(fire | place), in firings per million tokens; places are factors of 2, and the last ones may hold no token."""
     known = [rate for rate in rates if rate is not None]
     shown = [round(1e6 * rate) for rate in known]
-    titles = [f"positions {2**i} to {2 ** (i + 1) - 1}: {count(n)} per million" for i, n in enumerate(shown)]
+    places = [
+        f"{2**i if i else 0} to {2 ** (i + 1) - 1}" if i < N_PLACES - 1 else f"{2**i} on" for i in range(len(shown))
+    ]
+    titles = [f"positions {place}: {count(n)} per million" for place, n in zip(places, shown, strict=True)]
     ticks = {i: count(2**i) for i in range(0, len(shown), 2)}
     return histogram(shown, titles, ticks, "Firings per million tokens by position in the context")

@@ -44,7 +44,7 @@ from outcrop.dashboard.latents import LatentTable, View
 from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.live import Live
 from outcrop.dashboard.opened import OpenedRun, State
-from outcrop.dashboard.pages import document_page, latent_page, latents_page, render, run_page, try_page
+from outcrop.dashboard.pages import asked_page, document_page, latent_page, latents_page, render, run_page, try_page
 from outcrop.errors import ConfigError, OutcropError
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
@@ -186,7 +186,8 @@ class _Pages:
             row = None if table is None else table.place(coder, index)
             if table is None or row is None:
                 raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
-            return HTMLResponse(latent_page(run, table, row, links))
+            shown = run.now.shown(LatentId(CoderKey.parse(coder), index))
+            return HTMLResponse(latent_page(run, table, table.row(row), shown, links))
 
     def document(self, request: Request) -> Response:
         run, links = self._run(request)
@@ -218,11 +219,10 @@ class _Pages:
         name = request.path_params["request_hash"]
         try:
             with run.lock:
-                messages, about = run.now.asked(name)
+                asked = run.now.asked([name])
         except KeyError:
             raise HTTPException(404, f"nothing called {name[:80]} was asked") from None
-        page = render("reply.html.j2", links, title="Asked and answered", run=run, messages=messages, about=about)
-        return HTMLResponse(page)
+        return HTMLResponse(asked_page(run, "Asked and answered", asked, links))
 
     def compare(self, request: Request) -> Response:
         missing = [name for name in ("first", "second") if name not in request.query_params]

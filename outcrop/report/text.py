@@ -18,6 +18,7 @@ from outcrop.interp.explainers.telling import WHOLE
 _SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # of emoji and of Persian and Indic script; harmless
+_UNUSUAL = re.compile("[^ -~]")
 _PLACEHOLDER = re.compile("[↵⇥␍]|⟨[^⟨⟩]{1,40}⟩")
 _ROUNDING = 1e-12  # below it a difference of rates is 0, but for the floats
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -26,7 +27,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 def visible(text: str, limit: int) -> str:
     """The text with every hidden character shown, and cut with a note after `limit` characters."""
     cut = f"⟨{len(text) - limit:,} more characters⟩" if len(text) > limit else ""
-    return "".join(_sign(character) for character in text[:limit]) + cut
+    return _UNUSUAL.sub(lambda found: _sign(found[0]), text[:limit]) + cut
 
 
 def visible_token(text: str, limit: int = 48) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,24 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--disable-background-n
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
 
 
+WIDTHS = {"phone": (390, 844), "desk": (1400, 900)}
+VIEWS = (
+    "",
+    "sort=firing_rate",
+    "sort=firing_rate&ascending=1&page=2",
+    "sort=latent&status=unfired&status=rare",
+    "explained_by=bands+low&sort=auroc&least=0.4",
+    "status=scored&layer=1",
+    "flag=dense&sort=max_activation",
+    "least_rate=0.01&most_rate=0.2&sort=context_rate",
+    "words=A",
+)
+
+
 @pytest.fixture(scope="module")
-def address(finished: Path) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(application([OpenedRun(finished)]), port=0, log_level="warning"))
+def address(finished: Path, described: Path) -> Iterator[str]:
+    runs = [OpenedRun(finished), OpenedRun(described)]
+    server = uvicorn.Server(uvicorn.Config(application(runs, live=True), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -41,12 +57,18 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(params=["phone, dark", "desk, light"])
+@pytest.fixture(params=["phone, dark", "phone, light", "desk, dark", "desk, light"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     """Whatever the browser complains of is a failure."""
-    narrow = request.param.startswith("phone")
-    size = {"width": 390, "height": 844} if narrow else {"width": 1400, "height": 900}
-    page = browser.new_page(viewport=size, color_scheme="dark" if narrow else "light")
+    width, theme = request.param.split(", ")
+    with opened(browser, width, theme) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, width: str, theme: str) -> Iterator[Page]:
+    size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
+    page = browser.new_page(viewport=size, color_scheme=theme)
     page.set_default_timeout(60_000)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
@@ -63,8 +85,8 @@ def fits(page: Page) -> bool:
 
 
 def test_a_reader_goes_from_the_run_to_a_latent_and_on(page: Page, address: str) -> None:
-    page.goto(address)
-    assert page.url == f"{address}/0/" and page.locator("svg.ledger-bar").count() == 1 and fits(page)
+    page.goto(f"{address}/0/")
+    assert page.locator("svg.ledger-bar").count() == 1 and fits(page)
     page.click("nav >> text=Latents")
     assert page.locator("table.latents tbody tr").count() == 100 and fits(page)
     page.click("tbody th a >> nth=0")
@@ -95,10 +117,27 @@ def test_a_table_is_searched_filtered_and_sorted(page: Page, address: str) -> No
 
 
 @pytest.fixture(scope="module")
-def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("pages") / "run"))
+def folder(described: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Path(shutil.copytree(described, tmp_path_factory.mktemp("pages") / "run"))
     assert cli.main(["report", str(run), "--html"]) == 0
     return run / "report" / "html"
+
+
+def shown(page: Page) -> list[list[str]]:
+    """The rows of the table."""
+    rows = page.locator("table.latents tbody tr").all()
+    return [[" ".join(cell.split()) for cell in row.locator("th, td").all_inner_texts()] for row in rows]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_folder_shows_what_the_server_shows(view: str, browser: Browser, address: str, folder: Path) -> None:
+    with opened(browser, "desk", "light") as page:
+        page.goto(f"{address}/1/latents?{view}")
+        of_server, told = shown(page), page.inner_text('[role="status"]').split(" ·")[0]
+        page.goto((folder / "latents.html").as_uri() + f"#{view}")
+        page.wait_for_function("document.querySelector('[role=status]').textContent !== '…'")
+        assert page.inner_text('[role="status"]') == told
+        assert shown(page) == of_server
 
 
 def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -> None:
@@ -109,23 +148,82 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
     rows.nth(99).wait_for()
     assert rows.count() == 100 and fits(page)
     page.click("thead >> text=fires on")
-    shown = rows.locator("td:nth-child(6)").all_inner_texts()
-    one_in = [int(rate.split()[-1].replace(",", "")) for rate in shown if rate.startswith("1 in")]
-    assert one_in == sorted(one_in) and len(one_in) > 1
+    page.locator('th[aria-sort="descending"]', has_text="fires on").wait_for()
     page.click("text=further →")
-    assert "page 2 of" in page.inner_text(".pages")
+    page.locator(".pages", has_text="page 2 of").wait_for()
+    assert page.url.endswith("#sort=firing_rate&page=2")
+    page.click("summary >> text=Filters")
     page.check('input[value="scored"]')
     statuses = rows.locator("td:nth-child(5)").all_inner_texts()
-    assert statuses and set(statuses) == {"scored"}
+    assert statuses and all(status.startswith("scored") for status in statuses)
     page.fill('input[name="words"]', "no explanation says this")
     assert rows.count() == 0 and "0 of" in page.inner_text('[role="status"]')
     page.fill('input[name="words"]', "")
+    view = page.url
     page.click("tbody th a >> nth=0")
     assert page.locator(".card").count() > 0 and page.locator(".tokens").count() > 0 and fits(page)
-    first = page.url
+    latent = page.url
     page.keyboard.press("ArrowRight")
-    page.wait_for_url(lambda url: url != first)
+    page.wait_for_url(lambda url: url != latent)
     assert page.locator("h1").count() == 1
+    page.go_back()
+    page.click("summary >> text=scored windows >> nth=0")
+    page.click("text=/^document / >> nth=0")
+    page.locator(".contexts .tokens span[title]").first.wait_for()
+    assert fits(page) and "context" in page.inner_text('[role="status"]')
+    page.go_back()
+    page.click("a:text-is('asked') >> nth=0")
+    assert page.locator(":target").count() == 1 and "Answer" in page.inner_text(":target") and fits(page)
+    page.goto(view)
+    rows.first.wait_for()
+    assert page.is_checked('input[value="scored"]')
+
+
+def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, address: str, folder: Path) -> None:
+    with opened(browser, "desk", "light") as page:
+        page.goto(f"{address}/1/latents?status=scored")
+        page.click("tbody th a >> nth=0")
+        page.goto(str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href")))
+        *_, coder, latent, number = page.url.split("/")
+        of_server = page.locator(".tokens").all_inner_texts()
+        fired = page.locator(".tokens span[title]").evaluate_all("all => all.map(one => [one.className, one.title])")
+        place = sorted(path.name for path in (folder.parent.parent / "coders").iterdir()).index(coder)
+        page.goto((folder / "document.html").as_uri() + f"#{place}-{latent}-{number}")
+        page.locator(".contexts .tokens").first.wait_for()
+        assert page.locator(".tokens").all_inner_texts() == of_server
+        assert fired == page.locator(".tokens span[title]").evaluate_all(
+            "all => all.map(one => [one.className, one.title])"
+        )
+
+
+def test_every_page_is_photographed(page: Page, address: str, tmp_path: Path) -> None:
+    """Nothing is wider than the window, and every picture shows something."""
+    page.goto(f"{address}/1/latents?status=scored")
+    page.click("tbody th a >> nth=0")
+    page.wait_for_load_state()
+    scored = page.url
+    document = str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href"))
+    asked = str(page.locator("a:text-is('asked') >> nth=0").evaluate("link => link.href"))
+    page.goto(f"{address}/1/latents?status=not+selected")
+    page.click("tbody th a >> nth=0")
+    page.wait_for_load_state()
+    pages = {
+        "runs": f"{address}/",
+        "run": f"{address}/1/",
+        "latents": f"{address}/1/latents",
+        "filters": f"{address}/1/latents?status=scored&sort=auroc&least=0.1",
+        "scored": scored,
+        "not-selected": page.url,
+        "document": document,
+        "asked": asked,
+        "try": f"{address}/1/try?text=The+river+ran+past+the+old+mill+and+under+the+bridge+into+the+town.",
+        "compare": f"{address}/compare?first=0&second=1",
+    }
+    for name, at in pages.items():
+        page.goto(at)
+        assert fits(page), name
+        page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000, name
 
 
 def test_the_window_is_filled_before_it_is_scrolled(page: Page, address: str) -> None:

@@ -34,7 +34,6 @@ from outcrop.report.text import number
 from outcrop.results import Results
 from outcrop.run import RunDirectory
 from outcrop.types import CoderKey, Vocabulary
-from tests.llm_server import LLMServer
 from tests.test_pipeline import snapshot
 from tests.tiny_run import SETTINGS
 
@@ -90,7 +89,7 @@ def test_what_was_asked_is_one_click_away(client: TestClient) -> None:
     asked = sorted(link for link in links(page) if "/reply/" in link)
     assert len(asked) > 10
     reply = client.get(asked[0]).text
-    assert "small-judge" in reply and "<h2>user</h2>" in reply and "<h2>Answer</h2>" in reply
+    assert "small-judge" in reply and "<h3>user</h3>" in reply and "<h3>Answer</h3>" in reply
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -155,16 +154,6 @@ def test_beyond_loopback_the_token_is_asked_for(finished: Path) -> None:
         shown = client.get("/0/latents?token=secret&layer=1", follow_redirects=False)
         assert (shown.status_code, shown.headers["location"]) == (303, "/0/latents?layer=1")
         assert client.get("/0/").status_code == 200
-
-
-@pytest.fixture(scope="module")
-def described(finished: Path, server: LLMServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With statistics, and explanations band by band."""
-    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("described") / "run"))
-    explained = ["--fresh", "--judge", server.address, "--explain.explainers", "contrastive", "bands"]
-    assert cli.main(["run", str(run), *explained]) == 0
-    assert cli.main(["stats", str(run), "--neighbours", "jaccard", "decoder"]) == 0
-    return run
 
 
 def test_a_latent_is_shown_with_what_the_cache_and_the_weights_say(described: Path) -> None:
@@ -336,14 +325,15 @@ def test_foreign_text_is_never_markup(hostile: Path) -> None:
 def test_foreign_text_is_no_markup_in_files_either(hostile: Path, tmp_path: Path) -> None:
     export(OpenedRun(hostile), tmp_path / "pages", silent)
     pages = [path.read_text() for path in (tmp_path / "pages").rglob("*.html")]
-    assert len(pages) == N_LATENTS + 2
+    asked = [*(tmp_path / "pages" / "asked").iterdir()]
+    assert asked and len(pages) == N_LATENTS + 3 + len(asked)
     for page in pages:
         assert 'http-equiv="Content-Security-Policy" content="default-src' in page
         assert "<script>alert" not in page and "<img" not in page and "<b>the" not in page and "\u202e" not in page
-    rows = json.loads((tmp_path / "pages" / "latents.js").read_text().partition("=")[2].rstrip(";\n"))
-    shown = rows["columns"].index("shown_text")
-    texts = [row[shown] for row in rows["rows"] if row[shown]]
-    assert texts and all("\u202e" not in text for text in texts)
+    scripts = {path: path.read_text() for path in (tmp_path / "pages").rglob("*.js")}
+    assert all("\u202e" not in script for script in scripts.values())
+    told = json.loads(scripts[tmp_path / "pages" / "explained" / "0.js"].partition("=")[2].rstrip(";\n"))
+    assert any(text and "more characters" in text for text in told["shown_text"])
 
 
 def test_what_cannot_be_put_into_files_is_told(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

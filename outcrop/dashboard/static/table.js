@@ -1,91 +1,131 @@
-// The table of all latents, searched, filtered and sorted without a server, from the rows in latents.js.
+// The table of all latents without a server: from latents.js, and from explained/N.js for what the Nth explainer said.
+// What is shown has an address, whose part behind # is the query that the server knows.
 "use strict";
-const { columns, rows, perPage } = window.outcropLatents;
-const place = Object.fromEntries(columns.map((name, i) => [name, i]));
+const { columns, flags, explainers, perPage, sortBy } = window.outcropLatents;
 const form = document.querySelector(".filters");
 const body = document.querySelector("table.latents tbody");
-const severalCoders = document.querySelector("th[data-coder]") !== null;
+const status = document.querySelector("[role=status]");
+const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
 const heads = [...document.querySelectorAll("th[data-sort]")];
-const [before, shown, further] = document.querySelectorAll(".pages > *");
-let sort = form.dataset.sort, ascending = false, page = 0;
+const statistics = heads.slice(2).map((head) => head.dataset.sort);
+const severalCoders = form.elements.coder !== undefined;
+const n = columns.latent.length;
+const count = (number) => number.toLocaleString("en");
+let page = 1, told = null, toldBy = null;
 
-const wanted = () => {
-  const words = form.elements.words.value.toLowerCase();
-  const layer = form.elements.layer?.value ?? "";
-  const coder = form.elements.coder?.value ?? "";
-  const statuses = [...form.querySelectorAll('[name="status"]:checked')].map((box) => box.value);
-  return (row) =>
-    (!words || row[place.text].toLowerCase().includes(words)) &&
-    (!layer || String(row[place.layer]) === layer) &&
-    (!coder || row[place.coder] === coder) &&
-    (!statuses.length || statuses.includes(row[place.status]));
+const value = (name) => form.elements[name]?.value ?? "";
+const ticked = (name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
+const column = (name) => columns[name] ?? told[name];
+
+const read = () => {
+  const query = new URLSearchParams(location.hash.slice(1));
+  for (const field of form.querySelectorAll("[name]")) {
+    const given = query.getAll(field.name);
+    if (field.type === "checkbox") field.checked = given.includes(field.value);
+    else if (field.name === "sort") field.value = given[0] || sortBy;
+    else if (field.name === "explained_by") field.value = given[0] || explainers[0];
+    else field.value = given[0] ?? "";
+  }
+  page = Number(query.get("page")) || 1;
+  if ([...query.keys()].some((name) => !["sort", "ascending", "words", "page", "size"].includes(name))) form.querySelector("details").open = true;
+};
+
+const address = (changes = {}) => {
+  const query = new URLSearchParams(new FormData(form));
+  for (const [name, given] of Object.entries(changes)) query.set(name, given);
+  const usual = { sort: sortBy, explained_by: explainers[0], page: "1" };
+  return `#${new URLSearchParams([...query].filter(([name, given]) => given !== "" && given !== usual[name]))}`;
+};
+
+const kept = () => {
+  const words = value("words").toLowerCase(), statuses = ticked("status"), wanted = ticked("flag");
+  const same = ["coder", "layer", "prefix"].filter((name) => value(name)).map((name) => [columns[name], value(name)]);
+  const bounds = [["firing_rate", "least_rate", "most_rate"], [value("sort"), "least", "most"]]
+    .map(([name, least, most]) => [column(name), value(least), value(most)]);
+  const within = (number, least, most) => (least === "" || (number !== null && number >= Number(least))) && (most === "" || (number !== null && number <= Number(most)));
+  return (i) =>
+    (!words || (told.text[i] ?? "").toLowerCase().includes(words)) &&
+    same.every(([of, asked]) => String(of[i]) === asked) &&
+    (!statuses.length || statuses.includes(columns.status[i])) &&
+    wanted.every((flag) => columns[flag][i]) &&
+    bounds.every(([of, least, most]) => within(of[i], least, most));
 };
 
 // Missing values last, whatever the direction.
-const order = (a, b) => {
-  const [x, y] = [a[place[sort]], b[place[sort]]];
-  if (x === null || y === null) return (x === null) - (y === null);
-  return (x < y ? -1 : x > y ? 1 : 0) * (ascending ? 1 : -1);
+const order = () => {
+  const of = column(value("sort"));
+  const known = [], missing = [];
+  for (let i = 0; i < n; i++) (of[i] === null ? missing : known).push(i);
+  known.sort((a, b) => of[a] - of[b]);
+  if (!value("ascending")) known.reverse();
+  return [...known, ...missing];
 };
 
-const count = (n) => n.toLocaleString("en");
-
-const cell = (content, kind = "") => {
-  const td = document.createElement("td");
-  if (kind) td.className = kind;
-  td.append(...content);
-  return td;
+const element = (tag, kind, ...content) => {
+  const made = document.createElement(tag);
+  if (kind) made.className = kind;
+  made.append(...content);
+  return made;
 };
 
-const swatch = (status) => {
-  const mark = document.createElement("i");
-  mark.className = `swatch ${status.replaceAll(" ", "-")}`;
-  return mark;
+const number = (name, i) => {
+  const shown = column(`shown_${name}`)[i];
+  if (typeof shown === "string") return element("td", "", shown);
+  if (shown === null) return element("td");
+  return element("td", "", element("span", "v", shown[0]), " ", element("span", "ci", shown[1]));
 };
 
-const line = (row) => {
-  const tr = document.createElement("tr");
-  const th = document.createElement("th");
-  const link = document.createElement("a");
-  link.href = row[place.address];
-  link.textContent = row[place.latent];
-  th.scope = "row";
-  th.append(link);
-  const what = cell([row[place.shown_text]], "left what");
+const line = (i) => {
+  const link = element("a", "", columns.latent[i]);
+  link.href = columns.address[i];
+  const head = element("th", "", link);
+  head.scope = "row";
+  const what = element("td", "left what", told.shown_text[i] ?? "");
   what.dir = "auto";
-  const coder = severalCoders ? [cell([row[place.shown_coder]], "left")] : [];
-  tr.append(th, ...coder, what, cell([String(row[place.layer])]), cell([swatch(row[place.status]), row[place.status]], "left"));
-  tr.append(...heads.slice(2).map((head) => cell([row[place[`shown_${head.dataset.sort}`]]])));
-  return tr;
+  const state = columns.status[i];
+  const pills = flags.filter((flag) => columns[flag][i]).flatMap((flag) => [" ", element("span", "pill", flag.replaceAll("_", " "))]);
+  const coder = severalCoders ? [element("td", "left", columns.shown_coder[i])] : [];
+  const standing = element("td", "left", element("i", `swatch ${state.replaceAll(" ", "-")}`), state, ...pills);
+  return element("tr", "", head, ...coder, what, element("td", "", columns.layer[i]), standing, ...statistics.map((name) => number(name, i)));
 };
 
-const show = () => {
-  const chosen = rows.filter(wanted()).sort(order);
-  const last = Math.max(0, Math.ceil(chosen.length / perPage) - 1);
-  page = Math.min(Math.max(page, 0), last);
-  body.replaceChildren(...chosen.slice(page * perPage, (page + 1) * perPage).map(line));
-  document.querySelector("[role=status]").textContent = `${count(chosen.length)} of ${count(rows.length)} latents`;
-  shown.textContent = `page ${count(page + 1)} of ${count(last + 1)}`;
-  before.disabled = page === 0;
-  further.disabled = page === last;
+const turning = (link, to, there) => {
+  link.hidden = !there;
+  link.href = address({ page: to });
+};
+
+const show = async () => {
+  const by = value("explained_by") || explainers[0];
+  if (by !== toldBy) {
+    await load(`explained/${explainers.indexOf(by)}.js`);
+    [told, toldBy] = [window.outcropExplained, by];
+  }
+  const chosen = order().filter(kept());
+  const last = Math.max(1, Math.ceil(chosen.length / perPage));
+  page = Math.min(Math.max(page, 1), last);
+  body.replaceChildren(...chosen.slice((page - 1) * perPage, page * perPage).map(line));
+  status.textContent = `${count(chosen.length)} of ${count(n)} latents`;
+  shownPage.textContent = last > 1 ? `page ${count(page)} of ${count(last)}` : "";
+  turning(previous, page - 1, page > 1);
+  turning(next, page + 1, page < last);
   for (const head of heads) {
-    const mine = head.dataset.sort === sort;
-    if (mine) head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    const [name, link] = [head.dataset.sort, head.querySelector("a")];
+    const mine = name === value("sort"), up = mine && value("ascending") !== "";
+    if (mine) head.setAttribute("aria-sort", up ? "ascending" : "descending");
     else head.removeAttribute("aria-sort");
+    link.href = address({ sort: name, ascending: mine && !up ? "1" : "", page: 1 });
+    if (mine) form.elements.least.previousSibling.textContent = `${link.textContent} from `;
   }
 };
 
-const turned = (by) => () => { page += by; show(); };
-before.addEventListener("click", turned(-1));
-further.addEventListener("click", turned(1));
+const fail = (error) => { status.textContent = error.message; };
+const shown = () => show().catch(fail);
+addEventListener("hashchange", () => { read(); shown(); });
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("input", () => { page = 0; show(); });
-for (const head of heads) {
-  head.querySelector("button").addEventListener("click", () => {
-    ascending = sort === head.dataset.sort && !ascending;
-    sort = head.dataset.sort;
-    page = 0;
-    show();
-  });
-}
-show();
+form.addEventListener("input", () => {
+  page = 1;
+  history.replaceState(null, "", address());
+  shown();
+});
+read();
+shown();

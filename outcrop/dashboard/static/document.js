@@ -1,0 +1,51 @@
+// A document with the activations of one latent, as the address says behind #: CODER-LATENT-DOCUMENT.
+"use strict";
+const SHADES = 8;
+const PLACEHOLDER = /([↵⇥␍]|⟨[^⟨⟩]{1,40}⟩)/;
+const [where, title, status, contexts] = [".where", "h1", "[role=status]", ".contexts"].map((name) => document.querySelector(name));
+
+// Text that is visible already, with its placeholders set apart.
+const marked = (text) => text.split(PLACEHOLDER).map((part, i) => {
+  if (i % 2 === 0) return part;
+  const sign = document.createElement("span");
+  sign.className = "sign";
+  sign.textContent = part;
+  return sign;
+});
+
+const tokens = (texts, fired, peak) => {
+  const line = document.createElement("p");
+  line.className = "tokens";
+  line.dir = "auto";
+  texts.forEach((text, i) => {
+    const [activation, shown] = fired[i] ?? [0, ""];
+    if (!activation) return line.append(...marked(text));
+    const piece = document.createElement("span");
+    piece.className = `a${Math.ceil((SHADES * activation) / peak)}`;
+    piece.title = `activation ${shown}`;
+    piece.append(...marked(text));
+    line.append(piece);
+  });
+  return line;
+};
+
+const show = async () => {
+  const [coder, latent, number] = location.hash.slice(1).split("-");
+  if (![coder, latent, number].every((part) => /^\d+$/.test(part ?? ""))) throw new Error("the address names no document");
+  await load(`firings/${coder}-${latent}.js`);
+  await load(`documents/${number}.js`);
+  const { label, address, peaks, documents } = window.outcropFirings;
+  const texts = window.outcropDocument, fired = documents[number] ?? texts.map(() => ({}));
+  const [peak, shown] = peaks[number] ?? [0, ""];
+  const link = document.createElement("a");
+  link.href = address;
+  link.textContent = `latent ${latent}`;
+  where.replaceChildren(`${label} · `, link);
+  title.textContent = document.title = `Document ${number}`;
+  status.textContent = `What was cached of it, ${texts.length} ${texts.length === 1 ? "context" : "contexts"}. A token’s shade is its activation as a share of the highest here${peak ? `, ${shown}` : ""}.`;
+  contexts.replaceChildren(...texts.map((context, i) => tokens(context, fired[i], peak)));
+};
+
+const shown = () => show().catch((error) => { status.textContent = error.message; });
+addEventListener("hashchange", shown);
+shown();
