@@ -180,7 +180,7 @@ def default_shown(value: Any) -> str:
 @every_page
 def test_every_flag_is_a_setting(page: Path) -> None:
     filters = {flag_of("where", field, Where) for field in dataclasses.fields(Where)}
-    known = {*settings(), *OF_THE_COMMAND_LINE, *filters, "--to", "--host", "--port", "--live"}
+    known = {*settings(), *OF_THE_COMMAND_LINE, *filters, "--to", "--host", "--port", "--live", "--html"}
     flags = {flag for span in spans(page) for flag in re.findall(r"(?:^|(?<=\s))--[\w.-]+", span)}
     assert flags <= known
 
