@@ -118,8 +118,7 @@ class _Folder:
         that are met for the first time are written."""
         about = {"label": coder_label(str(latent.coder)), "address": self._here.latent(str(latent.coder), latent.index)}
         fired, peaks = dict[int, list[dict[int, Any]]](), dict[int, Any]()
-        for document in documents:
-            contexts = self._now.document(latent, document)
+        for document, contexts in zip(documents, self._now.documents(latent, documents), strict=True):
             fired[document] = [_fired(activations.tolist()) for _, activations in contexts]
             peaks[document] = _shown(max(float(activations.max()) for _, activations in contexts))
             if document not in self._documents:

@@ -191,20 +191,23 @@ class State:
         mine = np.flatnonzero((table["coder"] == str(latent.coder)) & (table["latent"] == latent.index))
         return [plain({name: column[i] for name, column in table.items()}) for i in mine.tolist()]
 
-    def document(self, latent: LatentId, number: int) -> list[tuple[ndarray, ndarray]]:
-        """The tokens [t] of each context of a document of the cache, and a latent's activations on them. KeyError if
-        there is none of that number."""
+    def documents(self, latent: LatentId, numbers: Sequence[int]) -> list[list[tuple[ndarray, ndarray]]]:
+        """Of each of these documents of the cache: the tokens [t] of its contexts, and a latent's activations on them.
+        KeyError if there is none of that number."""
         cache, _ = self._place(latent.coder)
-        starts, firings = cache.corpus.context_start, cache[latent.index]
-        contexts = np.flatnonzero(cache.corpus.context_document == number).tolist()
-        if not contexts:
-            raise KeyError(number)
+        starts, firings, of = cache.corpus.context_start, cache[latent.index], cache.corpus.context_document
         found = []
-        for start, stop in ((int(starts[i]), int(starts[i + 1])) for i in contexts):
-            activations = np.zeros(stop - start, dtype=np.float32)
-            mine = slice(*np.searchsorted(firings.position, (start, stop)))
-            activations[firings.position[mine] - start] = firings.value[mine]
-            found.append((cache.corpus.tokens[start:stop], activations))
+        for number in numbers:
+            first, last = np.searchsorted(of, (number, number + 1)).tolist()
+            if first == last:
+                raise KeyError(number)
+            contexts = []
+            for start, stop in ((int(starts[i]), int(starts[i + 1])) for i in range(first, last)):
+                activations = np.zeros(stop - start, dtype=np.float32)
+                mine = slice(*np.searchsorted(firings.position, (start, stop)))
+                activations[firings.position[mine] - start] = firings.value[mine]
+                contexts.append((cache.corpus.tokens[start:stop], activations))
+            found.append(contexts)
         return found
 
     def neuronpedia(self, coder: CoderKey, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

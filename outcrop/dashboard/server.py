@@ -198,7 +198,7 @@ class _Pages:
                 raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
             latent = LatentId(CoderKey.parse(coder), index)
             try:
-                contexts = run.now.document(latent, number)
+                (contexts,) = run.now.documents(latent, [number])
             except KeyError:
                 raise HTTPException(404, f"no document {number} was cached") from None
             return HTMLResponse(document_page(run, latent, number, contexts, links))

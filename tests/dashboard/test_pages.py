@@ -11,7 +11,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import quote
 
+import httpx
 import numpy as np
 import pyarrow.csv
 import pyarrow.parquet
@@ -39,6 +41,7 @@ from tests.tiny_run import SETTINGS
 
 LOCAL = "http://127.0.0.1"
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202eevil\u202c" + "y" * 100_000
+TYPED = (("/0/latents", "words"), ("/0/latents", "sort"), ("/0/try", "text"))
 N_LATENTS = int(SETTINGS["coder.n-latents"]) * int(SETTINGS["coder.layers"]) * 2
 
 
@@ -287,7 +290,7 @@ def test_without_statistics_the_page_says_how_to_get_them(client: TestClient) ->
 
 @pytest.fixture(scope="module")
 def hostile(described: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose tokens, explanations and failures all are markup."""
+    """A run whose tokens, explanations, failures, settings and curves all are markup."""
     run = tmp_path_factory.mktemp("hostile") / "run"
     shutil.copytree(described, run)
     path = RunDirectory(run).tokens / "vocabulary.safetensors"
@@ -301,6 +304,11 @@ def hostile(described: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert results._db.execute(f"UPDATE judgements SET {failed} WHERE {where}", (HOSTILE,)).rowcount > 0
         results._db.execute("UPDATE changes SET n = n + 1")
     assert cli.main(["stats", str(run), "--neighbours", "jaccard"]) == 0
+    directory = RunDirectory(run)
+    lines = [
+        json.loads(line) | {"coder": f"{quote(HOSTILE)},a,a,0"} for line in directory.metrics.read_text().splitlines()
+    ]
+    directory.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with closing(sqlite3.connect(run / "replies.sqlite", isolation_level=None)) as replies:
         replies.execute("UPDATE parts SET content = ?", (HOSTILE,))
         replies.execute("UPDATE replies SET text = ? WHERE text IS NOT NULL", (HOSTILE,))
@@ -308,18 +316,21 @@ def hostile(described: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_foreign_text_is_never_markup(hostile: Path) -> None:
-    with TestClient(application([OpenedRun(hostile)]), base_url=LOCAL) as client:
+    with TestClient(application([OpenedRun(hostile)], live=True), base_url=LOCAL) as client:
         scored = client.get("/0/latents", params={"status": "scored"}).text
-        addresses = ["/0/", "/0/latents", *(link for link in links(scored) if "/latent/" in link)]
-        assert len(addresses) > 4
-        asked = [link for link in links(client.get(addresses[-1]).text) if "/reply/" in link]
-        for address in (*addresses, *asked[:3], "/compare?first=0&second=0"):
+        latents = sorted(link for link in links(scored) if "/latent/" in link)
+        assert len(latents) > 2
+        behind = sorted(links(client.get(latents[-1]).text))
+        asked, documents = ([link for link in behind if kind in link][:3] for kind in ("/reply/", "/document/"))
+        typed = [str(httpx.URL(path, params={name: HOSTILE[:3_000]})) for path, name in TYPED]
+        for address in ("/0/", "/0/latents", *latents, *asked, *documents, *typed, "/compare?first=0&second=0"):
             page = client.get(address)
-            assert page.status_code == 200 and "<script>alert" not in page.text and "<img" not in page.text
-            assert "<b>the" not in page.text and "\u202e" not in page.text
+            assert page.status_code == (400 if "sort=" in address else 200), address
+            assert "<script>alert" not in page.text and "<img" not in page.text
+            assert "<b>the" not in page.text and ("\u202e" not in page.text or address in typed)
             assert "y" * 10_000 not in page.text or "/reply/" in address
-        assert asked
-        assert "&lt;script&gt;alert(1)" in scored
+        assert asked and documents
+        assert "&lt;script&gt;alert(1)" in scored and "&lt;script&gt;alert(1)" in client.get("/0/").text
 
 
 def test_foreign_text_is_no_markup_in_files_either(hostile: Path, tmp_path: Path) -> None:
