@@ -6,11 +6,12 @@ A made-up run of one coder in three layers, a tenth of whose latents are explain
 Timed is the answer to a request, from the address to the last byte of HTML, as `outcrop serve` gives it, without the
 network and the browser's drawing:
 
-    open      the first request of all, which reads the tables
-    view      the first page by balanced accuracy
-    sorted    the first page by another number each time, sorted for the first time
-    searched  the explanations that contain a word, of some layers
-    csv       all rows, taken away
+    unreported  the first request of all, of a run without a report: the tables are computed
+    open        the first request of all, of a run with its report: the tables are read
+    view        the first page by balanced accuracy
+    sorted      the first page by another number each time, sorted for the first time
+    searched    the explanations that contain a word, of some layers
+    csv         all rows, taken away
 
 There is no peer: SAEDashboard and Neuronpedia draw pages latent by latent. The last line is JSON: medians in seconds.
 """
@@ -31,10 +32,12 @@ import numpy as np
 from report import KEY, Row, coder, insert, latents
 from starlette.testclient import TestClient
 
-from outcrop.config import ModelConfig, RunConfig, TextConfig, dump
+from outcrop.config import ModelConfig, RunConfig, TextConfig, dump, load
+from outcrop.contents import Contents
 from outcrop.dashboard.latents import SORTABLE
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.server import application
+from outcrop.progress import silent
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark
 
@@ -80,6 +83,17 @@ def judgements(of: Sequence[int], generator: np.random.Generator) -> Iterator[Ro
             yield KEY, latent, "detection", "plain", "contrastive", "all", i, p, p > 0.5, "", None, None, None
 
 
+def report(path: Path) -> None:
+    directory = RunDirectory(path)
+    contents = Contents(directory, load(directory.config), silent)
+    with contents.results() as results:
+        contents.tables(results)
+
+
+def opened(path: Path) -> TestClient:
+    return TestClient(application([OpenedRun(path)]), base_url="http://127.0.0.1")
+
+
 def timed(client: TestClient, addresses: Sequence[str]) -> float:
     turns = []
     for address in addresses:
@@ -95,12 +109,15 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=500_000)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    n = 20_000 if options.quick else options.latents
+    n, page = 20_000 if options.quick else options.latents, "/0/latents"
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), n)
-        with TestClient(application([OpenedRun(Path(folder))]), base_url="http://127.0.0.1") as client:
-            page = "/0/latents"
+        with opened(Path(folder)) as client:
+            unreported = timed(client, [page])
+        report(Path(folder))
+        with opened(Path(folder)) as client:
             found = {
+                "unreported": unreported,
                 "open": timed(client, [page]),
                 "view": timed(client, [page] * options.rounds),
                 "sorted": timed(client, [f"{page}?sort={name}" for name in SORTABLE if name != "balanced_accuracy"]),
