@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import Positional, arg
 
 from outcrop import config as configs
-from outcrop.config import ModelConfig, NeighbourMeasure, RunConfig, Where
+from outcrop.config import ModelConfig, NeighbourMeasure, RunConfig, Statistic, Where
 from outcrop.errors import ConfigError, OutcropError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class CacheCommand(RunCommand):
 class StatsCommand(RunCommand):
     """A run: its directory and its settings."""
 
-    sort: str = "firing_rate"
+    sort: Statistic = "firing_rate"
     """Column by which the shown rows are sorted, the largest first."""
     ascending: bool = False
     """The smallest first."""
@@ -91,6 +91,10 @@ class StatsCommand(RunCommand):
     """Rows to show; the file holds them all."""
     neighbours: tuple[NeighbourMeasure, ...] = ()
     """Measures by which each latent's nearest latents are found."""
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ConfigError(f"--top is {self.top}; it must be at least 1")
 
 
 @dataclass(frozen=True)

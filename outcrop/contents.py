@@ -22,7 +22,8 @@ from outcrop.config import RunConfig
 from outcrop.errors import CorruptError
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.examples import build_examples
-from outcrop.latents.semantic import WindowIndex, build_index
+from outcrop.latents.nearest import WindowIndex
+from outcrop.latents.semantic import build_index
 from outcrop.latents.survey import Survey, survey
 from outcrop.latents.windows import Grid
 from outcrop.model.corpus import Corpus, load_corpus, load_vocabulary, save_corpus, save_vocabulary

@@ -8,15 +8,17 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.table import Table
 
 from outcrop import cli
 from outcrop import config as configs
+from outcrop.config import Statistic
 from outcrop.report.console import console_statistics
 from outcrop.results import Results
 from outcrop.run import RunDirectory
@@ -543,8 +545,12 @@ def test_the_statistics_of_every_latent_are_shown_and_kept(run: Path, capfd: pyt
         assert isinstance(shown, Table)
         (latents,) = (column for column in shown.columns if column.header == "latent")
         assert [*latents.cells] == [str(row["latent"]) for row in expected]
-    assert cli.main(["stats", str(run), "--sort", "colour"]) == 2
-    assert "'colour'" in capfd.readouterr().err
+    assert {f.name for f in table.schema if pa.types.is_primitive(f.type)} == {*get_args(Statistic)}
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["stats", str(run), "--sort", "colour"])
+    assert "context_dependence" in capfd.readouterr().err
+    assert cli.main(["stats", str(run), "--top", "0"]) == 2
+    assert "--top is 0; it must be at least 1" in capfd.readouterr().err
 
 
 def test_a_run_compared_with_itself_is_only_read_and_does_not_differ(

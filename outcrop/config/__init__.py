@@ -7,7 +7,7 @@ run directory as `config.yaml` is a `RunConfig`, and repeats the run.
 from outcrop.config.coder import Architecture, CoderConfig, Loss, Optimizer, Read, Selection, TrainConfig
 from outcrop.config.judge import JudgeConfig, Role
 from outcrop.config.judging import ExplainConfig, Explainer, ReportConfig, ScoreConfig, Scorer, Where
-from outcrop.config.latents import CacheConfig, ExamplesConfig, Flag, NeighbourMeasure, Sampler, SelectConfig
+from outcrop.config.latents import CacheConfig, ExamplesConfig, Flag, NeighbourMeasure, Sampler, SelectConfig, Statistic
 from outcrop.config.run import RunConfig, dump, from_dict, load, to_dict
 from outcrop.config.source import ModelConfig, TextConfig
 
@@ -33,6 +33,7 @@ __all__ = [
     "Scorer",
     "SelectConfig",
     "Selection",
+    "Statistic",
     "TextConfig",
     "TrainConfig",
     "Where",

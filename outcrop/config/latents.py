@@ -26,6 +26,25 @@ class CacheConfig(Strict):
 
 
 Flag = Literal["dense", "positional", "pure_token"]
+Statistic = Literal[
+    "latent",
+    "layer",
+    "n_fired",
+    "firing_rate",
+    "n_windows",
+    "context_rate",
+    "mean_activation",
+    "max_activation",
+    "context_dependence",
+    "context_dependence_coverage",
+    "dense",
+    "positional",
+    "pure_token",
+    "rare",
+    "selected",
+    "triggers_cover",
+]
+"""A number of every latent, by which the table of all statistics can be sorted."""
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from scipy.sparse import csr_array
 
 from outcrop.config import ExamplesConfig
 from outcrop.errors import ConfigError
+from outcrop.latents.nearest import WindowIndex
 from outcrop.latents.negatives import StratumRows, neighbour_rows, partition, same_token_rows
 from outcrop.latents.neighbours import Neighbours, find_neighbours
 from outcrop.latents.sampling import in_turn, quantiles, sample
-from outcrop.latents.semantic import WindowIndex, semantic_rows
+from outcrop.latents.semantic import semantic_rows
 from outcrop.latents.split import in_split
 from outcrop.latents.survey import Survey
 from outcrop.latents.triggers import find_triggers

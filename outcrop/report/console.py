@@ -10,8 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from outcrop.config import JudgeConfig
-from outcrop.errors import ConfigError
+from outcrop.config import JudgeConfig, Statistic
 from outcrop.interp.clients.counting import CountingClient
 from outcrop.report.comparison import METRICS
 from outcrop.report.figures import ARM_NAMES
@@ -255,15 +254,12 @@ _STATISTICS = {
 }
 
 
-def console_statistics(table: pa.Table, sort: str, *, ascending: bool, top: int) -> RenderableType:
+def console_statistics(table: pa.Table, sort: Statistic, *, ascending: bool, top: int) -> RenderableType:
     """The first rows of a statistics table by one of its columns; missing values come last."""
-    sortable = [f.name for f in table.schema if pa.types.is_primitive(f.type)]
-    if sort not in sortable:
-        raise ConfigError(f"there is no column {sort!r} to sort by; there are {', '.join(sortable)}")
     direction = "ascending" if ascending else "descending"
     rows = table.sort_by([(sort, direction)]).slice(0, top).to_pylist()
     coders = {row["coder"] for row in rows}
-    numbered = {**_STATISTICS, **({} if sort in (*_STATISTICS, "latent", "layer") else {sort: sort})}
+    numbered = _STATISTICS if sort in (*_STATISTICS, "latent", "layer") else {**_STATISTICS, sort: sort}
     title = coder_label(coders.pop()) if len(coders) == 1 else "Latents"
     shown = _table(f"\n{title}", *(["coder"] if coders else []), "latent", *numbered.values())
     for words in ("flags", "set off by", "raises"):

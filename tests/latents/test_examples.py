@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from outcrop.config import ExamplesConfig, SelectConfig
 from outcrop.errors import ConfigError, TextError
 from outcrop.latents.examples import build_examples, token_evidence
+from outcrop.latents.nearest import WindowIndex
 from outcrop.latents.negatives import StratumRows, partition, same_token_rows
 from outcrop.latents.neighbours import find_neighbours
 from outcrop.latents.select import Selection, is_everywhere, is_rare, select_latents
-from outcrop.latents.semantic import WindowIndex
 from outcrop.latents.split import in_split, score_documents
 from outcrop.latents.statistics import LatentStatistics, latent_statistics
 from outcrop.latents.survey import Survey, coder_row, latent_rows, prefix_groups, survey

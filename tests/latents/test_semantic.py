@@ -12,8 +12,9 @@ import pytest
 from numpy import ndarray
 
 from outcrop.errors import ConfigError, CorruptError
-from outcrop.latents import semantic
-from outcrop.latents.semantic import WindowIndex, build_index, semantic_rows
+from outcrop.latents import nearest
+from outcrop.latents.nearest import WindowIndex
+from outcrop.latents.semantic import build_index, semantic_rows
 from outcrop.latents.windows import Grid
 from outcrop.model.corpus import Corpus
 from outcrop.model.embed import Embedder
@@ -88,7 +89,7 @@ def only_folder(directory: Path) -> Path:
 
 
 def test_the_nearest_are_those_of_brute_force(grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semantic, "_BLOCK", 64)
+    monkeypatch.setattr(nearest, "_BLOCK", 64)
     index = build(grid, tmp_path, part_windows=100)
     rows = np.array([0, 99, 100, 349, 7])
     found, cosine = index.nearest(rows, 20)
