@@ -10,9 +10,13 @@ from outcrop.types import Failure, Reply
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _LEAD_IN = re.compile(r"^(short |one |the )*(explanation|answer|phrase|description)\s*[:：]\s*", re.IGNORECASE)
 _THEY = re.compile(
-    r"^(they|these words|the marked words) (are|have in common|share)( all)?( that)?( related to)?:?\s+", re.IGNORECASE
+    r"^(they|these words|the marked words)( all)? (are|have in common|have|share)"
+    r"( all)?( that)?( with)?( related to)?:?\s+",
+    re.IGNORECASE,
 )
-_FILLER = re.compile(r"^(the )?(topic|concept|meaning) of ", re.IGNORECASE)
+_FILLER = re.compile(
+    r"^((the|a) )?((same|common|shared) )*(topic|concept|meaning)( of|:|,? which is)\s+", re.IGNORECASE
+)
 _WRAPPING = " \t`*"
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»"}
 
