@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	$(BIN)/outcrop demo $(ARGS)
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -rs -n 2 --dist loadfile --cov=outcrop --cov-report=term --jaxtyping-packages=outcrop,beartype.beartype $(ARGS)
+	$(BIN)/pytest -rs -n 2 --dist loadfile --jaxtyping-packages=outcrop,beartype.beartype $(ARGS)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
