@@ -179,6 +179,24 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
     assert page.is_checked('input[value="scored"]')
 
 
+@pytest.mark.parametrize(
+    ("view", "told"),
+    [
+        ("sort=colour", "there is no column colour to sort by"),
+        ("explained_by=nobody", "there is no explained_by nobody"),
+        ("layer=9", "there is no layer 9"),
+        ("colour=red", "there is no filter colour"),
+    ],
+)
+def test_an_address_that_cannot_be_read_is_told_in_a_folder(
+    view: str, told: str, browser: Browser, folder: Path
+) -> None:
+    with opened(browser, "desk", "light") as page:
+        page.goto((folder / "latents.html").as_uri() + f"#{view}")
+        page.locator('[role="status"]', has_text=told).wait_for()
+        assert page.locator("table.latents tbody tr").count() == 0
+
+
 def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, address: str, folder: Path) -> None:
     with opened(browser, "desk", "light") as page:
         page.goto(f"{address}/1/latents?status=scored")

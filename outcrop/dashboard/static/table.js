@@ -8,6 +8,7 @@ const status = document.querySelector("[role=status]");
 const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
 const heads = [...document.querySelectorAll("th[data-sort]")];
 const statistics = heads.slice(2).map((head) => head.dataset.sort);
+const columnsToSort = new Set(heads.map((head) => head.dataset.sort));
 const severalCoders = form.elements.coder !== undefined;
 const n = columns.latent.length;
 const count = (number) => number.toLocaleString("en");
@@ -17,17 +18,20 @@ const value = (name) => form.elements[name]?.value ?? "";
 const ticked = (name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
 const column = (name) => columns[name] ?? told[name];
 
+// The form as the address has it; an error for what is not there.
 const read = () => {
   const query = new URLSearchParams(location.hash.slice(1));
+  const known = new Set([...new FormData(form).keys(), "status", "flag", "page"]);
+  for (const name of query.keys()) if (!known.has(name)) throw new Error(`there is no filter ${name}`);
+  if (!columnsToSort.has(query.get("sort") ?? sortBy)) throw new Error(`there is no column ${query.get("sort")} to sort by`);
   for (const field of form.querySelectorAll("[name]")) {
     const given = query.getAll(field.name);
     if (field.type === "checkbox") field.checked = given.includes(field.value);
-    else if (field.name === "sort") field.value = given[0] || sortBy;
-    else if (field.name === "explained_by") field.value = given[0] || explainers[0];
-    else field.value = given[0] ?? "";
+    else field.value = given[0] ?? { sort: sortBy, explained_by: explainers[0] }[field.name] ?? "";
+    if (field.type !== "checkbox" && given[0] && field.value !== given[0]) throw new Error(`there is no ${field.name} ${given[0]}`);
   }
   page = Number(query.get("page")) || 1;
-  if ([...query.keys()].some((name) => !["sort", "ascending", "words", "page", "size"].includes(name))) form.querySelector("details").open = true;
+  if (![...query.keys()].every((name) => ["sort", "ascending", "words", "page"].includes(name))) form.querySelector("details").open = true;
 };
 
 const address = (changes = {}) => {
@@ -94,7 +98,8 @@ const turning = (link, to, there) => {
   link.href = address({ page: to });
 };
 
-const show = async () => {
+const show = async (addressed) => {
+  if (addressed) read();
   const by = value("explained_by") || explainers[0];
   if (by !== toldBy) {
     await load(`explained/${explainers.indexOf(by)}.js`);
@@ -118,14 +123,15 @@ const show = async () => {
   }
 };
 
-const fail = (error) => { status.textContent = error.message; };
-const shown = () => show().catch(fail);
-addEventListener("hashchange", () => { read(); shown(); });
+const shown = (addressed) => show(addressed).catch((error) => {
+  body.replaceChildren();
+  status.textContent = error.message;
+});
+addEventListener("hashchange", () => shown(true));
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", () => {
   page = 1;
   history.replaceState(null, "", address());
-  shown();
+  shown(false);
 });
-read();
-shown();
+shown(true);
