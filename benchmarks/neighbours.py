@@ -47,22 +47,22 @@ def shard_firings(n_tokens: int, n_latents: int) -> Iterator[tuple[int, ndarray,
         yield (start, *firings(stop - start, n_latents, start))
 
 
-def write(directory: Path, n_tokens: int, n_latents: int) -> None:
-    """The cache of such firings."""
+def write(directory: Path, n_tokens: int, n_latents: int, n_types: int = 1) -> None:
+    """The cache of such firings, whose activations are drawn at random."""
     from outcrop.latents.shards import Made, ShardRange, sorted_by_latent, text_hash, write_shard
 
-    placed, corpus = setting(n_tokens, n_latents)
+    placed, corpus = setting(n_tokens, n_latents, n_types)
     for i, (start, position, latent) in enumerate(shard_firings(n_tokens, n_latents)):
         stop = min(n_tokens, start + SHARD - SHARD % DOCUMENT)
         contexts = range(start // DOCUMENT, -(-stop // DOCUMENT))
-        ones = np.ones(len(latent), dtype=np.float32)
-        tensors = sorted_by_latent(position, latent, ones, (stop - start, n_latents), np.empty(0, np.int64))
+        value = np.random.default_rng(i).exponential(size=len(latent)).astype(np.float32) + 0.01
+        tensors = sorted_by_latent(position, latent, value, (stop - start, n_latents), np.empty(0, np.int64))
         made = Made(text_hash(corpus, contexts), placed.hash, start, stop)
         write_shard(directory / str(placed.key) / ShardRange(i, contexts, start, stop).name, tensors, made)
 
 
-def setting(n_tokens: int, n_latents: int):
-    """A coder that has so many latents, and a corpus that has so many tokens."""
+def setting(n_tokens: int, n_latents: int, n_types: int = 1):
+    """A coder that has so many latents, and a corpus that has so many tokens, of types with Zipf's frequencies."""
     import torch
 
     import outcrop as oc
@@ -71,8 +71,13 @@ def setting(n_tokens: int, n_latents: int):
     from outcrop.model.corpus import Corpus
 
     start = np.append(np.arange(0, n_tokens, DOCUMENT), n_tokens)
+    chances = 1 / (np.arange(n_types) + 3)
+    types = np.searchsorted(np.cumsum(chances / chances.sum()), np.random.default_rng(0).random(n_tokens))
     corpus = Corpus(
-        np.zeros(n_tokens, np.int32), start, np.arange(len(start) - 1, dtype=np.int32), np.ones(n_tokens, bool)
+        types.clip(max=n_types - 1).astype(np.int32),
+        start,
+        np.arange(len(start) - 1, dtype=np.int32),
+        np.ones(n_tokens, bool),
     )
     place = oc.Hookpoint("made.up")
     coder = SparseStack(Architecture(n_latents=n_latents, k=K), 4, generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,8 @@ cache of shards of a million tokens, which is not timed. Each size is a process 
     neighbours  by co-firing of these 1,000, seconds
     examples    of these, with random, same-token and neighbouring windows: latents per second
 
-The last line is JSON: of each size these, the bytes of the cache and its counts on disk per firing, and the MiB that the
-process held at most.
+The last line is JSON: of each size these, the bytes of the cache and its counts on disk per firing, and the MiB that
+the process held at most.
 """
 
 from __future__ import annotations
