@@ -29,11 +29,11 @@ class Curve:
 
 
 def curves(lines: Sequence[dict[str, Any]]) -> list[Curve]:
-    """In the order in which the coders first stand in the file. What is not finite is missing."""
+    """By coder. What is not finite is missing."""
     by_coder: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         by_coder.setdefault(line["coder"], []).append(plain(line))
-    return [Curve(coder_label(name), of[-1], _picture(of)) for name, of in by_coder.items()]
+    return [Curve(coder_label(name), of[-1], _picture(of)) for name, of in sorted(by_coder.items())]
 
 
 def _picture(lines: Sequence[dict[str, Any]]) -> Markup:

@@ -213,9 +213,16 @@ class LatentTable:
 
     def _kept(self, view: View) -> Bool[ndarray, "L"]:
         kept = np.ones(len(self), dtype=bool)
-        for asked, name in ((view.coder, "coder"), (view.layer, "layer"), (view.prefix, "prefix")):
-            if asked not in ("", None):
-                kept &= self.columns[name] == asked
+        for asked, name, there in (
+            (view.coder, "coder", self.coders),
+            (view.layer, "layer", self.layers),
+            (view.prefix, "prefix", self.prefixes),
+        ):
+            if asked in ("", None):
+                continue
+            if asked not in there:
+                raise ConfigError(f"there is no {name} {asked}; there are {', '.join(map(str, there))}")
+            kept &= self.columns[name] == asked
         if view.status:
             kept &= np.isin(self._status, [STATUSES.index(status) for status in view.status])
         for flag in view.flag:
@@ -238,9 +245,11 @@ class LatentTable:
         return np.array([number[status] for status in self.columns["status"].tolist()])
 
     def _order(self, name: str) -> Int[ndarray, "L"]:
-        """Ascending, missing values last; equal ones as the table has them."""
+        """Ascending, missing values last, those of scored latents first; equal ones as the table has them."""
         if name not in self._orders:
-            self._orders[name] = np.argsort(self.columns[name], kind="stable")
+            order, known = np.argsort(self.columns[name], kind="stable"), self._n_known(name)
+            unscored = self._status[order[known:]] != STATUSES.index("scored")
+            self._orders[name] = np.concatenate([order[:known], order[known:][np.argsort(unscored, kind="stable")]])
         return self._orders[name]
 
     def _n_known(self, name: str) -> int:

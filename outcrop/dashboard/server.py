@@ -248,7 +248,7 @@ class _Pages:
 
     def _numbered(self, number: int) -> OpenedRun:
         if number >= len(self._runs):
-            raise HTTPException(404, f"there are {len(self._runs)} runs; they are numbered from 0")
+            raise HTTPException(404, f"there is no run {number}; the last is {len(self._runs) - 1}")
         return self._runs[number]
 
 

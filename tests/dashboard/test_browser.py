@@ -160,6 +160,9 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
     assert rows.count() == 0 and "0 of" in page.inner_text('[role="status"]')
     page.fill('input[name="words"]', "")
     view = page.url
+    page.go_back()
+    page.locator('input[value="scored"]:not(:checked)').wait_for()
+    page.goto(view)
     page.click("tbody th a >> nth=0")
     assert page.locator(".card").count() > 0 and page.locator(".tokens").count() > 0 and fits(page)
     latent = page.url
@@ -186,6 +189,9 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
         ("explained_by=nobody", "there is no explained_by nobody"),
         ("layer=9", "there is no layer 9"),
         ("colour=red", "there is no filter colour"),
+        ("status=bogus", "there is no status bogus"),
+        ("least_rate=abc", "there is no least_rate abc"),
+        ("page=-1", "page is -1; expected a number from 1 on"),
     ],
 )
 def test_an_address_that_cannot_be_read_is_told_in_a_folder(

@@ -30,7 +30,12 @@ const read = () => {
     else field.value = given[0] ?? { sort: sortBy, explained_by: explainers[0] }[field.name] ?? "";
     if (field.type !== "checkbox" && given[0] && field.value !== given[0]) throw new Error(`there is no ${field.name} ${given[0]}`);
   }
-  page = Number(query.get("page")) || 1;
+  for (const name of ["status", "flag"]) {
+    const there = [...form.querySelectorAll(`[name="${name}"]`)].map((box) => box.value);
+    for (const given of query.getAll(name)) if (!there.includes(given)) throw new Error(`there is no ${name} ${given}`);
+  }
+  page = Number(query.get("page") ?? 1);
+  if (!Number.isInteger(page) || page < 1) throw new Error(`page is ${query.get("page")}; expected a number from 1 on`);
   if (![...query.keys()].every((name) => ["sort", "ascending", "words", "page"].includes(name))) form.querySelector("details").open = true;
 };
 
@@ -55,14 +60,15 @@ const kept = () => {
     bounds.every(([of, least, most]) => within(of[i], least, most));
 };
 
-// Missing values last, whatever the direction.
+// Missing values last, whatever the direction: those of scored latents first.
 const order = () => {
   const of = column(value("sort"));
   const known = [], missing = [];
   for (let i = 0; i < n; i++) (of[i] === null ? missing : known).push(i);
   known.sort((a, b) => of[a] - of[b]);
   if (!value("ascending")) known.reverse();
-  return [...known, ...missing];
+  const scored = (i) => columns.status[i] === "scored";
+  return [...known, ...missing.filter(scored), ...missing.filter((i) => !scored(i))];
 };
 
 const element = (tag, kind, ...content) => {
@@ -87,10 +93,10 @@ const line = (i) => {
   const what = element("td", "left what", told.shown_text[i] ?? "");
   what.dir = "auto";
   const state = columns.status[i];
-  const pills = flags.filter((flag) => columns[flag][i]).flatMap((flag) => [" ", element("span", "pill", flag.replaceAll("_", " "))]);
+  const pills = flags.filter((flag) => columns[flag][i] && flag !== state).flatMap((flag) => [" ", element("span", "pill", flag.replaceAll("_", " "))]);
   const coder = severalCoders ? [element("td", "left", columns.shown_coder[i])] : [];
   const standing = element("td", "left", element("i", `swatch ${state.replaceAll(" ", "-")}`), state, ...pills);
-  return element("tr", "", head, ...coder, what, element("td", "", columns.layer[i]), standing, ...statistics.map((name) => number(name, i)));
+  return element("tr", "", head, what, ...coder, element("td", "", columns.layer[i]), standing, ...statistics.map((name) => number(name, i)));
 };
 
 const turning = (link, to, there) => {
@@ -129,9 +135,10 @@ const shown = (addressed) => show(addressed).catch((error) => {
 });
 addEventListener("hashchange", () => shown(true));
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("input", () => {
+form.addEventListener("input", (event) => {
   page = 1;
-  history.replaceState(null, "", address());
+  const typed = event.target.matches('[type="search"], [type="number"]');  // no step for each letter
+  history[typed ? "replaceState" : "pushState"](null, "", address());
   shown(false);
 });
 shown(true);
