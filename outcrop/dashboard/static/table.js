@@ -17,6 +17,7 @@ let page = 1, told = null, toldBy = null;
 const value = (name) => form.elements[name]?.value ?? "";
 const ticked = (name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
 const column = (name) => columns[name] ?? told[name];
+const explainer = () => value("explained_by") || explainers[0];
 
 // The form as the address has it; an error for what is not there.
 const read = () => {
@@ -106,9 +107,10 @@ const turning = (link, to, there) => {
 
 const show = async (addressed) => {
   if (addressed) read();
-  const by = value("explained_by") || explainers[0];
+  const by = explainer();
   if (by !== toldBy) {
     await load(`explained/${explainers.indexOf(by)}.js`);
+    if (by !== explainer()) return;  // another was chosen meanwhile
     [told, toldBy] = [window.outcropExplained, by];
   }
   const chosen = order().filter(kept());
