@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from outcrop.config import NeighbourMeasure
+from outcrop.config import NeighbourMeasure, Statistic
 from outcrop.latents.neighbours import Neighbours
 from outcrop.latents.outputs import Outputs
 from outcrop.latents.survey import Survey
 from outcrop.types import Vocabulary
-
-_PLAIN = (
-    "n_fired",
-    "firing_rate",
-    "n_windows",
-    "context_rate",
-    "mean_activation",
-    "max_activation",
-    "context_dependence",
-    "context_dependence_coverage",
-    "dense",
-    "positional",
-)
 
 
 def statistics_table(
@@ -41,18 +30,23 @@ def statistics_table(
     """
     statistics, n = one.statistics, one.cache.n_latents
     triggers = statistics.triggers
-    columns = {
-        "coder": pa.array([str(one.cache.key)] * n).dictionary_encode(),
+    derived = {
         "latent": np.arange(n),
         "layer": np.arange(n) // one.cache.latents_per_layer,
-        **{name: _column(getattr(statistics, name)) for name in _PLAIN},
         "pure_token": triggers.pure,
         "rare": one.rare,
         "selected": np.isin(np.arange(n), one.selection.latents),
+        "triggers_cover": triggers.cover,
+    }
+    columns = {
+        "coder": pa.array([str(one.cache.key)] * n).dictionary_encode(),
+        **{
+            name: _column(derived[name] if name in derived else getattr(statistics, name))
+            for name in get_args(Statistic)
+        },
         "triggers": _lists(triggers.indptr, _texts(triggers.token, vocabulary)),
         "triggers_share": _lists(triggers.indptr, pa.array(triggers.share)),
         "triggers_probability": _lists(triggers.indptr, pa.array(triggers.probability)),
-        "triggers_cover": _column(triggers.cover),
         "histogram": _rows(statistics.histogram),
         "place_rate": _rows(statistics.place_rate),
     }
