@@ -35,6 +35,7 @@ from outcrop.types import Failure, FailureKind, Reply, Request
 _FIRST_WAIT_SECONDS = 0.5  # doubled after every attempt
 _LONGEST_BACKOFF_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 300.0  # who asks for more is taken to refuse
+_CANCEL_SECONDS = 0.5  # until what is still under way is cancelled again
 _REST_SECONDS = 5.0  # of a server that refused a connection
 _MOST_TOKENS = 1 << 53  # a count beyond is none
 
@@ -198,9 +199,15 @@ class _LoopThread:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended by itself
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join()
+        while self._thread.is_alive():
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self._loop.call_soon_threadsafe(self._cancel)
+            self._thread.join(_CANCEL_SECONDS)
+
+    def _cancel(self) -> None:
+        """Every task by itself, and again as long as one is left: a connection that is just being made can miss it."""
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
 
     def _run(self) -> None:
         try:

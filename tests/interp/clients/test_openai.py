@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -7,12 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from outcrop.config import JudgeConfig
 from outcrop.errors import JudgeError
 from outcrop.interp.clients.client import RememberingClient, connect
 from outcrop.interp.clients.openai import OpenAIClient
+from outcrop.interp.clients.server import Outcome, Server
 from outcrop.replies import Replies
 from outcrop.types import Failure, Message, Reply, Request
 from tests.llm_server import (
@@ -275,3 +278,27 @@ def test_servers_of_different_models_are_refused_with_what_each_serves(quick: Ju
         for wanted in (None, "small"):
             with pytest.raises(JudgeError, match=rf"{first.address} serves small; .*{second.address} serves large"):
                 connect(both(first, second), wanted, quick)
+
+
+def test_who_stops_does_not_wait_for_a_request_that_missed_its_cancellation(
+    server: LLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As happens where a cancellation and the time-out of a step of connecting fall together."""
+    missed: list[str] = []
+
+    async def complete(self: Server, connection: openai.AsyncOpenAI, model: str, request: Request) -> Outcome:
+        if request.messages[0].content == "quick":
+            return Outcome(Failure("empty", ""), 0.0)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            missed.append(request.messages[0].content)
+        await asyncio.sleep(60)
+        raise AssertionError("the second cancellation ends it")
+
+    monkeypatch.setattr(Server, "complete", complete)
+    client = OpenAIClient(server.address, None, JudgeConfig(concurrency=2, attempts=1))
+    start, under_way = time.monotonic(), client.answer([ask("quick"), ask("slow"), ask("slower")])
+    assert next(under_way)[0] == 0
+    under_way.close()
+    assert time.monotonic() - start < 20 and missed
