@@ -15,6 +15,7 @@ from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, Vi
 from outcrop.dashboard.links import Links
 from outcrop.dashboard.live import LONGEST, Tried
 from outcrop.dashboard.opened import Asked, OpenedRun, Shown
+from outcrop.dashboard.spread import score_spreads
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
 from outcrop.report.windows import pieces_of
@@ -41,6 +42,7 @@ def run_page(run: OpenedRun, table: LatentTable | None, explained_by: str, links
         running=links.fresh and run.directory.busy,
         training=curves(now.training()),
         totals=now.totals(),
+        spreads=[] if table is None else score_spreads(table),
         dots=None if table is None else score_dots(table, links.latent),
         explained_by=explained_by,
         config=configs.dump(now.config),

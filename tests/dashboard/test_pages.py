@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from outcrop import cli
 from outcrop.dashboard import neuronpedia
 from outcrop.dashboard.export import export
-from outcrop.dashboard.latents import View
+from outcrop.dashboard.latents import SCORES, View
 from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.portrait import portrait
@@ -56,14 +56,13 @@ def links(page: str) -> set[str]:
 
 
 def test_every_link_leads_to_a_page_and_nothing_is_written(client: TestClient, finished: Path) -> None:
-    before, seen, waiting = snapshot(finished), set[str](), {"/"}
-    while waiting:
-        address = waiting.pop()
+    before, seen, waiting = snapshot(finished), set[str](), ["/"]
+    for address in waiting:  # breadth first
         answer = client.get(address)
         assert answer.status_code == 200, address
         seen.add(address)
         if "text/html" in answer.headers["content-type"] and len(seen) < 150:
-            waiting |= links(answer.text) - seen
+            waiting += sorted(links(answer.text) - seen - {*waiting})
     assert sum("/latent/" in address for address in seen) > 20
     assert {"/0/", "/0/latents", "/static/page.css", "/static/dashboard.js"} <= seen
     assert snapshot(finished) == before
@@ -197,6 +196,21 @@ def test_every_scored_latent_is_a_dot_that_leads_to_it(described: Path) -> None:
         about = {name: scores.about[name][mine].tolist() for name in ("coder", "latent")}
         assert len(dots) == mine.sum() > 0
         assert {*dots} == {ServerLinks(0).latent(*one) for one in zip(about["coder"], about["latent"], strict=True)}
+
+
+def test_every_scored_latent_is_in_the_spread_of_each_score_with_its_mean_and_interval(described: Path) -> None:
+    opened = OpenedRun(described)
+    with TestClient(application([opened]), base_url=LOCAL) as client:
+        section = re.search(r'<h2 id="h-spread">.*?</section>', client.get("/0/").text, re.S)[0]
+    means = opened.now.findings["overall"]["macro"]["explanation"]
+    figures = re.findall(r"<figure>.*?</figure>", section, re.S)
+    assert len(figures) >= 4
+    for name, title in SCORES.items():
+        shown = [figure for figure in figures if f"<b>{title}</b>" in figure]
+        assert len(shown) == bool(means[name]["n"])
+        for figure in shown:
+            assert sum(int(n) for n in re.findall(r": (\d+) latents</title>", figure)) == means[name]["n"]
+            assert f'<span class="v">{number(means[name]["value"])}</span>' in figure and "n " in figure
 
 
 def test_what_was_asked_of_each_model_is_on_the_page_of_the_run(client: TestClient, finished: Path) -> None:

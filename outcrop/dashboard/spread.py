@@ -1,0 +1,44 @@
+"""How the scores of latents are spread, one histogram per score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from outcrop.dashboard.latents import SCORES, LatentTable
+from outcrop.report.figures import histogram
+from outcrop.report.text import count, number
+
+_BINS = 10
+_ENDS = {"accuracy_skill": (-1.0, 1.0), "token_illusion": (-1.0, 1.0), "beyond_tokens": (-2.0, 2.0)}  # else 0 and 1
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of one score, over the latents that have it."""
+
+    name: str  # as the summary has it
+    title: str
+    picture: Markup
+
+
+def score_spreads(table: LatentTable) -> list[Spread]:
+    """Of each score that a latent has."""
+    known = {name: table.columns[name][~np.isnan(table.columns[name].astype(float))] for name in SCORES}
+    return [Spread(name, SCORES[name], _picture(name, values)) for name, values in known.items() if len(values)]
+
+
+def _picture(name: str, values: np.ndarray) -> Markup:
+    """The first bin holds what lies below it, too: skill has no least value."""
+    edges = np.linspace(*_ENDS.get(name, (0.0, 1.0)), _BINS + 1)
+    counts, _ = np.histogram(np.maximum(values, edges[0]), edges)
+    titles = [
+        f"{number(low)} to {number(high)}: {count(n)} latents"
+        for low, high, n in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+    ]
+    if values.min() < edges[0]:
+        titles[0] = f"below {number(float(edges[1]))}: {count(int(counts[0]))} latents"
+    ticks = {i: f"{edges[i]:g}".replace("-", "−") for i in (0, _BINS // 2, _BINS)}
+    return histogram(counts.tolist(), titles, ticks, f"{SCORES[name]} of {count(len(values))} latents")
