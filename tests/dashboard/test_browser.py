@@ -84,34 +84,43 @@ def fits(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
+def follow(page: Page, selector: str) -> None:
+    """Click on what leads to another page, and wait for that."""
+    with page.expect_navigation():
+        page.click(selector)
+
+
 def test_a_reader_goes_from_the_run_to_a_latent_and_on(page: Page, address: str) -> None:
     page.goto(f"{address}/0/")
     assert page.locator("svg.ledger-bar").count() == 1 and fits(page)
-    page.click("nav >> text=Latents")
+    follow(page, "nav >> text=Latents")
     assert page.locator("table.latents tbody tr").count() == 100 and fits(page)
-    page.click("tbody th a >> nth=0")
+    follow(page, "tbody th a >> nth=0")
     assert "/latent/" in page.url and page.locator(".tokens").count() > 0 and fits(page)
     first = page.url
-    page.keyboard.press("ArrowRight")
-    page.wait_for_url(lambda url: url != first)
-    page.keyboard.press("k")
-    page.wait_for_url(first)
+    with page.expect_navigation():
+        page.keyboard.press("ArrowRight")
+    assert page.url != first
+    with page.expect_navigation():
+        page.keyboard.press("k")
+    assert page.url == first
 
 
 def test_a_table_is_searched_filtered_and_sorted(page: Page, address: str) -> None:
     page.goto(f"{address}/0/latents")
-    page.click("thead >> text=fires on")
+    follow(page, "thead >> text=fires on")
     assert "sort=firing_rate" in page.url
     assert page.locator('th[aria-sort="descending"]').inner_text().startswith("fires on")
-    page.click("thead >> text=fires on")
+    follow(page, "thead >> text=fires on")
     assert page.locator('th[aria-sort="ascending"]').count() == 1
     page.click("summary >> text=Filters")
     page.check('input[value="not selected"]')
-    page.click("button >> text=Show")
+    follow(page, "button >> text=Show")
     statuses = page.locator("table.latents tbody td:nth-child(5)").all_inner_texts()
     assert statuses and all(status.startswith("not selected") for status in statuses)
     page.fill('input[name="words"]', "no explanation says this")
-    page.press('input[name="words"]', "Enter")
+    with page.expect_navigation():
+        page.press('input[name="words"]', "Enter")
     assert page.locator("table.latents tbody tr").count() == 0
     assert "0 of" in page.inner_text('[role="status"]')
 
@@ -143,13 +152,13 @@ def test_a_folder_shows_what_the_server_shows(view: str, browser: Browser, addre
 def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -> None:
     page.goto((folder / "index.html").as_uri())
     assert page.locator("svg.ledger-bar").count() == 1 and fits(page)
-    page.click("nav >> text=Latents")
+    follow(page, "nav >> text=Latents")
     rows = page.locator("table.latents tbody tr")
     rows.nth(99).wait_for()
     assert rows.count() == 100 and fits(page)
-    page.click("thead >> text=fires on")
+    follow(page, "thead >> text=fires on")
     page.locator('th[aria-sort="descending"]', has_text="fires on").wait_for()
-    page.click("text=further →")
+    follow(page, "text=further →")
     page.locator(".pages", has_text="page 2 of").wait_for()
     assert page.url.endswith("#sort=firing_rate&page=2")
     page.click("summary >> text=Filters")
@@ -163,19 +172,20 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
     page.go_back()
     page.locator('input[value="scored"]:not(:checked)').wait_for()
     page.goto(view)
-    page.click("tbody th a >> nth=0")
+    follow(page, "tbody th a >> nth=0")
     assert page.locator(".card").count() > 0 and page.locator(".tokens").count() > 0 and fits(page)
     latent = page.url
-    page.keyboard.press("ArrowRight")
-    page.wait_for_url(lambda url: url != latent)
+    with page.expect_navigation():
+        page.keyboard.press("ArrowRight")
+    assert page.url != latent
     assert page.locator("h1").count() == 1
     page.go_back()
     page.click("summary >> text=scored windows >> nth=0")
-    page.click("text=/^document / >> nth=0")
+    follow(page, "text=/^document / >> nth=0")
     page.locator(".contexts .tokens span[title]").first.wait_for()
     assert fits(page) and "context" in page.inner_text('[role="status"]')
     page.go_back()
-    page.click("a:text-is('asked') >> nth=0")
+    follow(page, "a:text-is('asked') >> nth=0")
     assert page.locator(":target").count() == 1 and "Answer" in page.inner_text(":target") and fits(page)
     page.goto(view)
     rows.first.wait_for()
@@ -206,7 +216,7 @@ def test_an_address_that_cannot_be_read_is_told_in_a_folder(
 def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, address: str, folder: Path) -> None:
     with opened(browser, "desk", "light") as page:
         page.goto(f"{address}/1/latents?status=scored")
-        page.click("tbody th a >> nth=0")
+        follow(page, "tbody th a >> nth=0")
         page.goto(str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href")))
         *_, coder, latent, number = page.url.split("/")
         of_server = page.locator(".tokens").all_inner_texts()
@@ -223,14 +233,12 @@ def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, addre
 def test_every_page_is_photographed(page: Page, address: str, tmp_path: Path) -> None:
     """Nothing is wider than the window, and every picture shows something."""
     page.goto(f"{address}/1/latents?status=scored")
-    page.click("tbody th a >> nth=0")
-    page.wait_for_load_state()
+    follow(page, "tbody th a >> nth=0")
     scored = page.url
     document = str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href"))
     asked = str(page.locator("a:text-is('asked') >> nth=0").evaluate("link => link.href"))
     page.goto(f"{address}/1/latents?status=not+selected")
-    page.click("tbody th a >> nth=0")
-    page.wait_for_load_state()
+    follow(page, "tbody th a >> nth=0")
     pages = {
         "runs": f"{address}/",
         "run": f"{address}/1/",
