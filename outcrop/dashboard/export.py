@@ -3,7 +3,7 @@
     index.html                what was found
     latents.html              all latents, from latents.js and explained/N.js; also latents.csv and latents.parquet
     latent/CODER-INDEX.html   one latent
-    asked/CODER-INDEX.html    what language models were asked about it, and answered
+    asked/CODER-INDEX.html    what its page links to of what language models were asked
     document.html             a document with the activations of one latent, from documents/ and firings/
     static/                   style sheets and scripts
 
@@ -164,4 +164,4 @@ def _fired(activations: list[float]) -> dict[int, tuple[float, str]]:
 
 
 def _shown(activation: float) -> tuple[float, str]:
-    return round(activation, 4), number(activation)
+    return float(f"{activation:.6g}"), number(activation)  # six digits, so that none becomes 0

@@ -58,7 +58,7 @@ class Shown:
 
     @property
     def requests(self) -> list[str]:
-        """The hashes of what was asked about it, in the order in which they stand."""
+        """The hashes of what its page links to of what was asked, in the order in which they stand."""
         found = dict[str | None, None]()
         for card in self.cards:
             found[card.page.request] = None

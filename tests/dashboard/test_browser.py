@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ VIEWS = (
     "",
     "sort=firing_rate",
     "sort=firing_rate&ascending=1&page=2",
+    "sort=firing_rate&ascending=0",
     "sort=latent&status=unfired&status=rare",
     "explained_by=bands+low&sort=auroc&least=0.4",
     "status=scored&layer=1",
@@ -208,9 +210,25 @@ def test_an_address_that_cannot_be_read_is_told_in_a_folder(
     view: str, told: str, browser: Browser, folder: Path
 ) -> None:
     with opened(browser, "desk", "light") as page:
+        page.goto((folder / "latents.html").as_uri())
+        page.locator("table.latents tbody tr").first.wait_for()
         page.goto((folder / "latents.html").as_uri() + f"#{view}")
         page.locator('[role="status"]', has_text=told).wait_for()
         assert page.locator("table.latents tbody tr").count() == 0
+        assert not page.locator('a[rel="next"]').is_visible()
+
+
+def test_a_document_of_which_the_firings_are_not_there_is_not_shown_as_silent(browser: Browser, folder: Path) -> None:
+    here = {path.stem for path in (folder / "documents").iterdir()}
+    firings, others = next(
+        (path, others)
+        for path in sorted((folder / "firings").iterdir())
+        if (others := sorted(here - {*json.loads(path.read_text().partition("=")[2].rstrip(";\n"))["documents"]}))
+    )
+    with opened(browser, "desk", "light") as page:
+        page.goto((folder / "document.html").as_uri() + f"#{firings.stem}-{others[0]}")
+        page.locator('[role="status"]', has_text="no window that is shown of latent").wait_for()
+        assert page.locator(".contexts .tokens").count() == 0
 
 
 def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, address: str, folder: Path) -> None:

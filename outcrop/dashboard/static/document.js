@@ -29,14 +29,18 @@ const tokens = (texts, fired, peak) => {
   return line;
 };
 
-const show = async () => {
+let turn = 0;  // of the address shown last: what was asked for before it may arrive behind it
+
+const show = async (mine) => {
   const [coder, latent, number] = location.hash.slice(1).split("-");
   if (![coder, latent, number].every((part) => /^\d+$/.test(part ?? ""))) throw new Error("the address names no document");
   await load(`firings/${coder}-${latent}.js`);
-  await load(`documents/${number}.js`);
   const { label, address, peaks, documents } = window.outcropFirings;
-  const texts = window.outcropDocument, fired = documents[number] ?? texts.map(() => ({}));
-  const [peak, shown] = peaks[number] ?? [0, ""];
+  if (!(number in documents)) throw new Error(`no window that is shown of latent ${latent} is from document ${number}`);
+  await load(`documents/${number}.js`);
+  if (mine !== turn) return;
+  const texts = window.outcropDocument, fired = documents[number];
+  const [peak, shown] = peaks[number];
   const link = document.createElement("a");
   link.href = address;
   link.textContent = `latent ${latent}`;
@@ -46,6 +50,15 @@ const show = async () => {
   contexts.replaceChildren(...texts.map((context, i) => tokens(context, fired[i], peak)));
 };
 
-const shown = () => show().catch((error) => { status.textContent = error.message; });
+const shown = () => {
+  const mine = ++turn;
+  return show(mine).catch((error) => {
+    if (mine !== turn) return;
+    where.replaceChildren();
+    contexts.replaceChildren();
+    title.textContent = "Document";
+    status.textContent = error.message;
+  });
+};
 addEventListener("hashchange", shown);
 shown();

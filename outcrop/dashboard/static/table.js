@@ -13,11 +13,13 @@ const severalCoders = form.elements.coder !== undefined;
 const n = columns.latent.length;
 const count = (number) => number.toLocaleString("en");
 let page = 1, told = null, toldBy = null;
+let turn = 0;  // of the view shown last: what was loaded for one before it may arrive behind it
 
 const value = (name) => form.elements[name]?.value ?? "";
 const ticked = (name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
 const column = (name) => columns[name] ?? told[name];
 const explainer = () => value("explained_by") || explainers[0];
+const ascending = () => value("ascending") === "1";
 
 // The form as the address has it; an error for what is not there.
 const read = () => {
@@ -67,7 +69,7 @@ const order = () => {
   const known = [], missing = [];
   for (let i = 0; i < n; i++) (of[i] === null ? missing : known).push(i);
   known.sort((a, b) => of[a] - of[b]);
-  if (!value("ascending")) known.reverse();
+  if (!ascending()) known.reverse();
   const scored = (i) => columns.status[i] === "scored";
   return [...known, ...missing.filter(scored), ...missing.filter((i) => !scored(i))];
 };
@@ -105,12 +107,12 @@ const turning = (link, to, there) => {
   link.href = address({ page: to });
 };
 
-const show = async (addressed) => {
+const show = async (addressed, mine) => {
   if (addressed) read();
   const by = explainer();
   if (by !== toldBy) {
     await load(`explained/${explainers.indexOf(by)}.js`);
-    if (by !== explainer()) return;  // another was chosen meanwhile
+    if (mine !== turn) return;
     [told, toldBy] = [window.outcropExplained, by];
   }
   const chosen = order().filter(kept());
@@ -123,18 +125,24 @@ const show = async (addressed) => {
   turning(next, page + 1, page < last);
   for (const head of heads) {
     const [name, link] = [head.dataset.sort, head.querySelector("a")];
-    const mine = name === value("sort"), up = mine && value("ascending") !== "";
-    if (mine) head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const sorted = name === value("sort"), up = sorted && ascending();
+    if (sorted) head.setAttribute("aria-sort", up ? "ascending" : "descending");
     else head.removeAttribute("aria-sort");
-    link.href = address({ sort: name, ascending: mine && !up ? "1" : "", page: 1 });
-    if (mine) form.elements.least.previousSibling.textContent = `${link.textContent} from `;
+    link.href = address({ sort: name, ascending: sorted && !up ? "1" : "", page: 1 });
+    if (sorted) form.elements.least.previousSibling.textContent = `${link.textContent} from `;
   }
 };
 
-const shown = (addressed) => show(addressed).catch((error) => {
-  body.replaceChildren();
-  status.textContent = error.message;
-});
+const shown = (addressed) => {
+  const mine = ++turn;
+  return show(addressed, mine).catch((error) => {
+    if (mine !== turn) return;
+    body.replaceChildren();
+    shownPage.textContent = "";
+    previous.hidden = next.hidden = true;
+    status.textContent = error.message;
+  });
+};
 addEventListener("hashchange", () => shown(true));
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", (event) => {
