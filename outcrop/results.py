@@ -237,7 +237,7 @@ class Results:
         self, query: str, parameters: tuple[Any, ...] = (), *, text: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
         """A query's result by column. NULL is None in a column of text and NaN in one of numbers; the columns named
-        are of text even where all of them is NULL."""
+        are of text even where every value is NULL."""
         cursor = self._db.execute(query, parameters)
         names = [column[0] for column in cursor.description]
         columns = list(zip(*cursor.fetchall(), strict=True)) or [()] * len(names)

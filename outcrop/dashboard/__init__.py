@@ -9,6 +9,7 @@ opened       a run directory, opened for reading
 latents      the table of all latents: what is searched, filtered and sorted
 portrait     what the cache and the weights say of one latent
 curves       how training went, as pictures
+spread       how each score is spread over latents, as pictures
 dots         scores over firing rates, as a picture
 neuronpedia  latents in the forms that Neuronpedia takes
 live         which latents fire on a text that a reader types

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ import pyarrow.parquet
 
 from outcrop.dashboard.latents import FLAGS, PAGE, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import FileLinks
-from outcrop.dashboard.opened import OpenedRun
+from outcrop.dashboard.opened import Contexts, OpenedRun
 from outcrop.dashboard.pages import asked_page, latent_page, render, run_page, table_page
 from outcrop.errors import ConfigError, RunError
 from outcrop.progress import Progress
 from outcrop.report.ledger import coder_label
 from outcrop.report.page import style_sheet
 from outcrop.report.text import interval, number, one_in, visible, visible_token
+from outcrop.report.windows import shade_of
 from outcrop.run import unfinished
 from outcrop.types import CoderKey, LatentId
 
@@ -65,13 +67,13 @@ class _Folder:
     def __init__(self, run: OpenedRun, table: LatentTable, folder: Path) -> None:
         self._run, self._now, self._table, self._folder = run, run.now, table, folder
         self._here, self._inside = FileLinks(table.coders, 0), FileLinks(table.coders, 1)
+        self._by = " ".join(self._now.first_explainer)
         self._documents = set[int]()  # that are written
 
     def write(self, progress: Progress) -> None:
         self._write_table()
-        by = " ".join(self._now.first_explainer)
         self._write("static/page.css", style_sheet())
-        self._write("index.html", run_page(self._run, self._table, by, self._here))
+        self._write("index.html", run_page(self._run, self._table, self._by, self._here))
         self._write("document.html", render("files_document.html.j2", self._here, title="Document", run=self._run))
         with progress("pages", len(self._table), "latents") as advance:
             for row in range(len(self._table)):
@@ -79,8 +81,7 @@ class _Folder:
                 advance(1)
 
     def _write_table(self) -> None:
-        by = " ".join(self._now.first_explainer)
-        self._write("latents.html", table_page(self._run, self._table, by, self._here))
+        self._write("latents.html", table_page(self._run, self._table, self._by, self._here))
         self._write_script("latents.js", "outcropLatents", self._about_table())
         for i, explainer in enumerate(self._now.explainers):
             table = self._now.latents(*explainer)
@@ -95,7 +96,7 @@ class _Folder:
         rows = [self._table.row(i) for i in range(len(self._table))]
         names = ("coder", "latent", "layer", "prefix", "status", *FLAGS, *STATISTICS)
         columns = {name: [row[name] for row in rows] for name in names}
-        columns |= {f"shown_{name}": [_statistic(name, row[name]) for row in rows] for name in STATISTICS}
+        columns |= {f"shown_{name}": [_shown_statistic(name, row[name]) for row in rows] for name in STATISTICS}
         columns["shown_coder"] = [coder_label(coder) for coder in columns["coder"]]
         columns["address"] = [self._here.latent(row["coder"], row["latent"]) for row in rows]
         explainers = [" ".join(one) for one in self._now.explainers]
@@ -103,29 +104,35 @@ class _Folder:
 
     def _write_latent(self, about: dict[str, Any]) -> None:
         coder, index = about["coder"], about["latent"]
-        latent, called = LatentId(CoderKey.parse(coder), index), self._here.number(coder, index)
+        latent, stem = LatentId(CoderKey.parse(coder), index), self._here.stem(coder, index)
         shown = self._now.shown(latent)
-        self._write(f"latent/{called}.html", latent_page(self._run, self._table, about, shown, self._inside))
+        self._write(f"latent/{stem}.html", latent_page(self._run, self._table, about, shown, self._inside))
         if shown.requests:
             asked = self._now.asked(shown.requests)
             title = f"Asked about latent {index}"
-            self._write(f"asked/{called}.html", asked_page(self._run, title, asked, self._inside))
+            self._write(f"asked/{stem}.html", asked_page(self._run, title, asked, self._inside))
         if shown.documents:
-            self._write_script(f"firings/{called}.js", "outcropFirings", self._firings(latent, shown.documents))
+            documents = dict(zip(shown.documents, self._now.documents(latent, shown.documents), strict=True))
+            self._write_documents(documents)
+            self._write_script(f"firings/{stem}.js", "outcropFirings", self._firings(latent, documents))
 
-    def _firings(self, latent: LatentId, documents: list[int]) -> dict[str, Any]:
-        """By document: where in each context a latent fires, how much, and how that is shown. The tokens of documents
-        that are met for the first time are written."""
-        about = {"label": coder_label(str(latent.coder)), "address": self._here.latent(str(latent.coder), latent.index)}
-        fired, peaks = dict[int, list[dict[int, Any]]](), dict[int, Any]()
-        for document, contexts in zip(documents, self._now.documents(latent, documents), strict=True):
-            fired[document] = [_fired(activations.tolist()) for _, activations in contexts]
-            peaks[document] = _shown(max(float(activations.max()) for _, activations in contexts))
-            if document not in self._documents:
-                self._documents.add(document)
-                texts = [list(map(visible_token, self._now.vocabulary.strings(tokens))) for tokens, _ in contexts]
-                self._write_script(f"documents/{document}.js", "outcropDocument", texts)
-        return {**about, "peaks": peaks, "documents": fired}
+    def _write_documents(self, documents: Mapping[int, Contexts]) -> None:
+        """The tokens of those that are met for the first time."""
+        for new in documents.keys() - self._documents:
+            texts = [list(map(visible_token, self._now.vocabulary.strings(tokens))) for tokens, _ in documents[new]]
+            self._write_script(f"documents/{new}.js", "outcropDocument", texts)
+        self._documents |= documents.keys()
+
+    def _firings(self, latent: LatentId, documents: Mapping[int, Contexts]) -> dict[str, Any]:
+        """By document: its peak, and where in each context the latent fires, with the shade and the activation."""
+        coder = str(latent.coder)
+        peaks = {n: max(float(activations.max()) for _, activations in of) for n, of in documents.items()}
+        return {
+            "label": coder_label(coder),
+            "address": self._here.latent(coder, latent.index),
+            "peaks": {n: number(peak) if peak else "" for n, peak in peaks.items()},
+            "documents": {n: [_fired(fires.tolist(), peaks[n]) for _, fires in of] for n, of in documents.items()},
+        }
 
     def _write_script(self, name: str, variable: str, value: Any) -> None:
         told = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -139,29 +146,25 @@ def _explained(table: LatentTable) -> dict[str, list[Any]]:
     """What the table shows of one explainer."""
     rows = [table.row(i) for i in range(len(table))]
     columns = {name: [row[name] for row in rows] for name in SCORES}
-    columns |= {f"shown_{name}": [_score(name, row) for row in rows] for name in SCORES}
+    columns |= {f"shown_{name}": [_shown_score(name, row) for row in rows] for name in SCORES}
     texts = [row["text"] for row in rows]
     for name, limit in (("text", _TEXT), ("shown_text", _SHOWN_TEXT)):
         columns[name] = [None if text is None else visible(text, limit) for text in texts]
     return columns
 
 
-def _statistic(name: str, value: float | None) -> str:
+def _shown_statistic(name: str, value: float | None) -> str:
     if name in _RATES:
         return one_in(value) if value else "never"
     return number(value)
 
 
-def _score(name: str, row: dict[str, Any]) -> tuple[str, str] | None:
+def _shown_score(name: str, row: dict[str, Any]) -> tuple[str, str] | None:
     """The value and its interval."""
     if row[name] is None:
         return None
     return number(row[name]), interval({"low": row[f"{name}.low"], "high": row[f"{name}.high"]})
 
 
-def _fired(activations: list[float]) -> dict[int, tuple[float, str]]:
-    return {i: _shown(activation) for i, activation in enumerate(activations) if activation > 0}
-
-
-def _shown(activation: float) -> tuple[float, str]:
-    return float(f"{activation:.6g}"), number(activation)  # six digits, so that none becomes 0
+def _fired(activations: list[float], peak: float) -> dict[int, tuple[int, str]]:
+    return {i: (shade_of(one, peak), number(one)) for i, one in enumerate(activations) if one > 0}

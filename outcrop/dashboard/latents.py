@@ -247,14 +247,13 @@ class LatentTable:
     def _order(self, name: str) -> Int[ndarray, "L"]:
         """Ascending, missing values last, those of scored latents first; equal ones as the table has them."""
         if name not in self._orders:
-            order, known = np.argsort(self.columns[name], kind="stable"), self._n_known(name)
-            unscored = self._status[order[known:]] != STATUSES.index("scored")
-            self._orders[name] = np.concatenate([order[:known], order[known:][np.argsort(unscored, kind="stable")]])
+            column = self.columns[name]
+            unscored = np.isnan(column) & (self._status != STATUSES.index("scored"))
+            self._orders[name] = np.lexsort((unscored, column))
         return self._orders[name]
 
     def _n_known(self, name: str) -> int:
-        column = self.columns[name]
-        return len(column) - (int(np.isnan(column).sum()) if column.dtype.kind == "f" else 0)
+        return int((~np.isnan(self.columns[name])).sum())
 
 
 def _rows(latents: Mapping[str, ndarray], about: Mapping[str, ndarray], mine: ndarray) -> Int[ndarray, "n"]:

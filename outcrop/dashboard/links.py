@@ -81,15 +81,15 @@ class FileLinks:
         self.latents = f"{self._up}latents.html"
 
     def latent(self, coder: str, latent: int) -> str:
-        return f"{self._up}latent/{self.number(coder, latent)}.html"
+        return f"{self._up}latent/{self.stem(coder, latent)}.html"
 
     def replies(self, coder: str, latent: int) -> str:
-        return f"{self._up}asked/{self.number(coder, latent)}.html#"
+        return f"{self._up}asked/{self.stem(coder, latent)}.html#"
 
     def documents(self, coder: str, latent: int) -> str:
-        return f"{self._up}document.html#{self.number(coder, latent)}-"
+        return f"{self._up}document.html#{self.stem(coder, latent)}-"
 
-    def number(self, coder: str, latent: int) -> str:
+    def stem(self, coder: str, latent: int) -> str:
         """What files about a latent are called."""
         return f"{self._coders.index(coder)}-{latent}"
 

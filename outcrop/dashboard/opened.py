@@ -37,6 +37,8 @@ from outcrop.results import Results, records
 from outcrop.run import RunDirectory, StageMark
 from outcrop.types import CoderKey, Example, LatentExamples, LatentId, Message, StratumShare, Vocabulary
 
+Contexts = list[tuple[ndarray, ndarray]]  # of a document: the tokens [t] and a latent's activations [t] of each
+
 _STRONGEST = 4  # windows of each quantile that are shown of a latent without examples
 
 
@@ -191,9 +193,8 @@ class State:
         mine = np.flatnonzero((table["coder"] == str(latent.coder)) & (table["latent"] == latent.index))
         return [plain({name: column[i] for name, column in table.items()}) for i in mine.tolist()]
 
-    def documents(self, latent: LatentId, numbers: Sequence[int]) -> list[list[tuple[ndarray, ndarray]]]:
-        """Of each of these documents of the cache: the tokens [t] of its contexts, and a latent's activations on them.
-        KeyError if there is none of that number."""
+    def documents(self, latent: LatentId, numbers: Sequence[int]) -> list[Contexts]:
+        """Of each of these documents of the cache. KeyError if there is none of that number."""
         cache, _ = self._place(latent.coder)
         starts, firings, of = cache.corpus.context_start, cache[latent.index], cache.corpus.context_document
         found = []

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from numpy import ndarray
-
 from outcrop import config as configs
 from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import Links
 from outcrop.dashboard.live import LONGEST, Tried
-from outcrop.dashboard.opened import Asked, OpenedRun, Shown
+from outcrop.dashboard.opened import Asked, Contexts, OpenedRun, Shown
 from outcrop.dashboard.spread import score_spreads
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
@@ -99,9 +97,7 @@ def try_page(run: OpenedRun, table: LatentTable | None, text: str, tried: Tried 
     return render("try.html.j2", links, title="Try a text", run=run, text=text, fired=fired, longest=LONGEST)
 
 
-def document_page(
-    run: OpenedRun, latent: LatentId, number: int, contexts: Sequence[tuple[ndarray, ndarray]], links: Links
-) -> str:
+def document_page(run: OpenedRun, latent: LatentId, number: int, contexts: Contexts, links: Links) -> str:
     """A document of the cache, with the activations of a latent on its contexts."""
     peak = max(float(activations.max()) for _, activations in contexts)
     return render(

@@ -80,17 +80,18 @@ def _activations(counts: list[int]) -> Markup:
     """From the first to the last bin that holds a firing; bins are factors of 2."""
     held = [i for i, n in enumerate(counts) if n]
     first, shown = held[0], counts[held[0] : held[-1] + 1]
-    lows = [bin_floor(first + i) for i in range(len(shown) + 1)]
-    titles = [f"{_range(first + i, N_BINS, lows[i], lows[i + 1])}: {count(n)} firings" for i, n in enumerate(shown)]
-    ticks = {i: number(lows[i]) for i in range(0, len(lows), max(1, len(lows) // 4))}
+    titles = [f"{_range(first + i)}: {count(n)} firings" for i, n in enumerate(shown)]
+    n_edges = len(shown) + 1
+    ticks = {i: number(bin_floor(first + i)) for i in range(0, n_edges, max(1, n_edges // 4))}
     return histogram(shown, titles, ticks, f"Histogram of activations, {count(sum(counts))} firings")
 
 
-def _range(i: int, n_bins: int, low: float, high: float) -> str:
-    """Of bin i; the outer ones hold all that lies beyond."""
+def _range(i: int) -> str:
+    """The activations of bin i; the outer ones hold all that lies beyond."""
+    low, high = number(bin_floor(i)), number(bin_floor(i + 1))
     if i == 0:
-        return f"below {number(high)}"
-    return f"{number(low)} or more" if i == n_bins - 1 else f"{number(low)} to {number(high)}"
+        return f"below {high}"
+    return f"{low} or more" if i == N_BINS - 1 else f"{low} to {high}"
 
 
 def _positions(rates: list[float | None]) -> Markup:

@@ -11,7 +11,7 @@
     /RUN/reply/REQUEST          what was asked of a language model, word for word, and what it answered
     /RUN/try?text=              which latents fire on a text, where this was asked for
     /compare?first=&second=     what differs between two runs
-    /static/…                   style sheets and the script
+    /static/…                   style sheets and scripts
 
 RUN is a number: paths never come from an address.
 """
@@ -219,10 +219,9 @@ class _Pages:
         name = request.path_params["request_hash"]
         try:
             with run.lock:
-                asked = run.now.asked([name])
+                return HTMLResponse(asked_page(run, "Asked and answered", run.now.asked([name]), links))
         except KeyError:
             raise HTTPException(404, f"nothing called {name[:80]} was asked") from None
-        return HTMLResponse(asked_page(run, "Asked and answered", asked, links))
 
     def compare(self, request: Request) -> Response:
         missing = [name for name in ("first", "second") if name not in request.query_params]

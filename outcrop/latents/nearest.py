@@ -140,6 +140,7 @@ def _sample(embeddings: Embeddings, n: int) -> Int64[ndarray, "_"]:
 
 
 def faiss_module() -> Any:
+    """ConfigError where it is not installed."""
     try:
         import faiss
     except ImportError as error:

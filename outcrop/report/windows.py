@@ -217,13 +217,18 @@ def pieces_of(
     """Shades are shares of the peak."""
     pieces: list[Piece] = []
     for token, text, activation in zip(tokens.tolist(), vocabulary.strings(tokens), activations.tolist(), strict=True):
-        shade = int(np.ceil(N_SHADES * activation / peak)) if activation > 0 else 0
+        shade = shade_of(activation, peak)
         piece = Piece(visible_token(text), float(activation), shade, token == trigger)
         if pieces and not (shade or piece.trigger or pieces[-1].shade or pieces[-1].trigger):
             pieces[-1] = Piece(pieces[-1].text + piece.text)
         else:
             pieces.append(piece)
     return tuple(pieces)
+
+
+def shade_of(activation: float, peak: float) -> int:
+    """1 … N_SHADES, by its share of the peak; 0 where nothing fires."""
+    return int(np.ceil(N_SHADES * activation / peak)) if activation > 0 else 0
 
 
 def _groups(views: list[WindowView]) -> tuple[WindowGroup, ...]:

@@ -1,6 +1,5 @@
 // A document with the activations of one latent, as the address says behind #: CODER-LATENT-DOCUMENT.
 "use strict";
-const SHADES = 8;
 const PLACEHOLDER = /([↵⇥␍]|⟨[^⟨⟩]{1,40}⟩)/;
 const [where, title, status, contexts] = [".where", "h1", "[role=status]", ".contexts"].map((name) => document.querySelector(name));
 
@@ -13,16 +12,16 @@ const marked = (text) => text.split(PLACEHOLDER).map((part, i) => {
   return sign;
 });
 
-const tokens = (texts, fired, peak) => {
+const tokens = (texts, fired) => {
   const line = document.createElement("p");
   line.className = "tokens";
   line.dir = "auto";
   texts.forEach((text, i) => {
-    const [activation, shown] = fired[i] ?? [0, ""];
-    if (!activation) return line.append(...marked(text));
+    if (!(i in fired)) return line.append(...marked(text));
+    const [shade, activation] = fired[i];
     const piece = document.createElement("span");
-    piece.className = `a${Math.ceil((SHADES * activation) / peak)}`;
-    piece.title = `activation ${shown}`;
+    piece.className = `a${shade}`;
+    piece.title = `activation ${activation}`;
     piece.append(...marked(text));
     line.append(piece);
   });
@@ -39,15 +38,14 @@ const show = async (mine) => {
   if (!(number in documents)) throw new Error(`no window that is shown of latent ${latent} is from document ${number}`);
   await load(`documents/${number}.js`);
   if (mine !== turn) return;
-  const texts = window.outcropDocument, fired = documents[number];
-  const [peak, shown] = peaks[number];
+  const texts = window.outcropDocument, fired = documents[number], peak = peaks[number];
   const link = document.createElement("a");
   link.href = address;
   link.textContent = `latent ${latent}`;
   where.replaceChildren(`${label} · `, link);
   title.textContent = document.title = `Document ${number}`;
-  status.textContent = `What was cached of it, ${texts.length} ${texts.length === 1 ? "context" : "contexts"}. A token’s shade is its activation as a share of the highest here${peak ? `, ${shown}` : ""}.`;
-  contexts.replaceChildren(...texts.map((context, i) => tokens(context, fired[i], peak)));
+  status.textContent = `What was cached of it, ${texts.length} ${texts.length === 1 ? "context" : "contexts"}. A token’s shade is its activation as a share of the highest here${peak && `, ${peak}`}.`;
+  contexts.replaceChildren(...texts.map((context, i) => tokens(context, fired[i])));
 };
 
 const shown = () => {

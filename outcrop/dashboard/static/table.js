@@ -7,12 +7,13 @@ const body = document.querySelector("table.latents tbody");
 const status = document.querySelector("[role=status]");
 const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
 const heads = [...document.querySelectorAll("th[data-sort]")];
-const statistics = heads.slice(2).map((head) => head.dataset.sort);
-const columnsToSort = new Set(heads.map((head) => head.dataset.sort));
+const sortable = heads.map((head) => head.dataset.sort);
+const numbers = sortable.filter((name) => name !== "latent" && name !== "layer");
 const severalCoders = form.elements.coder !== undefined;
 const n = columns.latent.length;
 const count = (number) => number.toLocaleString("en");
-let page = 1, told = null, toldBy = null;
+const toldBy = new Map();  // what each explainer said, once it is loaded
+let page = 1, told = null;
 let turn = 0;  // of the view shown last: what was loaded for one before it may arrive behind it
 
 const value = (name) => form.elements[name]?.value ?? "";
@@ -26,12 +27,15 @@ const read = () => {
   const query = new URLSearchParams(location.hash.slice(1));
   const known = new Set([...new FormData(form).keys(), "status", "flag", "page"]);
   for (const name of query.keys()) if (!known.has(name)) throw new Error(`there is no filter ${name}`);
-  if (!columnsToSort.has(query.get("sort") ?? sortBy)) throw new Error(`there is no column ${query.get("sort")} to sort by`);
+  if (!sortable.includes(query.get("sort") ?? sortBy)) throw new Error(`there is no column ${query.get("sort")} to sort by`);
   for (const field of form.querySelectorAll("[name]")) {
     const given = query.getAll(field.name);
-    if (field.type === "checkbox") field.checked = given.includes(field.value);
-    else field.value = given[0] ?? { sort: sortBy, explained_by: explainers[0] }[field.name] ?? "";
-    if (field.type !== "checkbox" && given[0] && field.value !== given[0]) throw new Error(`there is no ${field.name} ${given[0]}`);
+    if (field.type === "checkbox") {
+      field.checked = given.includes(field.value);
+      continue;
+    }
+    field.value = given[0] ?? { sort: sortBy, explained_by: explainers[0] }[field.name] ?? "";
+    if (given[0] && field.value !== given[0]) throw new Error(`there is no ${field.name} ${given[0]}`);
   }
   for (const name of ["status", "flag"]) {
     const there = [...form.querySelectorAll(`[name="${name}"]`)].map((box) => box.value);
@@ -99,7 +103,7 @@ const line = (i) => {
   const pills = flags.filter((flag) => columns[flag][i] && flag !== state).flatMap((flag) => [" ", element("span", "pill", flag.replaceAll("_", " "))]);
   const coder = severalCoders ? [element("td", "left", columns.shown_coder[i])] : [];
   const standing = element("td", "left", element("i", `swatch ${state.replaceAll(" ", "-")}`), state, ...pills);
-  return element("tr", "", head, what, ...coder, element("td", "", columns.layer[i]), standing, ...statistics.map((name) => number(name, i)));
+  return element("tr", "", head, what, ...coder, element("td", "", columns.layer[i]), standing, ...numbers.map((name) => number(name, i)));
 };
 
 const turning = (link, to, there) => {
@@ -110,11 +114,12 @@ const turning = (link, to, there) => {
 const show = async (addressed, mine) => {
   if (addressed) read();
   const by = explainer();
-  if (by !== toldBy) {
+  if (!toldBy.has(by)) {
     await load(`explained/${explainers.indexOf(by)}.js`);
+    toldBy.set(by, window.outcropExplained);
     if (mine !== turn) return;
-    [told, toldBy] = [window.outcropExplained, by];
   }
+  told = toldBy.get(by);
   const chosen = order().filter(kept());
   const last = Math.max(1, Math.ceil(chosen.length / perPage));
   page = Math.min(Math.max(page, 1), last);
