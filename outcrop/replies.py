@@ -148,14 +148,12 @@ class Replies:
             found = [self._db.execute(find, (part,)).fetchone() for part in json.loads(row[0])]
         return tuple(Message(role, content) for role, content in found)
 
-    def about(self, request: str) -> dict[str, Any]:
-        """The row of a request, with its raw answer or its failure; KeyError if it was never asked."""
+    def about(self, request: str) -> dict[str, Any] | None:
+        """The row of a request, with its raw answer or its failure; None if it was never asked."""
         with self._lock:
             cursor = self._db.execute("SELECT * FROM replies WHERE request = ?", (request,))
             names, row = [column[0] for column in cursor.description], cursor.fetchone()
-        if row is None:
-            raise KeyError(request)
-        return dict(zip(names, row, strict=True))
+        return None if row is None else dict(zip(names, row, strict=True))
 
     def add_many(self, answers: Iterable[tuple[str, str, Request, Reply | Failure]]) -> None:
         """Store (hash, model, request, answer) of each, in one transaction."""

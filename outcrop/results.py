@@ -237,9 +237,11 @@ class Results:
         self, query: str, parameters: tuple[Any, ...] = (), *, text: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
         """A query's result by column. NULL is None in a column of text and NaN in one of numbers; the columns named
-        are of text even where every value is NULL."""
+        are of text even where every value is NULL. ValueError where there is no such column."""
         cursor = self._db.execute(query, parameters)
         names = [column[0] for column in cursor.description]
+        if unknown := {*text} - {*names}:
+            raise ValueError(f"{', '.join(sorted(unknown))} is no column of the result; there are {', '.join(names)}")
         columns = list(zip(*cursor.fetchall(), strict=True)) or [()] * len(names)
         return {name: _column(values, name in text) for name, values in zip(names, columns, strict=True)}
 

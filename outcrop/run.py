@@ -84,6 +84,10 @@ class RunDirectory:
         self.page = self.report / "index.html"
         self._manifest = path / "manifest.json"
 
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
     def create(self) -> None:
         if self.path.exists() and not self._manifest.exists() and self._strangers():
             raise RunError(

@@ -105,3 +105,27 @@ def test_a_database_that_is_missing_is_told_and_not_made(tmp_path: Path) -> None
     with pytest.raises(CorruptError, match="where the results should be"):
         Results(tmp_path / "results.sqlite", read_only=True)
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("select", "text", "kind", "values"),
+    [
+        ("1 AS a UNION ALL SELECT 2", [], np.int64, [1, 2]),
+        ("0.5 AS a UNION ALL SELECT 2", [], np.float64, [0.5, 2.0]),
+        ("1 AS a UNION ALL SELECT NULL", [], np.float64, [1.0, np.nan]),
+        ("'x' AS a UNION ALL SELECT NULL", [], np.object_, ["x", None]),
+        ("NULL AS a", [], np.float64, [np.nan]),
+        ("NULL AS a", ["a"], np.object_, [None]),
+        ("NULL AS a WHERE FALSE", ["a"], np.object_, []),
+    ],
+)
+def test_columns_are_of_what_stands_in_them(select: str, text: list[str], kind: type, values: list[object]) -> None:
+    with Results() as results:
+        found = results.columns(f"SELECT {select}", text=text)["a"]
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, np.array(values, dtype=kind))
+
+
+def test_a_column_of_text_that_is_not_there_is_told() -> None:
+    with Results() as results, pytest.raises(ValueError, match="colour is no column of the result; there are a"):
+        results.columns("SELECT 1 AS a", text=["a", "colour"])

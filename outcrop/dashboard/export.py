@@ -1,9 +1,10 @@
 """The pages of a run as a folder of files, which opens from the file system: nothing is fetched, data lie in scripts.
 
     index.html                what was found
-    latents.html              all latents, from latents.js and explained/N.js; also latents.csv and latents.parquet
+    latents.html              all latents, from latents.js and explained/N.js
+    explained/                the latents beside what each explainer said, also as CSV and Parquet
     latent/CODER-INDEX.html   one latent
-    asked/CODER-INDEX.html    what its page links to of what language models were asked
+    asked/CODER-INDEX.html    what language models were asked about it
     document.html             a document with the activations of one latent, from documents/ and firings/
     static/                   style sheets and scripts
 
@@ -21,10 +22,10 @@ from typing import Any
 import pyarrow.csv
 import pyarrow.parquet
 
-from outcrop.dashboard.latents import FLAGS, PAGE, SCORES, STATISTICS, LatentTable, View
+from outcrop.dashboard.latents import FLAGS, MOST_ROWS, PAGE, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import FileLinks
-from outcrop.dashboard.opened import Contexts, OpenedRun
-from outcrop.dashboard.pages import asked_page, latent_page, render, run_page, table_page
+from outcrop.dashboard.opened import Contexts, OpenedRun, State
+from outcrop.dashboard.pages import asked_page, document_frame, latent_page, run_page, table_page
 from outcrop.errors import ConfigError, RunError
 from outcrop.progress import Progress
 from outcrop.report.ledger import coder_label
@@ -38,25 +39,29 @@ MOST = 20_000  # latents
 _STATIC = Path(__file__).parent / "static"
 _FOLDERS = ("latent", "asked", "explained", "documents", "firings")
 _RATES = ("firing_rate", "context_rate")
-_SHOWN_TEXT, _TEXT = 110, 2_000  # characters in the table, and to be searched
+_LABEL, _SHOWN_TEXT, _TEXT = 60, 110, 2_000  # characters: of coders; in the table; to be searched
 
 
 def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
-    """RunError as long as no latent is known, ConfigError where there are too many."""
-    table = run.now.latents(*run.now.first_explainer)
-    if table is None:
-        raise RunError(f"{run.directory.path} has no latents to show yet; `outcrop run` goes on with it")
-    if len(table) > MOST:
-        raise ConfigError(
-            f"{run.directory.path} has {len(table):,} latents, and a folder of pages is for {MOST:,} at most; "
-            "`outcrop serve` shows any number"
-        )
-    made = unfinished(folder)
-    shutil.rmtree(made, ignore_errors=True)
-    shutil.copytree(_STATIC, made / "static")
-    for name in _FOLDERS:
-        (made / name).mkdir()
-    _Folder(run, table, made).write(progress)
+    """RunError as long as no latent is known, or while a process works in the run; ConfigError where there are too
+    many."""
+    path = run.directory.path
+    with run.directory.locked():
+        now = run.now
+        table = now.latents(*now.first_explainer)
+        if table is None:
+            raise RunError(f"{path} has no latents to show yet; `outcrop run` goes on with it")
+        if len(table) > MOST:
+            raise ConfigError(
+                f"{path} has {len(table):,} latents, and a folder of pages is for {MOST:,} at most; "
+                "`outcrop serve` shows any number"
+            )
+        made = unfinished(folder)
+        shutil.rmtree(made, ignore_errors=True)
+        shutil.copytree(_STATIC, made / "static")
+        for name in _FOLDERS:
+            (made / name).mkdir()
+        _Folder(now, table, made).write(progress)
     shutil.rmtree(folder, ignore_errors=True)
     made.rename(folder)
 
@@ -64,32 +69,32 @@ def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
 class _Folder:
     """The files of one run."""
 
-    def __init__(self, run: OpenedRun, table: LatentTable, folder: Path) -> None:
-        self._run, self._now, self._table, self._folder = run, run.now, table, folder
+    def __init__(self, now: State, table: LatentTable, folder: Path) -> None:
+        self._now, self._table, self._folder = now, table, folder
         self._here, self._inside = FileLinks(table.coders, 0), FileLinks(table.coders, 1)
-        self._by = " ".join(self._now.first_explainer)
+        self._by = " ".join(now.first_explainer)
         self._documents = set[int]()  # that are written
 
     def write(self, progress: Progress) -> None:
         self._write_table()
         self._write("static/page.css", style_sheet())
-        self._write("index.html", run_page(self._run, self._table, self._by, self._here))
-        self._write("document.html", render("files_document.html.j2", self._here, title="Document", run=self._run))
+        self._write("index.html", run_page(self._now, self._table, self._by, self._here))
+        self._write("document.html", document_frame(self._now, self._here))
         with progress("pages", len(self._table), "latents") as advance:
             for row in range(len(self._table)):
                 self._write_latent(self._table.row(row))
                 advance(1)
 
     def _write_table(self) -> None:
-        self._write("latents.html", table_page(self._run, self._table, self._by, self._here))
+        self._write("latents.html", table_page(self._now, self._table, self._by, self._here))
         self._write_script("latents.js", "outcropLatents", self._about_table())
         for i, explainer in enumerate(self._now.explainers):
             table = self._now.latents(*explainer)
             assert table is not None
             self._write_script(f"explained/{i}.js", "outcropExplained", _explained(table))
-        rows = self._table.table(View(sort="latent", ascending=True))
-        pyarrow.csv.write_csv(rows, self._folder / "latents.csv")
-        pyarrow.parquet.write_table(rows, self._folder / "latents.parquet")
+            rows = table.table(View(sort="latent", ascending=True))
+            pyarrow.csv.write_csv(rows, self._folder / f"explained/{i}.csv")
+            pyarrow.parquet.write_table(rows, self._folder / f"explained/{i}.parquet")
 
     def _about_table(self) -> dict[str, Any]:
         """What table.js shows, searches and sorts by, whoever explained: `shown_…` is how it is shown."""
@@ -97,20 +102,24 @@ class _Folder:
         names = ("coder", "latent", "layer", "prefix", "status", *FLAGS, *STATISTICS)
         columns = {name: [row[name] for row in rows] for name in names}
         columns |= {f"shown_{name}": [_shown_statistic(name, row[name]) for row in rows] for name in STATISTICS}
-        columns["shown_coder"] = [coder_label(coder) for coder in columns["coder"]]
+        columns["shown_coder"] = [visible(coder_label(coder), _LABEL) for coder in columns["coder"]]
         columns["address"] = [self._here.latent(row["coder"], row["latent"]) for row in rows]
-        explainers = [" ".join(one) for one in self._now.explainers]
-        return {"columns": columns, "flags": FLAGS, "explainers": explainers, "perPage": PAGE, "sortBy": View.sort}
+        choices = {
+            "explained_by": [" ".join(one) for one in self._now.explainers],
+            "coder": self._table.coders,
+            "layer": [str(layer) for layer in self._table.layers],
+            "prefix": [str(prefix) for prefix in self._table.prefixes],
+        }
+        usual = {"sort": View.sort, "size": str(PAGE), "page": "1"}
+        return {"columns": columns, "flags": FLAGS, "choices": choices, "usual": usual, "mostRows": MOST_ROWS}
 
     def _write_latent(self, about: dict[str, Any]) -> None:
         coder, index = about["coder"], about["latent"]
         latent, stem = LatentId(CoderKey.parse(coder), index), self._here.stem(coder, index)
         shown = self._now.shown(latent)
-        self._write(f"latent/{stem}.html", latent_page(self._run, self._table, about, shown, self._inside))
-        if shown.requests:
-            asked = self._now.asked(shown.requests)
-            title = f"Asked about latent {index}"
-            self._write(f"asked/{stem}.html", asked_page(self._run, title, asked, self._inside))
+        self._write(f"latent/{stem}.html", latent_page(self._now, self._table, about, shown, self._inside))
+        if shown.asked:
+            self._write(f"asked/{stem}.html", asked_page(self._now, latent, shown.asked, self._inside))
         if shown.documents:
             documents = dict(zip(shown.documents, self._now.documents(latent, shown.documents), strict=True))
             self._write_documents(documents)
@@ -128,7 +137,7 @@ class _Folder:
         coder = str(latent.coder)
         peaks = {n: max(float(activations.max()) for _, activations in of) for n, of in documents.items()}
         return {
-            "label": coder_label(coder),
+            "label": visible(coder_label(coder), _LABEL),
             "address": self._here.latent(coder, latent.index),
             "peaks": {n: number(peak) if peak else "" for n, peak in peaks.items()},
             "documents": {n: [_fired(fires.tolist(), peaks[n]) for _, fires in of] for n, of in documents.items()},

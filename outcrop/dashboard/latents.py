@@ -41,8 +41,7 @@ SCORES = {
     "beyond_tokens": "beyond tokens",
 }
 SORTABLE = ("latent", "layer", *STATISTICS, *SCORES)
-PAGE = 100  # rows
-_MOST = 1_000
+PAGE, MOST_ROWS = 100, 1_000  # rows of a page, and of the longest
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,10 @@ class View:
         for name, values, known in (("status", view.status, STATUSES), ("flag", view.flag, FLAGS)):
             if not {*values} <= {*known}:
                 raise ConfigError(f"{name} is {', '.join(values)}; expected some of {', '.join(known)}")
-        if view.page < 1 or not 1 <= view.size <= _MOST:
-            raise ConfigError(f"page {view.page} of {view.size} rows; expected pages from 1 on, of 1 to {_MOST:,} rows")
+        if view.page < 1 or not 1 <= view.size <= MOST_ROWS:
+            raise ConfigError(
+                f"page {view.page} of {view.size} rows; expected pages from 1 on, of 1 to {MOST_ROWS:,} rows"
+            )
         return view
 
     @property
@@ -129,10 +130,11 @@ def _written(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows of the table, and of how many."""
+    """Some rows of the table, and of how many. Behind the last page there is none: that is given instead."""
 
     rows: list[dict[str, Any]]
     n: int
+    number: int  # from 1 on
     n_pages: int
 
 
@@ -184,8 +186,9 @@ class LatentTable:
     def page(self, view: View) -> Page:
         rows = self.chosen(view)
         n_pages = max(1, -(-len(rows) // view.size))
-        start = (min(view.page, n_pages) - 1) * view.size
-        return Page([self.row(i) for i in rows[start : start + view.size].tolist()], len(rows), n_pages)
+        number = min(view.page, n_pages)
+        shown = rows[(number - 1) * view.size : number * view.size]
+        return Page([self.row(i) for i in shown.tolist()], len(rows), number, n_pages)
 
     def place(self, coder: str, latent: int) -> int | None:
         """The row of a latent; None where there is none."""

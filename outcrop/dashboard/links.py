@@ -34,8 +34,8 @@ class Links(Protocol):
 
     def latent(self, coder: str, latent: int) -> str: ...
 
-    def replies(self, coder: str, latent: int) -> str:
-        """What the hash of a request about a latent is put behind."""
+    def asked(self, coder: str, latent: int) -> str:
+        """What language models were asked about it; behind # stands the hash of one request."""
 
     def documents(self, coder: str, latent: int) -> str:
         """What the number of a document is put behind."""
@@ -57,8 +57,8 @@ class ServerLinks:
     def latent(self, coder: str, latent: int) -> str:
         return f"{self.run}latent/{quote(coder, safe=',')}/{latent}"
 
-    def replies(self, coder: str, latent: int) -> str:
-        return f"{self.run}reply/"
+    def asked(self, coder: str, latent: int) -> str:
+        return f"{self.run}asked/{quote(coder, safe=',')}/{latent}"
 
     def documents(self, coder: str, latent: int) -> str:
         return f"{self.run}document/{quote(coder, safe=',')}/{latent}/"
@@ -83,8 +83,8 @@ class FileLinks:
     def latent(self, coder: str, latent: int) -> str:
         return f"{self._up}latent/{self.stem(coder, latent)}.html"
 
-    def replies(self, coder: str, latent: int) -> str:
-        return f"{self._up}asked/{self.stem(coder, latent)}.html#"
+    def asked(self, coder: str, latent: int) -> str:
+        return f"{self._up}asked/{self.stem(coder, latent)}.html"
 
     def documents(self, coder: str, latent: int) -> str:
         return f"{self._up}document.html#{self.stem(coder, latent)}-"

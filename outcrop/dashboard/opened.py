@@ -20,10 +20,11 @@ from outcrop.coders.placed import PlacedCoder
 from outcrop.config import Explainer, RunConfig
 from outcrop.config.judging import TOKEN_RULES
 from outcrop.contents import Contents
-from outcrop.dashboard import neuronpedia
+from outcrop.dashboard import asked, neuronpedia
+from outcrop.dashboard.asked import Asked, Purpose
 from outcrop.dashboard.latents import LatentTable
 from outcrop.dashboard.portrait import Portrait, portrait, statistics_of
-from outcrop.errors import RunError
+from outcrop.errors import CorruptError, RunError
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.sampling import quantiles
 from outcrop.latents.windows import Grid, build_grid
@@ -35,7 +36,7 @@ from outcrop.report.tables import Tables
 from outcrop.report.windows import WindowGroup, latent_pages, window_groups
 from outcrop.results import Results, records
 from outcrop.run import RunDirectory, StageMark
-from outcrop.types import CoderKey, Example, LatentExamples, LatentId, Message, StratumShare, Vocabulary
+from outcrop.types import CoderKey, Example, LatentExamples, LatentId, StratumShare, Vocabulary
 
 Contexts = list[tuple[ndarray, ndarray]]  # of a document: the tokens [t] and a latent's activations [t] of each
 
@@ -46,10 +47,11 @@ _STRONGEST = 4  # windows of each quantile that are shown of a latent without ex
 class Shown:
     """What is shown of one latent beside its row of the table."""
 
-    cards: list[Card]  # its explanations, the best first
+    cards: list[Card]  # its explanations, those of the first explainer before the others
     strongest: tuple[WindowGroup, ...]  # of each quantile, where it has no explanation
     portrait: Portrait | None  # None as long as `outcrop stats` was not asked for
     bands: list[dict[str, Any]]  # what its bands say of each other, one row per explainer
+    asked: list[Purpose]  # what language models were asked about it
 
     @property
     def documents(self) -> list[int]:
@@ -57,25 +59,6 @@ class Shown:
         of_cards = (group for card in self.cards for group in (*card.page.explain, *card.page.scored))
         groups = (*self.strongest, *of_cards)
         return sorted({window.document for group in groups for window in group.windows})
-
-    @property
-    def requests(self) -> list[str]:
-        """The hashes of what its page links to of what was asked, in the order in which they stand."""
-        found = dict[str | None, None]()
-        for card in self.cards:
-            found[card.page.request] = None
-            windows = (window for group in card.page.scored for window in group.windows)
-            found |= {verdict.request: None for window in windows for verdict in window.verdicts}
-        return [request for request in found if request]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request, and its row among the replies."""
-
-    request: str
-    messages: tuple[Message, ...]
-    about: dict[str, Any]
 
 
 class OpenedRun:
@@ -91,10 +74,6 @@ class OpenedRun:
         self._written: int | None = None  # when the manifest was, of which that is
 
     @property
-    def name(self) -> str:
-        return self.directory.path.resolve().name
-
-    @property
     def now(self) -> State:
         """What is known of it as its manifest stands."""
         written = self.directory.written
@@ -107,15 +86,18 @@ class State:
     """A run as one manifest describes it. What takes long is found once."""
 
     def __init__(self, directory: RunDirectory, marks: dict[str, StageMark]) -> None:
-        self.marks = marks
-        self._directory = directory
+        self.directory, self.marks = directory, marks
         self._contents = Contents(directory, self.config, silent)
         self._tables_of: dict[tuple[str, str], LatentTable] = {}
         self._places: dict[str, tuple[LatentCache, Grid]] = {}
 
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
     @cached_property
     def config(self) -> RunConfig:
-        return configs.load(self._directory.config)
+        return configs.load(self.directory.config)
 
     @cached_property
     def tables(self) -> Tables | None:
@@ -145,10 +127,17 @@ class State:
         """What was asked of each model so far, and what it cost: by all runs that share the file of replies."""
         return self._contents.asked()
 
-    def asked(self, requests: Sequence[str]) -> list[Asked]:
-        """KeyError for one that was never asked."""
-        with self._contents.replies(read_only=True) as replies:
-            return [Asked(one, replies.prompt(one), replies.about(one)) for one in requests]
+    def purposes(self, latent: LatentId) -> list[Purpose]:
+        with Results(self.directory.results, read_only=True) as results:
+            return asked.purposes(results, latent)
+
+    def asked(self, requests: Sequence[str]) -> tuple[list[Asked], str | None]:
+        """With the reason where the file of replies cannot be read."""
+        try:
+            with self._contents.replies(read_only=True) as replies:
+                return asked.read(replies, requests), None
+        except (CorruptError, RunError) as error:
+            return [Asked(request, (), None) for request in requests], str(error)
 
     @cached_property
     def explainers(self) -> list[tuple[str, str]]:
@@ -175,12 +164,20 @@ class State:
         return self._tables_of[explainer, source]
 
     def shown(self, latent: LatentId) -> Shown:
-        with Results(self._directory.results, read_only=True) as results:
+        with Results(self.directory.results, read_only=True) as results:
             examples = self._examples(results, latent)
-            cards = self._cards(latent_pages(results, [examples], self.vocabulary)) if examples else []
+            pages = latent_pages(results, [examples], self.vocabulary) if examples else []
+        cards = sorted(self._cards(pages), key=self._place_of)
         strongest = () if cards else window_groups(self._strongest(latent), self.vocabulary)
-        row = statistics_of(self._directory.statistics, latent.coder, [latent.index]).get(latent.index)
-        return Shown(cards, strongest, None if row is None else portrait(row), self._bands(latent))
+        row = statistics_of(self.directory.statistics, latent.coder, [latent.index]).get(latent.index)
+        return Shown(
+            cards, strongest, None if row is None else portrait(row), self._bands(latent), self.purposes(latent)
+        )
+
+    def _place_of(self, card: Card) -> int:
+        """Of its explainer."""
+        explainer = card.page.explainer, card.page.source
+        return self.explainers.index(explainer) if explainer in self.explainers else len(self.explainers)
 
     @cached_property
     def _cards(self) -> Cards:
@@ -195,7 +192,7 @@ class State:
 
     def documents(self, latent: LatentId, numbers: Sequence[int]) -> list[Contexts]:
         """Of each of these documents of the cache. KeyError if there is none of that number."""
-        cache, _ = self._place(latent.coder)
+        cache, _ = self._cached(latent.coder)
         starts, firings, of = cache.corpus.context_start, cache[latent.index], cache.corpus.context_document
         found = []
         for number in numbers:
@@ -213,8 +210,8 @@ class State:
 
     def neuronpedia(self, coder: CoderKey, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Some rows of the table of latents, all of one coder, as a batch for Neuronpedia."""
-        about = statistics_of(self._directory.statistics, coder, sorted(row["latent"] for row in rows))
-        n_contexts = self._place(coder)[0].corpus.n_contexts
+        about = statistics_of(self.directory.statistics, coder, sorted(row["latent"] for row in rows))
+        n_contexts = self._cached(coder)[0].corpus.n_contexts
         features = [
             neuronpedia.feature(
                 row,
@@ -229,7 +226,7 @@ class State:
         return neuronpedia.source(self.config, coder) | {"features": features}
 
     def _strongest(self, latent: LatentId) -> list[Example]:
-        cache, grid = self._place(latent.coder)
+        cache, grid = self._cached(latent.coder)
         rows, peaks = grid.peaks(cache[latent.index])
         order = np.argsort(peaks, kind="stable")
         quantile = quantiles(len(order), self.config.examples.n_quantiles)
@@ -251,7 +248,7 @@ class State:
             return None
         rates = results.columns("SELECT firing_rate, context_rate FROM latents WHERE coder = ? AND latent = ?", name)
         strata = results.columns("SELECT * FROM strata WHERE coder = ? AND latent = ?", name, text=["shortfall"])
-        cache, grid = self._place(latent.coder)
+        cache, grid = self._cached(latent.coder)
         windows = grid.windows(found["row"], cache[latent.index])
         columns = ("example", "row", "split", "quantile", "stratum", "source", "distance")
         examples = [
@@ -270,12 +267,12 @@ class State:
             strata=tuple(StratumShare(name, share, n, shortfall) for name, share, n, shortfall in shares),
         )
 
-    def _place(self, key: CoderKey) -> tuple[LatentCache, Grid]:
+    def _cached(self, key: CoderKey) -> tuple[LatentCache, Grid]:
         """The cache of a coder, and the grid over it."""
         name = str(key)
         if name not in self._places:
             placed = next(one for one in self._contents.coders if one.key == key)
-            cache = LatentCache(self._directory.cache, placed, self._contents.corpus("cache"))
+            cache = LatentCache(self.directory.cache, placed, self._contents.corpus("cache"))
             window_tokens = self.config.cache.window_tokens
             grid = build_grid(cache.corpus, cache.eligible, window_tokens, self.vocabulary)
             self._places[name] = cache, grid

@@ -1,4 +1,4 @@
-"""The pages of a run, as HTML; `links` says where they stand. Who asks for one holds the run's lock."""
+"""The pages of a run as it is `now`, as HTML; `links` says where they stand. Who asks for one holds the run's lock."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from outcrop import config as configs
+from outcrop.dashboard.asked import Asked, Purpose
 from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import Links
 from outcrop.dashboard.live import LONGEST, Tried
-from outcrop.dashboard.opened import Asked, Contexts, OpenedRun, Shown
+from outcrop.dashboard.opened import Contexts, Shown, State
 from outcrop.dashboard.spread import score_spreads
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
+from outcrop.report.text import PLACEHOLDER
 from outcrop.report.windows import pieces_of
 from outcrop.schema import STATUSES
 from outcrop.stages import ORDER
@@ -28,16 +30,15 @@ def render(template: str, links: Links, **context: Any) -> str:
     return templates(_TEMPLATES).get_template(template).render(links=links, **context)
 
 
-def run_page(run: OpenedRun, table: LatentTable | None, explained_by: str, links: Links) -> str:
-    now = run.now
+def run_page(now: State, table: LatentTable | None, explained_by: str, links: Links) -> str:
     return render(
         "run.html.j2",
         links,
-        title=run.name,
-        run=run,
+        title=now.name,
+        run=now,
         marks=now.marks,
         stages=ORDER,
-        running=links.fresh and run.directory.busy,
+        running=links.fresh and now.directory.busy,
         training=curves(now.training()),
         totals=now.totals(),
         spreads=[] if table is None else score_spreads(table),
@@ -48,19 +49,19 @@ def run_page(run: OpenedRun, table: LatentTable | None, explained_by: str, links
     )
 
 
-def latents_page(run: OpenedRun, table: LatentTable | None, explained_by: str, view: View, links: Links) -> str:
+def latents_page(now: State, table: LatentTable | None, explained_by: str, view: View, links: Links) -> str:
     page = None if table is None else table.page(view)
-    return _table_page("latents.html.j2", run, table, explained_by, view, links, page=page)
+    return _table_page("latents.html.j2", now, table, explained_by, view, links, page=page)
 
 
-def table_page(run: OpenedRun, table: LatentTable, explained_by: str, links: Links) -> str:
+def table_page(now: State, table: LatentTable, explained_by: str, links: Links) -> str:
     """All latents, for a script to search, filter and sort."""
-    return _table_page("table.html.j2", run, table, explained_by, View(), links)
+    return _table_page("table.html.j2", now, table, explained_by, View(), links)
 
 
 def _table_page(
     template: str,
-    run: OpenedRun,
+    now: State,
     table: LatentTable | None,
     explained_by: str,
     view: View,
@@ -70,11 +71,11 @@ def _table_page(
     return render(
         template,
         links,
-        title=f"Latents of {run.name}",
-        run=run,
+        title=f"Latents of {now.name}",
+        run=now,
         view=view,
         table=table,
-        explainers=[" ".join(one) for one in run.now.explainers],
+        explainers=[" ".join(one) for one in now.explainers],
         explained_by=explained_by,
         statuses=STATUSES,
         flags=FLAGS,
@@ -84,9 +85,9 @@ def _table_page(
     )
 
 
-def try_page(run: OpenedRun, table: LatentTable | None, text: str, tried: Tried | None, links: Links) -> str:
+def try_page(now: State, table: LatentTable | None, text: str, tried: Tried | None, links: Links) -> str:
     """With the latents that fire on a text, once it was tried."""
-    now, fired = run.now, dict[str, list[dict[str, Any]]]()
+    fired = dict[str, list[dict[str, Any]]]()
     if tried is not None:
         fired = {str(placed.key): [] for placed in now.coders}
         for one in tried.fired:
@@ -94,35 +95,40 @@ def try_page(run: OpenedRun, table: LatentTable | None, text: str, tried: Tried 
             about = {"latent": one.latent, "peak": one.peak, "pieces": tried.pieces(one, now.vocabulary)}
             told = None if table is None or row is None else table.row(row)["text"]
             fired[str(one.coder)].append(about | {"text": told})
-    return render("try.html.j2", links, title="Try a text", run=run, text=text, fired=fired, longest=LONGEST)
+    return render("try.html.j2", links, title="Try a text", run=now, text=text, fired=fired, longest=LONGEST)
 
 
-def document_page(run: OpenedRun, latent: LatentId, number: int, contexts: Contexts, links: Links) -> str:
+def document_page(now: State, latent: LatentId, number: int, contexts: Contexts, links: Links) -> str:
     """A document of the cache, with the activations of a latent on its contexts."""
     peak = max(float(activations.max()) for _, activations in contexts)
     return render(
         "document.html.j2",
         links,
         title=f"Document {number}",
-        run=run,
+        run=now,
         coder=str(latent.coder),
         index=latent.index,
         number=number,
         peak=peak,
-        contexts=[pieces_of(*context, peak, run.now.vocabulary, None) for context in contexts],
+        contexts=[pieces_of(*context, peak, now.vocabulary, None) for context in contexts],
     )
 
 
-def latent_page(run: OpenedRun, table: LatentTable, about: Mapping[str, Any], shown: Shown, links: Links) -> str:
+def document_frame(now: State, links: Links) -> str:
+    """A page in which a script puts the document that its address names."""
+    return render("files_document.html.j2", links, title="Document", run=now, placeholder=PLACEHOLDER)
+
+
+def latent_page(now: State, table: LatentTable, about: Mapping[str, Any], shown: Shown, links: Links) -> str:
     """Of a latent, whose row of the table is `about`."""
-    now, coder, index = run.now, about["coder"], about["latent"]
+    coder, index = about["coder"], about["latent"]
     assert now.findings is not None, "a run with a table has findings"
     before, behind = table.around(coder, index)
     return render(
         "latent.html.j2",
         links,
         title=f"Latent {index}",
-        run=run,
+        run=now,
         coder=coder,
         latent=about,
         shown=shown,
@@ -131,7 +137,7 @@ def latent_page(run: OpenedRun, table: LatentTable, about: Mapping[str, Any], sh
         flags=FLAGS,
         several=len(shown.cards) > 1,
         index=links.latents,
-        replies=links.replies(coder, index),
+        replies=f"{links.asked(coder, index)}#",
         documents=links.documents(coder, index),
         before=None if before is None else links.latent(coder, before),
         behind=None if behind is None else links.latent(coder, behind),
@@ -139,9 +145,26 @@ def latent_page(run: OpenedRun, table: LatentTable, about: Mapping[str, Any], sh
     )
 
 
-def asked_page(run: OpenedRun, title: str, asked: Sequence[Asked], links: Links) -> str:
-    """Word for word. What several requests begin with stands once before them."""
+def asked_page(now: State, latent: LatentId, purposes: Sequence[Purpose], links: Links) -> str:
+    """Word for word, by what it was asked for."""
+    found, unread = now.asked([request for purpose in purposes for request in purpose.requests])
+    by_request = {one.request: one for one in found}
+    groups = {one.title: _alike([by_request[request] for request in one.requests]) for one in purposes}
+    return render(
+        "asked.html.j2",
+        links,
+        title=f"Asked about latent {latent.index}",
+        run=now,
+        coder=str(latent.coder),
+        index=latent.index,
+        purposes=groups,
+        unread=unread,
+    )
+
+
+def _alike(asked: Sequence[Asked]) -> dict[tuple[Message, ...], list[Asked]]:
+    """By what they begin with, which stands once before them."""
     groups = dict[tuple[Message, ...], list[Asked]]()
     for one in asked:
         groups.setdefault(one.messages[:-1], []).append(one)
-    return render("asked.html.j2", links, title=title, run=run, groups=groups)
+    return groups

@@ -8,7 +8,7 @@
     /RUN/neuronpedia.jsonl?…    their explanations, for Neuronpedia, too
     /RUN/latent/CODER/INDEX     one latent
     /RUN/document/CODER/INDEX/NUMBER   a document of the cache, with the activations of one latent
-    /RUN/reply/REQUEST          what was asked of a language model, word for word, and what it answered
+    /RUN/asked/CODER/INDEX      what language models were asked about one latent, word for word, and what they answered
     /RUN/try?text=              which latents fire on a text, where this was asked for
     /compare?first=&second=     what differs between two runs
     /static/…                   style sheets and scripts
@@ -82,7 +82,7 @@ def application(
         Route("/{run:int}/neuronpedia.{kind}", pages.neuronpedia),
         Route("/{run:int}/latent/{coder:path}/{index:int}", pages.latent),
         Route("/{run:int}/document/{coder:path}/{index:int}/{number:int}", pages.document),
-        Route("/{run:int}/reply/{request_hash}", pages.reply),
+        Route("/{run:int}/asked/{coder:path}/{index:int}", pages.asked),
         *([Route("/{run:int}/try", pages.tried)] if live else []),
         Route("/compare", pages.compare),
         Route("/static/page.css", pages.style),
@@ -125,15 +125,17 @@ class _Pages:
     def run(self, request: Request) -> Response:
         run, links = self._run(request)
         with run.lock:
-            table, by = _table(run.now, View())
-            return HTMLResponse(run_page(run, table, " ".join(by), links))
+            now = run.now
+            table, by = _table(now, View())
+            return HTMLResponse(run_page(now, table, " ".join(by), links))
 
     def latents(self, request: Request) -> Response:
         run, links = self._run(request)
         view = _view(request)
         with run.lock:
-            table, by = _table(run.now, view)
-            return HTMLResponse(latents_page(run, table, " ".join(by), view, links))
+            now = run.now
+            table, by = _table(now, view)
+            return HTMLResponse(latents_page(now, table, " ".join(by), view, links))
 
     def export(self, request: Request) -> Response:
         run, _ = self._run(request)
@@ -180,28 +182,29 @@ class _Pages:
 
     def latent(self, request: Request) -> Response:
         run, links = self._run(request)
-        coder, index = request.path_params["coder"], request.path_params["index"]
         with run.lock:
-            table, _ = _table(run.now, View())
-            row = None if table is None else table.place(coder, index)
-            if table is None or row is None:
-                raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
-            shown = run.now.shown(LatentId(CoderKey.parse(coder), index))
-            return HTMLResponse(latent_page(run, table, table.row(row), shown, links))
+            now = run.now
+            latent, table, row = _latent(now, request)
+            return HTMLResponse(latent_page(now, table, table.row(row), now.shown(latent), links))
 
     def document(self, request: Request) -> Response:
         run, links = self._run(request)
-        coder, index, number = (request.path_params[name] for name in ("coder", "index", "number"))
+        number = request.path_params["number"]
         with run.lock:
-            table, _ = _table(run.now, View())
-            if table is None or table.place(coder, index) is None:
-                raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
-            latent = LatentId(CoderKey.parse(coder), index)
+            now = run.now
+            latent, _, _ = _latent(now, request)
             try:
-                (contexts,) = run.now.documents(latent, [number])
+                (contexts,) = now.documents(latent, [number])
             except KeyError:
                 raise HTTPException(404, f"no document {number} was cached") from None
-            return HTMLResponse(document_page(run, latent, number, contexts, links))
+            return HTMLResponse(document_page(now, latent, number, contexts, links))
+
+    def asked(self, request: Request) -> Response:
+        run, links = self._run(request)
+        with run.lock:
+            now = run.now
+            latent, _, _ = _latent(now, request)
+            return HTMLResponse(asked_page(now, latent, now.purposes(latent), links))
 
     def tried(self, request: Request) -> Response:
         assert self._live is not None
@@ -211,17 +214,9 @@ class _Pages:
             config, coders = run.now.config, run.now.coders
         tried = self._live.tried(config, coders, text) if text else None
         with run.lock:
-            table, _ = _table(run.now, View())
-            return HTMLResponse(try_page(run, table, text, tried, links))
-
-    def reply(self, request: Request) -> Response:
-        run, links = self._run(request)
-        name = request.path_params["request_hash"]
-        try:
-            with run.lock:
-                return HTMLResponse(asked_page(run, "Asked and answered", run.now.asked([name]), links))
-        except KeyError:
-            raise HTTPException(404, f"nothing called {name[:80]} was asked") from None
+            now = run.now
+            table, _ = _table(now, View())
+            return HTMLResponse(try_page(now, table, text, tried, links))
 
     def compare(self, request: Request) -> Response:
         missing = [name for name in ("first", "second") if name not in request.query_params]
@@ -232,8 +227,8 @@ class _Pages:
         comparison = compare_runs(first.directory.path, second.directory.path)
         return _page(
             "compare.html.j2",
-            title=f"{first.name} and {second.name}",
-            names=(first.name, second.name),
+            title=f"{first.directory.name} and {second.directory.name}",
+            names=(first.directory.name, second.directory.name),
             of_first=ServerLinks(numbers["first"]),
             of_second=ServerLinks(numbers["second"]),
             comparison=comparison,
@@ -255,6 +250,16 @@ def _whole(text: str) -> int:
     if not text.isdecimal():
         raise ConfigError(f"a run is named {text[:60]!r}; expected its number, from 0")
     return int(text)
+
+
+def _latent(now: State, request: Request) -> tuple[LatentId, LatentTable, int]:
+    """The latent that the address names, the table of all, and its row there."""
+    coder, index = request.path_params["coder"], request.path_params["index"]
+    table, _ = _table(now, View())
+    row = None if table is None else table.place(coder, index)
+    if table is None or row is None:
+        raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
+    return LatentId(CoderKey.parse(coder), index), table, row
 
 
 def _view(request: Request) -> View:

@@ -31,14 +31,16 @@ def score_spreads(table: LatentTable) -> list[Spread]:
 
 
 def _picture(name: str, values: np.ndarray) -> Markup:
-    """The first bin holds what lies below it, too: skill has no least value."""
+    """The outer bins hold what lies beyond them, too: skill has no least value."""
     edges = np.linspace(*_ENDS.get(name, (0.0, 1.0)), _BINS + 1)
-    counts, _ = np.histogram(np.maximum(values, edges[0]), edges)
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     titles = [
         f"{number(low)} to {number(high)}: {count(n)} latents"
         for low, high, n in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
     ]
     if values.min() < edges[0]:
         titles[0] = f"below {number(float(edges[1]))}: {count(int(counts[0]))} latents"
+    if values.max() > edges[-1]:
+        titles[-1] = f"{number(float(edges[-2]))} or more: {count(int(counts[-1]))} latents"
     ticks = {i: f"{edges[i]:g}".replace("-", "−") for i in (0, _BINS // 2, _BINS)}
     return histogram(counts.tolist(), titles, ticks, f"{SCORES[name]} of {count(len(values))} latents")

@@ -40,7 +40,7 @@ SCORER_METRICS = {
     "correlation": "correlation",
 }
 
-_ORDER = (DETECTION, FUZZING, INTRUDER, EMBEDDING, SURPRISAL, SIMULATION, TOKEN_BASELINE)
+SCORERS = (DETECTION, FUZZING, INTRUDER, EMBEDDING, SURPRISAL, SIMULATION, TOKEN_BASELINE)
 _NAMES = ("scorer", "explainer", "source", "arm", "metric")
 
 
@@ -50,7 +50,7 @@ def scorer_values(
     """One row per scorer, arm, metric and subject that was asked about: scorer, arm, metric, coder, latent, explainer,
     source, value. `asked` are the scorers and arms there are judgements of, `ranks` of those that say yes or no."""
     tables = []
-    for scorer, arm in sorted(asked, key=lambda one: (_ORDER.index(one[0]), one[1])):
+    for scorer, arm in sorted(asked, key=lambda one: (SCORERS.index(one[0]), one[1])):
         verdicts = judged.verdicts(scorer, arm)
         rows = np.flatnonzero(verdicts.asked)
         about = _about(judged, verdicts, rows)
@@ -73,7 +73,7 @@ def scorer_table(values: dict[str, ndarray], confidence: float) -> list[dict[str
         mean = macro_mean(mine[:, None], confidence)
         named = dict(zip(_NAMES, key, strict=True))
         table.append({**named, **within(named["metric"], mean[0]), "n": int((~np.isnan(mine)).sum())})
-    return sorted(table, key=lambda row: (_ORDER.index(row["scorer"]), row["explainer"], row["source"], row["arm"]))
+    return sorted(table, key=lambda row: (SCORERS.index(row["scorer"]), row["explainer"], row["source"], row["arm"]))
 
 
 def scorer_rows(table: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[str, dict[str, Any]]]:

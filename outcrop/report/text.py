@@ -19,7 +19,7 @@ _SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 _JOINERS = "\u200c\u200d"  # of emoji and of Persian and Indic script; harmless
 _UNUSUAL = re.compile("[^ -~]")
-_PLACEHOLDER = re.compile("[↵⇥␍]|⟨[^⟨⟩]{1,40}⟩")
+PLACEHOLDER = "[↵⇥␍]|⟨[^⟨⟩]{1,40}⟩"  # a pattern of Python's and of JavaScript's
 _ROUNDING = 1e-12  # below it a difference of rates is 0, but for the floats
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -51,7 +51,7 @@ def foreign(text: str, limit: int = 600) -> Markup:
 def marked(text: str) -> Markup:
     """Escape text that is visible already, and set its placeholders apart."""
     parts, end = [], 0
-    for match in _PLACEHOLDER.finditer(text):
+    for match in re.finditer(PLACEHOLDER, text):
         parts += [escape(text[end : match.start()]), Markup('<span class="sign">{}</span>').format(match.group())]
         end = match.end()
     return Markup("").join([*parts, escape(text[end:])])

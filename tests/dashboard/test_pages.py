@@ -11,7 +11,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -29,18 +28,16 @@ from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.portrait import portrait
 from outcrop.dashboard.server import application
 from outcrop.errors import ConfigError, RunError
-from outcrop.model.corpus import load_vocabulary, save_vocabulary
 from outcrop.progress import silent
 from outcrop.replies import Replies
 from outcrop.report.text import number
-from outcrop.results import Results
 from outcrop.run import RunDirectory
-from outcrop.types import CoderKey, Vocabulary
+from outcrop.types import CoderKey, LatentId
+from tests.dashboard.conftest import HOSTILE
 from tests.test_pipeline import snapshot
 from tests.tiny_run import SETTINGS
 
 LOCAL = "http://127.0.0.1"
-HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202eevil\u202c" + "y" * 100_000
 TYPED = (("/0/latents", "words"), ("/0/latents", "sort"), ("/0/try", "text"))
 N_LATENTS = int(SETTINGS["coder.n-latents"]) * int(SETTINGS["coder.layers"]) * 2
 
@@ -52,7 +49,7 @@ def client(finished: Path) -> Iterator[TestClient]:
 
 
 def links(page: str) -> set[str]:
-    return {html.unescape(link) for link in re.findall(r'(?:href|src)="(/[^"#]*)"', page)}
+    return {html.unescape(link) for link in re.findall(r'(?:href|src)="(/[^"#]*)(?:#[^"]*)?"', page)}
 
 
 def test_every_link_leads_to_a_page_and_nothing_is_written(client: TestClient, finished: Path) -> None:
@@ -84,13 +81,59 @@ def test_an_unselected_latent_shows_its_strongest_windows(client: TestClient) ->
     assert "Its strongest windows" in shown and "activation" in shown
 
 
-def test_what_was_asked_is_one_click_away(client: TestClient) -> None:
-    scored = client.get("/0/latents", params={"status": "scored"}).text
-    page = client.get(next(link for link in sorted(links(scored)) if "/latent/" in link)).text
-    asked = sorted(link for link in links(page) if "/reply/" in link)
-    assert len(asked) > 10
-    reply = client.get(asked[0]).text
-    assert "small-judge" in reply and "<h3>user</h3>" in reply and "<h3>Answer</h3>" in reply
+ASKED = """SELECT request FROM explanations WHERE coder = ?1 AND latent = ?2
+  UNION SELECT request FROM judgements WHERE coder = ?1 AND latent = ?2
+  UNION SELECT request FROM relations WHERE coder = ?1 AND latent = ?2"""
+
+
+def test_every_prompt_and_answer_about_a_latent_is_one_click_away(judged: Path) -> None:
+    opened = OpenedRun(judged)
+    coder, latent = next(zip(*(opened.now.tables.bands[name] for name in ("coder", "latent")), strict=True))
+    with closing(sqlite3.connect(judged / "results.sqlite")) as db:
+        requests = {request for (request,) in db.execute(ASKED, (coder, int(latent))) if request}
+    with TestClient(application([opened]), base_url=LOCAL) as client:
+        shown = client.get(f"/0/latent/{coder}/{latent}").text
+        page = client.get(f"/0/asked/{coder}/{latent}").text
+    assert {*re.findall(r'<article class="asked" id="(.*?)"', page)} == requests and page.count("<h3>Answer") > 10
+    assert f'href="{ServerLinks(0).asked(coder, int(latent))}"' in shown
+    linked = re.findall(rf'href="{re.escape(ServerLinks(0).asked(coder, int(latent)))}#(.*?)"', shown)
+    assert len({*linked}) > 10 and {*linked} <= requests
+    titles = re.findall(r'<h2 id="for-\d+">(.*?) <span', page)
+    assert titles == re.findall(r'<li><a href="#for-\d+">(.*?)</a>', page)
+    for title in (
+        "Explaining, contrastive",
+        "Detection, contrastive",
+        "Detection, contrastive, told the base rate",
+        "Detection, contrastive, another latent’s explanation",
+        "Detection, without an explanation",
+        "Fuzzing, bands low",
+        "Intruder, q1",
+        "Simulation, contrastive",
+        "Relation, bands low and high",
+    ):
+        assert title in titles
+    with Replies(judged / "replies.sqlite", read_only=True) as replies:
+        words = replies.prompt(linked[0])[-1].content.splitlines()[0]
+    assert words in html.unescape(re.sub("<[^>]+>", "", page))
+
+
+def test_a_reply_that_is_gone_is_told_on_the_server_and_in_files(described: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(described, tmp_path / "run"))
+    opened = OpenedRun(run)
+    row = opened.now.latents("contrastive", "all").page(View(status=("scored",))).rows[0]
+    address = f"/0/asked/{row['coder']}/{row['latent']}"
+    with closing(sqlite3.connect(run / "replies.sqlite", isolation_level=None)) as replies:
+        (gone,) = opened.now.purposes(LatentId(CoderKey.parse(row["coder"]), row["latent"]))[0].requests
+        assert replies.execute("DELETE FROM replies WHERE request = ?", (gone,)).rowcount == 1
+    with TestClient(application([opened]), base_url=LOCAL) as client:
+        page = client.get(address).text
+        assert f"{gone}, is not in the file of replies" in page and "<h3>Answer</h3>" in page
+        (run / "replies.sqlite").unlink()
+        page = client.get(address).text
+        assert "The file of replies cannot be read: there is no" in page and "<h3>Answer</h3>" not in page
+    export(OpenedRun(run), tmp_path / "pages", silent)
+    asked = [path.read_text() for path in (tmp_path / "pages" / "asked").iterdir()]
+    assert asked and all("cannot be read: there is no" in page and "is not in the file" in page for page in asked)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -111,7 +154,7 @@ def test_the_rows_of_a_view_can_be_taken_away(client: TestClient, kind: str) -> 
         ("/0/latent/no,such,coder,0/3", 404, "there is no latent 3"),
         ("/0/latent/%2e%2e/%2e%2e/etc/1", 404, "there is no latent 1 of ../../etc"),
         ("/0/document/no,such,coder,0/3/0", 404, "there is no latent 3"),
-        ("/0/reply/unknown", 404, "nothing called unknown was asked"),
+        ("/0/asked/no,such,coder,0/3", 404, "there is no latent 3"),
         ("/7/", 404, "there is no run 7"),
         ("/0/latents?coder=nope", 400, "there is no coder nope; there are topk"),
         ("/0/latents?layer=9", 400, "there is no layer 9; there are 0, 1"),
@@ -303,47 +346,20 @@ def test_without_statistics_the_page_says_how_to_get_them(client: TestClient) ->
     assert "--neighbours jaccard decoder</code> adds" in client.get(first).text
 
 
-@pytest.fixture(scope="module")
-def hostile(described: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose tokens, explanations, failures, settings and curves all are markup."""
-    run = tmp_path_factory.mktemp("hostile") / "run"
-    shutil.copytree(described, run)
-    path = RunDirectory(run).tokens / "vocabulary.safetensors"
-    pieces = load_vocabulary(path).pieces
-    save_vocabulary(Vocabulary((HOSTILE.encode(), *(b"<b>" + piece for piece in pieces[1:]))), path)
-    with Results(run / "results.sqlite") as results:
-        results._db.execute("UPDATE explanations SET text = ? WHERE text IS NOT NULL", (HOSTILE,))
-        results._db.execute("UPDATE explanations SET failure_detail = ? WHERE text IS NULL", (HOSTILE,))
-        failed = "predicted = NULL, probability = NULL, failure = 'unreadable', failure_detail = ?"
-        where = "example % 3 = 0 AND scorer = 'detection'"
-        assert results._db.execute(f"UPDATE judgements SET {failed} WHERE {where}", (HOSTILE,)).rowcount > 0
-        results._db.execute("UPDATE changes SET n = n + 1")
-    assert cli.main(["stats", str(run), "--neighbours", "jaccard"]) == 0
-    directory = RunDirectory(run)
-    lines = [
-        json.loads(line) | {"coder": f"{quote(HOSTILE)},a,a,0"} for line in directory.metrics.read_text().splitlines()
-    ]
-    directory.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with closing(sqlite3.connect(run / "replies.sqlite", isolation_level=None)) as replies:
-        replies.execute("UPDATE parts SET content = ?", (HOSTILE,))
-        replies.execute("UPDATE replies SET text = ? WHERE text IS NOT NULL", (HOSTILE,))
-    return run
-
-
 def test_foreign_text_is_never_markup(hostile: Path) -> None:
     with TestClient(application([OpenedRun(hostile)], live=True), base_url=LOCAL) as client:
         scored = client.get("/0/latents", params={"status": "scored"}).text
         latents = sorted(link for link in links(scored) if "/latent/" in link)
         assert len(latents) > 2
         behind = sorted(links(client.get(latents[-1]).text))
-        asked, documents = ([link for link in behind if kind in link][:3] for kind in ("/reply/", "/document/"))
+        asked, documents = ([link for link in behind if kind in link][:3] for kind in ("/asked/", "/document/"))
         typed = [str(httpx.URL(path, params={name: HOSTILE[:3_000]})) for path, name in TYPED]
         for address in ("/0/", "/0/latents", *latents, *asked, *documents, *typed, "/compare?first=0&second=0"):
             page = client.get(address)
             assert page.status_code == (400 if "sort=" in address else 200), address
             assert "<script>alert" not in page.text and "<img" not in page.text
             assert "<b>the" not in page.text and ("\u202e" not in page.text or address in typed)
-            assert "y" * 10_000 not in page.text or "/reply/" in address
+            assert "y" * 10_000 not in page.text or "/asked/" in address
         assert asked and documents
         assert "&lt;script&gt;alert(1)" in scored and "&lt;script&gt;alert(1)" in client.get("/0/").text
 
@@ -366,9 +382,42 @@ def test_what_cannot_be_put_into_files_is_told(finished: Path, tmp_path: Path, m
     monkeypatch.setattr("outcrop.dashboard.export.MOST", 100)
     with pytest.raises(ConfigError, match="256 latents, and a folder of pages is for 100 at most"):
         export(OpenedRun(finished), tmp_path / "pages", silent)
+    with RunDirectory(finished).locked(), pytest.raises(RunError, match="another process is working in"):
+        export(OpenedRun(finished), tmp_path / "pages", silent)
     shutil.copy(finished / "config.yaml", tmp_path / "config.yaml")
     with pytest.raises(RunError, match="no latents to show yet"):
         export(OpenedRun(tmp_path), tmp_path / "pages", silent)
+
+
+def test_what_each_explainer_said_lies_in_the_folder_as_a_table(described: Path, tmp_path: Path) -> None:
+    opened = OpenedRun(described)
+    export(opened, tmp_path / "pages", silent)
+    assert len(opened.now.explainers) == 4
+    for i, explainer in enumerate(opened.now.explainers):
+        texts = opened.now.latents(*explainer).table(View(sort="latent", ascending=True))["text"]
+        written = tmp_path / "pages" / "explained" / str(i)
+        assert pyarrow.parquet.read_table(written.with_suffix(".parquet"))["text"] == texts
+        assert pyarrow.csv.read_csv(written.with_suffix(".csv")).num_rows == N_LATENTS
+
+
+def test_a_page_behind_the_last_is_the_last(client: TestClient) -> None:
+    page = client.get("/0/latents", params={"page": 999}).text
+    assert re.search(r"page 3 of 3\s*</p>", page) and "page=2" in page and "page=998" not in page
+
+
+def test_filters_are_not_open_where_none_is_asked_for(described: Path) -> None:
+    with TestClient(application([OpenedRun(described)]), base_url=LOCAL) as client:
+        sent = {
+            "words": "",
+            "explained_by": "",
+            "coder": "",
+            "layer": "",
+            "least": "",
+            "sort": View.sort,
+            "size": "100",
+        }
+        assert '<details class="more">' in client.get("/0/latents", params=sent).text
+        assert '<details class="more" open>' in client.get("/0/latents", params=sent | {"layer": "1"}).text
 
 
 def test_a_run_that_is_still_trained_is_shown(finished: Path, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 // A document with the activations of one latent, as the address says behind #: CODER-LATENT-DOCUMENT.
 "use strict";
-const PLACEHOLDER = /([↵⇥␍]|⟨[^⟨⟩]{1,40}⟩)/;
 const [where, title, status, contexts] = [".where", "h1", "[role=status]", ".contexts"].map((name) => document.querySelector(name));
+const placeholder = new RegExp(`(${contexts.dataset.placeholder})`);
 
 // Text that is visible already, with its placeholders set apart.
-const marked = (text) => text.split(PLACEHOLDER).map((part, i) => {
+const marked = (text) => text.split(placeholder).map((part, i) => {
   if (i % 2 === 0) return part;
   const sign = document.createElement("span");
   sign.className = "sign";

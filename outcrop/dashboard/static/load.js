@@ -3,7 +3,7 @@
 const load = (source) => new Promise((done, failed) => {
   const script = document.createElement("script");
   script.src = source;
-  script.onload = done;
-  script.onerror = () => failed(new Error(`${source} is not beside this page`));
+  script.onload = () => { script.remove(); done(); };
+  script.onerror = () => { script.remove(); failed(new Error(`${source} is not beside this page`)); };
   document.head.append(script);
 });

@@ -1,55 +1,65 @@
 // The table of all latents without a server: from latents.js, and from explained/N.js for what the Nth explainer said.
-// What is shown has an address, whose part behind # is the query that the server knows.
+// What is shown has an address, whose part behind # is the query that the server knows: the form's fields, and the page.
 "use strict";
-const { columns, flags, explainers, perPage, sortBy } = window.outcropLatents;
+const { columns, flags, choices, usual, mostRows } = window.outcropLatents;
+const explainers = choices.explained_by;
 const form = document.querySelector(".filters");
 const body = document.querySelector("table.latents tbody");
 const status = document.querySelector("[role=status]");
 const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
+const tables = document.querySelectorAll("a[download]");
 const heads = [...document.querySelectorAll("th[data-sort]")];
 const sortable = heads.map((head) => head.dataset.sort);
 const numbers = sortable.filter((name) => name !== "latent" && name !== "layer");
-const severalCoders = form.elements.coder !== undefined;
+const severalCoders = choices.coder.length > 1;
 const n = columns.latent.length;
 const count = (number) => number.toLocaleString("en");
 const toldBy = new Map();  // what each explainer said, once it is loaded
 let page = 1, told = null;
 let turn = 0;  // of the view shown last: what was loaded for one before it may arrive behind it
 
-const value = (name) => form.elements[name]?.value ?? "";
+const value = (name) => form.elements[name].value;
 const ticked = (name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
 const column = (name) => columns[name] ?? told[name];
-const explainer = () => value("explained_by") || explainers[0];
+const explainer = () => explainers.indexOf(value("explained_by") || explainers[0]);
 const ascending = () => value("ascending") === "1";
 
-// The form as the address has it; an error for what is not there.
+// The form as the address has it; an error for what is not there. Of what is there twice the last counts.
 const read = () => {
   const query = new URLSearchParams(location.hash.slice(1));
-  const known = new Set([...new FormData(form).keys(), "status", "flag", "page"]);
-  for (const name of query.keys()) if (!known.has(name)) throw new Error(`there is no filter ${name}`);
-  if (!sortable.includes(query.get("sort") ?? sortBy)) throw new Error(`there is no column ${query.get("sort")} to sort by`);
-  for (const field of form.querySelectorAll("[name]")) {
-    const given = query.getAll(field.name);
-    if (field.type === "checkbox") {
-      field.checked = given.includes(field.value);
-      continue;
-    }
-    field.value = given[0] ?? { sort: sortBy, explained_by: explainers[0] }[field.name] ?? "";
-    if (given[0] && field.value !== given[0]) throw new Error(`there is no ${field.name} ${given[0]}`);
-  }
+  const given = (name) => query.getAll(name).filter((one) => one !== "");
+  const known = new Set([...form.elements].map((field) => field.name));
+  for (const name of query.keys()) if (name !== "page" && !known.has(name)) throw new Error(`there is no filter ${name}`);
+  const sort = given("sort").at(-1) ?? usual.sort;
+  if (!sortable.includes(sort)) throw new Error(`there is no column ${sort} to sort by`);
   for (const name of ["status", "flag"]) {
     const there = [...form.querySelectorAll(`[name="${name}"]`)].map((box) => box.value);
-    for (const given of query.getAll(name)) if (!there.includes(given)) throw new Error(`there is no ${name} ${given}`);
+    for (const one of given(name)) if (!there.includes(one)) throw new Error(`there is no ${name} ${one}`);
   }
-  page = Number(query.get("page") ?? 1);
-  if (!Number.isInteger(page) || page < 1) throw new Error(`page is ${query.get("page")}; expected a number from 1 on`);
-  if (![...query.keys()].every((name) => ["sort", "ascending", "words", "page"].includes(name))) form.querySelector("details").open = true;
+  for (const field of form.querySelectorAll("[name]")) {
+    const { name } = field, asked = given(name).at(-1) ?? usual[name] ?? "";
+    if (field.type === "checkbox") {
+      field.checked = given(name).includes(field.value);
+      continue;
+    }
+    if (asked && choices[name]?.includes(asked) === false) throw new Error(`there is no ${name} ${asked}; there are ${choices[name].join(", ")}`);
+    field.value = name === "explained_by" && asked === explainers[0] ? "" : asked;
+    if (asked && field.type === "number" && field.value === "") throw new Error(`${name} is ${asked}; expected a number`);
+  }
+  page = whole("page", given("page").at(-1) ?? "1", Infinity);
+  whole("size", value("size"), mostRows);
+  if ([...query.keys()].some((name) => !["sort", "ascending", "words", "page", "size"].includes(name) && given(name).length)) form.querySelector("details").open = true;
+};
+
+const whole = (name, given, most) => {
+  const number = Number(given);
+  if (!Number.isInteger(number) || number < 1 || number > most) throw new Error(`${name} is ${given}; expected a number from 1 on${most < Infinity ? ` to ${count(most)}` : ""}`);
+  return number;
 };
 
 const address = (changes = {}) => {
   const query = new URLSearchParams(new FormData(form));
   for (const [name, given] of Object.entries(changes)) query.set(name, given);
-  const usual = { sort: sortBy, explained_by: explainers[0], page: "1" };
   return `#${new URLSearchParams([...query].filter(([name, given]) => given !== "" && given !== usual[name]))}`;
 };
 
@@ -113,9 +123,9 @@ const turning = (link, to, there) => {
 
 const show = async (addressed, mine) => {
   if (addressed) read();
-  const by = explainer();
+  const by = explainer(), perPage = Number(value("size"));
   if (!toldBy.has(by)) {
-    await load(`explained/${explainers.indexOf(by)}.js`);
+    await load(`explained/${by}.js`);
     toldBy.set(by, window.outcropExplained);
     if (mine !== turn) return;
   }
@@ -124,6 +134,7 @@ const show = async (addressed, mine) => {
   const last = Math.max(1, Math.ceil(chosen.length / perPage));
   page = Math.min(Math.max(page, 1), last);
   body.replaceChildren(...chosen.slice((page - 1) * perPage, page * perPage).map(line));
+  for (const link of tables) link.href = `explained/${by}.${link.textContent.toLowerCase()}`;
   status.textContent = `${count(chosen.length)} of ${count(n)} latents`;
   shownPage.textContent = last > 1 ? `page ${count(page)} of ${count(last)}` : "";
   turning(previous, page - 1, page > 1);
