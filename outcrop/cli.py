@@ -39,6 +39,7 @@ _HELP = """usage: outcrop VERB [DIRECTORY] [SETTINGS]
   run         the whole road, from text to report
 {stages}
   stats       the statistics of every latent, as a table and as Parquet
+  sweep       trainings that differ in some settings, compared in one table
   hookpoints  list the hookpoints of a model, where coders can sit
   compare     what differs between the scores of two runs
   serve       runs, finished or still going, in the browser
@@ -98,6 +99,16 @@ class StatsCommand(RunCommand):
 
 
 @dataclass(frozen=True)
+class SweepCommand(RunCommand):
+    """Trainings that differ in some settings: the directory of all, and the settings that they have in common."""
+
+    grid: Path | None = None
+    """A YAML list of grids, each with a list of values for some settings; kept in the directory once it is named."""
+    target_fvu: tuple[float, ...] = ()
+    """Held-out FVUs; the table tells after how many tokens and seconds each was reached."""
+
+
+@dataclass(frozen=True)
 class ReportCommand(RunCommand):
     """A run: its directory and its settings."""
 
@@ -147,6 +158,7 @@ def _verb(name: str) -> Callable[[Sequence[str]], None]:
         "hookpoints": _hookpoints,
         "compare": _compare,
         "serve": _serve,
+        "sweep": _sweep,
         "convert": _convert,
         "demo": _demo,
     }
@@ -198,6 +210,26 @@ def _export(run: Run) -> None:
     folder = run.directory.report / "html"
     export(OpenedRun(run.directory.path), folder, bars)
     say(f"The pages: {folder / 'index.html'}")
+
+
+def _sweep(arguments: Sequence[str]) -> None:
+    command = parse_run("outcrop sweep", arguments, SweepCommand)
+    from outcrop.console import bars, quiet, say, show
+    from outcrop.run import write_atomically
+    from outcrop.sweep import read_grid, sweep
+
+    quiet()
+    kept = command.out / "grid.yaml"
+    grid = command.grid or kept
+    if not grid.exists():
+        raise ConfigError(f"there is no {grid}; --grid names a file with the settings that the trainings differ in")
+    points = read_grid(grid, command.config)
+    command.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(command.out / "config.yaml", configs.dump(command.config).encode())
+    if grid != kept:
+        write_atomically(kept, grid.read_bytes())
+    sweep(points, command.out, targets=command.target_fvu, progress=bars, say=say)
+    show((command.out / "table.md").read_text(encoding="utf-8"))
 
 
 def _stats(arguments: Sequence[str]) -> None:

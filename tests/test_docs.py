@@ -110,7 +110,13 @@ def parse(verb: str, given: list[str]) -> None:
 
 
 ASKING = dict.fromkeys(("run", "explain", "score"), cli.AskingCommand)
-KINDS = {**ASKING, "cache": cli.CacheCommand, "stats": cli.StatsCommand, "report": cli.ReportCommand}
+KINDS = {
+    **ASKING,
+    "cache": cli.CacheCommand,
+    "stats": cli.StatsCommand,
+    "report": cli.ReportCommand,
+    "sweep": cli.SweepCommand,
+}
 
 
 def parse_run(verb: str, given: list[str]) -> None:
@@ -180,7 +186,8 @@ def default_shown(value: Any) -> str:
 @every_page
 def test_every_flag_is_a_setting(page: Path) -> None:
     filters = {flag_of("where", field, Where) for field in dataclasses.fields(Where)}
-    known = {*settings(), *OF_THE_COMMAND_LINE, *filters, "--to", "--host", "--port", "--live", "--html"}
+    verbs = {"--to", "--host", "--port", "--live", "--html", "--grid", "--target-fvu"}
+    known = {*settings(), *OF_THE_COMMAND_LINE, *filters, *verbs}
     flags = {flag for span in spans(page) for flag in re.findall(r"(?:^|(?<=\s))--[\w.-]+", span)}
     assert flags <= known
 

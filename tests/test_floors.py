@@ -17,7 +17,7 @@ FLOORS = [
     {"stages", "contents", "judges", "trackers"},
     {"work"},
     {"pipeline"},
-    {"console", "demo", "dashboard"},
+    {"console", "demo", "dashboard", "sweep"},
     {"cli"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from outcrop.results import Results
@@ -64,11 +65,15 @@ def tables(run: Path) -> dict[str, list[tuple[object, ...]]]:
 
 
 def files(run: Path) -> dict[str, bytes]:
-    """What a run leaves behind beside its databases: weights, shards, tokens, metrics, summary and page."""
+    """What a run leaves behind beside its databases: weights, shards, tokens, metrics but for the seconds that training
+    took, summary and page."""
     found = [
         path
         for part in ("tokens", "coders", "cache", "report")
         for path in sorted((run / part).rglob("*"))
         if path.is_file()
     ]
-    return {str(path.relative_to(run)): path.read_bytes() for path in (*found, run / "metrics.jsonl")}
+    measured = [json.loads(line) | {"seconds": None} for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {str(path.relative_to(run)): path.read_bytes() for path in found} | {
+        "metrics": json.dumps(measured).encode()
+    }

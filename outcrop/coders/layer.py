@@ -104,6 +104,23 @@ class SparseLayer(nn.Module):
         if isinstance(self.selection, BatchTopK | JumpReLU):
             self.selection.rescale(factor)
 
+    def mean_preactivations(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "M"]:
+        """Of each latent over the batch, without a product for each token."""
+        return self.encoder @ self._hidden(x).mean(dim=0) + self.encoder_bias
+
+    @torch.no_grad()
+    def part_encoder(self, generator: torch.Generator) -> None:
+        """Give the encoder rows that have nothing to do with the decoder's, as long as they were."""
+        rows = _unit_rows(len(self.encoder), self.encoder.shape[1], generator).to(self.encoder.device)
+        self.encoder.copy_(rows * self.encoder.norm(dim=1, keepdim=True))
+
+    @torch.no_grad()
+    def project(self, source: Float[Tensor, "d_in r"], target: Float[Tensor, "d_out s"]) -> None:
+        """Move encoder and decoder rows into the spans of two orthonormal bases, as long as they were."""
+        for rows, basis in ((self.encoder, source), (self.decoder, target)):
+            norms = rows.norm(dim=1, keepdim=True)
+            rows.copy_(F.normalize(rows @ basis @ basis.T, dim=1) * norms)
+
     @torch.no_grad()
     def absorb_norms(self) -> None:
         """Decoder rows of unit norm, activations that have taken over their size: the same coder, but for the

@@ -7,10 +7,12 @@
     multi-topk   1/8 of the mean over layers: mse of ŷ_{<l} + the 4k largest latents of layer l
     auxk         weight · mean over layers: how badly the dead latents' k_aux largest model the error e_l = y − ŷ_{≤l},
                  ‖e_l − ê_l‖² / ‖e_l‖², times the share of k_aux that there are dead latents for
+    spread       weight · mean over layers: variance over latents of the batch's mean pre-activations
     sparsity     weight · sum over layers of the selection's penalty
 
 The first two are averaged together. Sources: Gao et al. 2024 (Multi-TopK, AuxK: arXiv:2406.04093, app. A),
-Bussmann et al. 2025 (matryoshka: arXiv:2503.17547). AuxK takes e_l as given: no gradient flows through it.
+Bussmann et al. 2025 (matryoshka: arXiv:2503.17547). AuxK takes e_l as given, and the spread
+what a layer reads: no gradient flows there.
 """
 
 from __future__ import annotations
@@ -54,8 +56,11 @@ def side_loss(
     dead: Bool[Tensor, "L M"],
     config: TrainConfig,
 ) -> Scalar:
-    """What keeps latents alive and sparse, whatever else is minimised: AuxK and the selections' penalties."""
+    """What keeps latents alive and sparse, whatever else is minimised: AuxK, spread, and the selections' penalties."""
     loss = y.new_zeros(())
+    if config.spread_weight:
+        spreads = [output.layer.mean_preactivations(output.read.detach()).var() for output in outputs]
+        loss = loss + config.spread_weight * torch.stack(spreads).mean()
     if config.auxk_weight and bool(dead.any()):
         loss = loss + config.auxk_weight * _auxk(y, outputs, dead)
     for output in outputs:

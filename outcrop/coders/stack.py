@@ -131,6 +131,20 @@ class SparseStack(SparseCoder):
             raise CoderError("behind dense layers each sparse layer has a space of its own; compare decoder rows")
         return torch.cat([layer.encoder for layer in self.layers])
 
+    def part_encoders(self, seed: int) -> None:
+        """Let no encoder begin as its decoder's transpose."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.layers:
+            layer.part_encoder(generator)
+
+    def project(self, source: Float[Tensor, "d_in r"], target: Float[Tensor, "d_out s"]) -> None:
+        """Let every latent lie within two orthonormal bases (Wang et al. 2025, arXiv:2508.16929, where latents start
+        within the active subspace). ConfigError where dense layers lie between."""
+        if self.architecture.encoder_widths or self.architecture.decoder_widths:
+            raise ConfigError("behind dense layers latents have no place in the activations' space to start within")
+        for layer in self.layers:
+            layer.project(source, target)
+
     def normalise_decoders(self) -> None:
         for layer in self.layers:
             layer.normalise_decoder()

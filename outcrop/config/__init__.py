@@ -4,7 +4,7 @@ A field's docstring is its help text. A config holds no runtime state. What is w
 run directory as `config.yaml` is a `RunConfig`, and repeats the run.
 """
 
-from outcrop.config.coder import Architecture, CoderConfig, Loss, Optimizer, Read, Selection, TrainConfig
+from outcrop.config.coder import Architecture, CoderConfig, Loss, Normalise, Optimizer, Read, Selection, TrainConfig
 from outcrop.config.judge import JudgeConfig, Role
 from outcrop.config.judging import ExplainConfig, Explainer, ReportConfig, ScoreConfig, Scorer, Where
 from outcrop.config.latents import CacheConfig, ExamplesConfig, Flag, NeighbourMeasure, Sampler, SelectConfig, Statistic
@@ -23,6 +23,7 @@ __all__ = [
     "Loss",
     "ModelConfig",
     "NeighbourMeasure",
+    "Normalise",
     "Optimizer",
     "Read",
     "ReportConfig",

@@ -13,6 +13,7 @@ Optimizer = Literal["muon", "adam", "signum"]
 Read = Literal["residual", "resnet", "parallel"]
 Selection = Literal["topk", "batchtopk", "groupmax", "jumprelu", "relu"]
 Loss = Literal["fvu", "ce", "kl"]
+Normalise = Literal["centre-and-scale", "scale", "none"]
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,12 @@ class TrainConfig(Strict):
     KL divergence from the unchanged model, with every hookpoint's coder spliced in."""
     finetune: bool = False
     """Go on training the coder that coder.path names."""
+    normalise: Normalise = "centre-and-scale"
+    """What is done to activations before coders see them; saved coders take raw ones whatever it is."""
+    start_transposed: bool = True
+    """Encoders start as their decoder's transpose, and not as rows of their own."""
+    start_within: float | None = None
+    """Share of the variance; latents start within the fewest directions that hold it. By default anywhere."""
     optimizer: Optimizer = "muon"
     """For the matrices: Muon, Adam, or Signum with schedule-free averaging. Under Muon, Adam trains the vectors."""
     lr: float | None = None
@@ -139,6 +146,8 @@ class TrainConfig(Strict):
     """Beside k, 4k latents of each layer shall reconstruct, with an eighth of the weight."""
     auxk_weight: float = 0.0
     """Weight of AuxK, which lets dead latents model the error; 1/32 is usual, 0 leaves it out."""
+    spread_weight: float = 0.0
+    """Weight of a penalty on the variance over latents of their mean pre-activations in a batch."""
     sparsity_weight: float = 1e-3
     """Weight of the penalty on the mean L1 norm (relu) or mean L0 (jumprelu) of a token in each layer."""
     dead_after_tokens: int = 1_000_000
@@ -182,9 +191,11 @@ class TrainConfig(Strict):
         require(clip is None or clip > 0, f"train.clip is {clip}; it must be positive")
         require(k_start is None or k_start >= 1, f"train.k-start is {k_start}; it must be at least 1")
         require(0 < self.k_decay_share <= 1, f"train.k-decay-share is {self.k_decay_share}; it must lie in (0, 1]")
-        for name in ("auxk_weight", "sparsity_weight"):
+        for name in ("auxk_weight", "spread_weight", "sparsity_weight"):
             value = getattr(self, name)
             require(value >= 0, f"train.{name.replace('_', '-')} is {value}; it must not be negative")
+        within = self.start_within
+        require(within is None or 0 < within <= 1, f"train.start-within is {within}; it must lie in (0, 1]")
         multiple = self.sink_norm_multiple
         require(
             multiple is None or multiple > 1,

@@ -85,6 +85,10 @@ class RunConfig(Strict):
                 k_start is None or coder.path is not None or k_start <= coder.latents_per_layer,
                 f"train.k-start is {k_start}, more than the {coder.latents_per_layer} latents of a layer",
             )
+            require(
+                self.train.start_within is None or not (coder.encoder_widths or coder.decoder_widths),
+                "train.start-within is set, but behind dense layers latents have no place in the activations' space",
+            )
         require(
             not self.train.finetune or self.coder.path is not None,
             "train.finetune is set, but --coder names no coder to go on with",

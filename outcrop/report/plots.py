@@ -1,76 +1,29 @@
 """Figures as files, SVG and PNG, for papers and slides.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart; marks differ by shape as well, so that they
-stay apart in grey. Each figure says its n and the level of its intervals. What was not measured has no figure.
+Each figure says its n and the level of its intervals. What was not measured has no figure.
 """
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy import ndarray
 
+from outcrop.report.drawing import COLOURS, GREY, MARKS, Drawn, files, logarithmic, new_axes
 from outcrop.report.figures import AGAINST, ARM_NAMES
 from outcrop.report.ledger import coder_label
 from outcrop.report.tables import Tables
-from outcrop.report.text import count, power_of_ten, visible
+from outcrop.report.text import count, visible
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKS = ("o", "s", "D", "^", "v", "P", "X")
-_GREY = "#777777"
-_STYLE: dict[Any, Any] = {  # no date and no random ids, so that the same numbers give the same files
-    "svg.hashsalt": "outcrop",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "text.parse_math": False,  # foreign text may hold a $
-}
 _MOST_DOTS = 5_000
-Drawn = tuple[str, Figure]
 
 
 def figure_files(summary: dict[str, Any], tables: Tables) -> dict[str, bytes]:
     """File name → its bytes."""
-    with rc_context(_STYLE):
-        drawn = [figure for make in _FIGURES for figure in make(summary, tables)]
-        return {f"{name}.{kind}": save(figure) for name, figure in drawn for kind, save in _KINDS.items()}
-
-
-def _svg(figure: Figure) -> bytes:
-    sink = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(sink, metadata={"Date": None})
-    return sink.getvalue()
-
-
-def _png(figure: Figure) -> bytes:
-    sink = io.BytesIO()
-    figure.set_dpi(200)
-    FigureCanvasAgg(figure).print_png(sink, metadata={"Software": None})
-    return sink.getvalue()
-
-
-_KINDS: dict[str, Callable[[Figure], bytes]] = {"svg": _svg, "png": _png}
-
-
-def _axes(title: str, width: float | int, height: float | int, x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot(xlabel=x, ylabel=y)
-    axes.set_title(title)
-    return figure, axes
+    return files(lambda: (figure for make in _FIGURES for figure in make(summary, tables)))
 
 
 def _strata(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
@@ -80,7 +33,7 @@ def _strata(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
         return
     shown = {name: label for name, label in AGAINST.items() if overall["macro"]["explanation"][name]["n"]}
     title = f"n = {count(overall['n_scored'])} latents, {100 * summary['confidence']:g}% intervals"
-    figure, axes = _axes(title, 6, 0.9 + 0.62 * len(shown), "balanced accuracy, mean over latents", "")
+    figure, axes = new_axes(title, 6, 0.9 + 0.62 * len(shown), "balanced accuracy, mean over latents", "")
     for i, (arm, name) in enumerate(ARM_NAMES.items()):
         cells = [overall["macro"][arm][metric] for metric in shown]
         at = np.arange(len(cells)) + 0.22 * (i - 1)
@@ -89,15 +42,15 @@ def _strata(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
     axes.set_yticks(range(len(shown)), labels)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(0, 1.02)
-    axes.axvline(0.5, color=_GREY, linestyle="--", linewidth=0.8)
+    axes.axvline(0.5, color=GREY, linestyle="--", linewidth=0.8)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     yield "strata", figure
 
 
 def _whiskers(axes: Axes, cells: list[dict[str, Any]], at: ndarray, i: int, name: str) -> None:
     value, low, high = (np.array([cell[end] for cell in cells], dtype=float) for end in ("value", "low", "high"))
-    axes.hlines(at, low, high, color=_COLOURS[i], linewidth=1.2)
-    axes.plot(value, at, _MARKS[i], color=_COLOURS[i], markersize=5, label=name)
+    axes.hlines(at, low, high, color=COLOURS[i], linewidth=1.2)
+    axes.plot(value, at, MARKS[i], color=COLOURS[i], markersize=5, label=name)
 
 
 def _against_rate(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
@@ -113,17 +66,17 @@ def _against_rate(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
         rows = np.random.default_rng(0).choice(rows, _MOST_DOTS, replace=False)
     some = f", of which {count(_MOST_DOTS)} are shown" if n > _MOST_DOTS else ""
     title = f"n = {count(n)} latents{some}, {100 * summary['confidence']:g}% intervals"
-    figure, axes = _axes(title, 6, 3.6, "firing rate per token", "balanced accuracy")
+    figure, axes = new_axes(title, 6, 3.6, "firing rate per token", "balanced accuracy")
     rate, coders = about["firing_rate"][rows].astype(float), about["coder"][rows]
     for i, coder in enumerate(sorted(set(coders.tolist()))):
         mine = rows[coders == coder]
-        at, style = rate[coders == coder], i % len(_COLOURS)
+        at, style = rate[coders == coder], i % len(COLOURS)
         if n <= 200:
-            axes.vlines(at, found.low[mine], found.high[mine], color=_COLOURS[style], linewidth=0.7, alpha=0.6)
-        axes.plot(at, found.value[mine], _MARKS[style], color=_COLOURS[style], markersize=4, label=_label(coder))
-    _logarithmic(axes, "x")
+            axes.vlines(at, found.low[mine], found.high[mine], color=COLOURS[style], linewidth=0.7, alpha=0.6)
+        axes.plot(at, found.value[mine], MARKS[style], color=COLOURS[style], markersize=4, label=_label(coder))
+    logarithmic(axes, "x")
     axes.set_ylim(0, 1.02)
-    axes.axhline(0.5, color=_GREY, linestyle="--", linewidth=0.8)
+    axes.axhline(0.5, color=GREY, linestyle="--", linewidth=0.8)
     if len(set(coders.tolist())) > 1:
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.18))
     yield "rate", figure
@@ -133,13 +86,13 @@ def _reliability(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
     """How often windows fire of which the judge says so with a probability; size: share of the weight."""
     for arm in summary["scores"]["calibration"]:
         title = f"n = {count(arm['n'])} judgements, arm {arm['arm']}"
-        figure, axes = _axes(title, 4.4, 4.2, "mean probability", "share of windows in which the latent fires")
+        figure, axes = new_axes(title, 4.4, 4.2, "mean probability", "share of windows in which the latent fires")
         for i, when in enumerate(("before", "after")):
             bins = [one for one in arm[when]["reliability"] if one["observed"] > 0]
             x, y = ([one[name] for one in bins] for name in ("predicted", "observed"))
-            axes.plot(x, y, _MARKS[i], color=_COLOURS[i], label=f"{when} calibration", markersize=6, alpha=0.85)
-        axes.axline((1e-3, 1e-3), (1, 1), color=_GREY, linestyle="--", linewidth=0.8)
-        _logarithmic(axes, "x", "y")
+            axes.plot(x, y, MARKS[i], color=COLOURS[i], label=f"{when} calibration", markersize=6, alpha=0.85)
+        axes.axline((1e-3, 1e-3), (1, 1), color=GREY, linestyle="--", linewidth=0.8)
+        logarithmic(axes, "x", "y")
         axes.set_xlim(1e-4, 1.5)
         axes.set_ylim(1e-4, 1.5)
         axes.legend(loc="upper left")
@@ -152,12 +105,14 @@ def _layers(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
     if not stacks:
         return
     n = count(min(coder["n_tokens"] for coder in stacks))
-    figure, axes = _axes(f"n = {n} held-out tokens", 5, 3.2, "layers of the stack", "fraction of variance unexplained")
+    figure, axes = new_axes(
+        f"n = {n} held-out tokens", 5, 3.2, "layers of the stack", "fraction of variance unexplained"
+    )
     for i, coder in enumerate(stacks):
-        style = i % len(_COLOURS)
+        style = i % len(COLOURS)
         fvu = [layer["fvu"] for layer in coder["layers"]]
         name = visible(coder["label"], 60)
-        axes.plot(range(1, len(fvu) + 1), fvu, marker=_MARKS[style], color=_COLOURS[style], label=name)
+        axes.plot(range(1, len(fvu) + 1), fvu, marker=MARKS[style], color=COLOURS[style], label=name)
     axes.set_xticks(range(1, max(len(coder["layers"]) for coder in stacks) + 1))
     axes.set_ylim(bottom=0)
     axes.legend()
@@ -170,14 +125,14 @@ def _ledger(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
     if not coders:
         return
     title = f"n = {count(summary['ledger']['n_latents'])} latents"
-    figure, axes = _axes(title, 7, 1.1 + 0.4 * len(coders), "share of the latents", "")
+    figure, axes = new_axes(title, 7, 1.1 + 0.4 * len(coders), "share of the latents", "")
     left = np.zeros(len(coders))
     for i, (status, total) in enumerate(summary["ledger"]["counts"].items()):
         share = np.array([coder["counts"][status] / max(1, coder["n_latents"]) for coder in coders])
         hatch = ("", "///", "...", "xxx", "", "|||")[i]
         names = [visible(coder["label"], 40) for coder in coders]
         label = f"{status}, {count(total)}"
-        axes.barh(names, share, left=left, color=_COLOURS[i], hatch=hatch, edgecolor="white", label=label)
+        axes.barh(names, share, left=left, color=COLOURS[i], hatch=hatch, edgecolor="white", label=label)
         left += share
     axes.set_xlim(0, 1)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -187,19 +142,10 @@ def _ledger(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
 def _labels(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
     """Latents by what their activation bands say of each other."""
     for bands in summary["scores"]["bands"]:
-        figure, axes = _axes(f"n = {count(bands['n'])} latents", 6, 2.4, "latents", "")
-        axes.barh(list(bands["labels"]), list(bands["labels"].values()), color=_COLOURS[0])
+        figure, axes = new_axes(f"n = {count(bands['n'])} latents", 6, 2.4, "latents", "")
+        axes.barh(list(bands["labels"]), list(bands["labels"].values()), color=COLOURS[0])
         axes.invert_yaxis()
         yield f"bands_{bands['explainer']}", figure
-
-
-def _logarithmic(axes: Axes, *names: str) -> None:
-    """Decades without matplotlib's formulas, which are turned off."""
-    for name in names:
-        getattr(axes, f"set_{name}scale")("log")
-        axis: Axis = getattr(axes, f"{name}axis")
-        axis.set_major_formatter(lambda value, _: power_of_ten(round(math.log10(value))))
-        axis.set_minor_formatter(NullFormatter())
 
 
 def _label(coder: str) -> str:

@@ -26,6 +26,7 @@ class Checkpoint:
     """After `step` steps: the tensors and numbers of every coder, by its key."""
 
     step: int
+    seconds: float  # that the steps took
     made_with: str  # a hash of text, model and settings: a training goes on only with the same
     coders: dict[str, dict[str, Any]]
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,11 @@ from outcrop.train import checkpoint as checkpoints
 from outcrop.train import parallel
 from outcrop.train.course import Course
 from outcrop.train.evaluate import HeldOutText, TrainingHistory, measure
-from outcrop.train.normalise import effective_rank, estimate, gamma
+from outcrop.train.normalise import directions, effective_rank, estimate, gamma
 from outcrop.train.step import CoderState, continued_state, new_state, restored_state
 from outcrop.train.store import ActivationStore
 from outcrop.train.stream import Activations, Stream, load_block
-from outcrop.types import CoderKey, Place, Reconstruction
+from outcrop.types import ActivationBatch, CoderKey, Place, Reconstruction
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -69,8 +71,7 @@ def train_coders(
     coders = {key: trained[key].coder.architecture if key in trained else own for key, own in coders.items()}
     places = _places(coders)
     watched = _held_out(model, held_out, places, config, batch_tokens, progress)
-    store = _store(model, text, config, batch_tokens, say)
-    stream = Stream(model, text, places, config, seed, batch_tokens, store)
+    stream = activation_stream(model, text, places, config, seed=seed, batch_tokens=batch_tokens, say=say)
     course = Course(stream, model, text, config, batch_tokens)
     made_with = _fingerprint(model, text, coders, config, seed, batch_tokens)
     watch = _Watch(course.n_steps, config, watched, log, checkpoint_directory, made_with)
@@ -82,8 +83,10 @@ def train_coders(
         else:
             shown = advance if config.loss == "fvu" else lambda n: None  # an end-to-end step reads the text again
             states = _new_states(coders, config, stream.block(0, shown), trained)
+        clock = _Clock(saved.seconds if saved else 0.0)
         for step, losses in course.steps(first, states, advance):
-            watch.after(step + 1, states, losses)
+            with clock.stopped() as seconds:
+                watch.after(step + 1, seconds, states, losses)
     with progress("cross-entropy", len(states) * watched.n_ce_tokens, "tokens") as advance:
         finished = [_finished(state, watched, config, advance) for state in states]
     for one in finished:
@@ -93,6 +96,24 @@ def train_coders(
                 "on more tokens, or with another learning rate or sparsity weight"
             )
     return finished
+
+
+def activation_stream(
+    model: LanguageModel,
+    text: Corpus,
+    places: Sequence[Place],
+    config: TrainConfig,
+    *,
+    seed: int,
+    batch_tokens: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> Stream:
+    """The activations of a text at some places, from where `config.activations` keeps them, if it says where."""
+    store = None
+    if config.activations is not None:
+        made_with = _hash(model.identity, str(model.module.dtype), text.hash, config.block_tokens, batch_tokens)
+        store = ActivationStore(Path(config.activations), made_with, say)
+    return Stream(model, text, places, config, seed, batch_tokens, store)
 
 
 def evaluate_coders(
@@ -127,6 +148,21 @@ def _held_out(
     return HeldOutText(model, corpus, activations, config.ce_tokens, batch_tokens)
 
 
+class _Clock:
+    """How long the steps take, and what they read; not what is measured and saved between them."""
+
+    def __init__(self, seconds: float) -> None:
+        """It goes on from so many seconds."""
+        self._seconds, self._since = seconds, time.perf_counter()
+
+    @contextmanager
+    def stopped(self) -> Iterator[float]:
+        """Gives the seconds so far."""
+        self._seconds += time.perf_counter() - self._since
+        yield self._seconds
+        self._since = time.perf_counter()
+
+
 @dataclass(frozen=True)
 class _Watch:
     """Measures and saves where it is time."""
@@ -138,26 +174,28 @@ class _Watch:
     checkpoint_directory: Path | None
     made_with: str
 
-    def after(self, step: int, states: Sequence[CoderState], losses: Sequence[float]) -> None:
+    def after(self, step: int, seconds: float, states: Sequence[CoderState], losses: Sequence[float]) -> None:
         if not parallel.is_first():
             return
         if self._is_time(step, self.config.evaluate_every_tokens):
             for state, loss in zip(states, losses, strict=True):
-                self.log(self._record(step, state, loss))
+                self.log(self._record(step, seconds, state, loss))
         if self.checkpoint_directory and self._is_time(step, self.config.checkpoint_every_tokens):
             saved = {str(state.key): state.state_dict() for state in states}
-            checkpoints.save(checkpoints.Checkpoint(step, self.made_with, saved), self.checkpoint_directory)
+            checkpoints.save(checkpoints.Checkpoint(step, seconds, self.made_with, saved), self.checkpoint_directory)
 
     def _is_time(self, step: int, every_tokens: int) -> bool:
         return step % max(1, round(every_tokens / self.config.batch_tokens)) == 0 or step == self.n_steps
 
-    def _record(self, step: int, state: CoderState, loss: float) -> dict[str, Any]:
+    def _record(self, step: int, seconds: float, state: CoderState, loss: float) -> dict[str, Any]:
         batch = self.held_out.activations[state.key.place].below(state.normaliser.max_norm)
         with state.evaluated() as coder:
             held = measure(coder, *state.normaliser(batch))
         record = {
             "step": step,
             "steps": self.n_steps,
+            "tokens": state.trained_tokens,
+            "seconds": seconds,
             "coder": str(state.key),
             "train_loss": loss,
             "fvu": held.fvu[-1],
@@ -200,15 +238,6 @@ def _fingerprint(
     return _hash(model.identity, text.hash, architectures, settings, seed, batch_tokens)
 
 
-def _store(
-    model: LanguageModel, text: Corpus, config: TrainConfig, batch_tokens: int, say: Callable[[str], None]
-) -> ActivationStore | None:
-    if config.activations is None:
-        return None
-    made_with = _hash(model.identity, str(model.module.dtype), text.hash, config.block_tokens, batch_tokens)
-    return ActivationStore(Path(config.activations), made_with, say)
-
-
 def _hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -230,13 +259,27 @@ def _new_states(
     given: Mapping[CoderKey, PlacedCoder],
 ) -> list[CoderState]:
     """Coders at their start, centred and scaled by the first block."""
-    normalisers = {place: estimate(block, config.sink_norm_multiple) for place, block in first_block.items()}
-    return [
-        continued_state(given[key], config, normalisers[key.place])
-        if key in given
-        else new_state(key, coder, config, normalisers[key.place])
-        for key, coder in coders.items()
-    ]
+    normalisers = {
+        place: estimate(block, config.sink_norm_multiple, config.normalise) for place, block in first_block.items()
+    }
+    states = []
+    for key, coder in coders.items():
+        if key in given:
+            states.append(continued_state(given[key], config, normalisers[key.place]))
+        else:
+            states.append(new_state(key, coder, config, normalisers[key.place]))
+            _place(states[-1], config, first_block[key.place])
+    return states
+
+
+def _place(state: CoderState, config: TrainConfig, block: ActivationBatch) -> None:
+    """Where the latents of a new coder start, if not anywhere and their encoders as their decoders."""
+    if not config.start_transposed:
+        state.coder.part_encoders(state.key.seed + 1)
+    if config.start_within is not None:
+        block = block.below(state.normaliser.max_norm)
+        source, target = (directions(side, config.start_within) for side in (block.source, block.target))
+        state.coder.project(source, target)
 
 
 def _finished(state: CoderState, held_out: HeldOutText, config: TrainConfig, advance: Advance) -> Trained:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from outcrop.coders.folding import Scaling
+from outcrop.config import Normalise
 from outcrop.types import ActivationBatch
 
 
@@ -31,14 +32,24 @@ class Normaliser:
         return x, x if batch.target is batch.source else self.target(batch.target)
 
 
-def estimate(batch: ActivationBatch, sink_norm_multiple: float | None) -> Normaliser:
+def estimate(
+    batch: ActivationBatch, sink_norm_multiple: float | None, normalise: Normalise = "centre-and-scale"
+) -> Normaliser:
     """From raw activations; those above the multiple of the median norm are left out, here and ever after."""
     max_norm = None
     if sink_norm_multiple is not None:
         max_norm = sink_norm_multiple * float(batch.source.float().norm(dim=1).median())
         batch = batch.below(max_norm)
-    source = scaling(batch.source)
-    return Normaliser(source, source if batch.target is batch.source else scaling(batch.target), max_norm)
+    source = _wanted(scaling(batch.source), normalise)
+    one = batch.target is batch.source
+    return Normaliser(source, source if one else _wanted(scaling(batch.target), normalise), max_norm)
+
+
+def _wanted(found: Scaling, normalise: Normalise) -> Scaling:
+    """Only what shall be done of it."""
+    if normalise == "centre-and-scale":
+        return found
+    return Scaling(torch.zeros_like(found.mean), found.scale if normalise == "scale" else 1.0)
 
 
 def scaling(x: Float[Tensor, "n d"]) -> Scaling:
@@ -51,6 +62,15 @@ def gamma(x: Float[Tensor, "n d"]) -> float:
     """‖μ‖ / (σ √d)"""
     of = scaling(x)
     return float(of.mean.norm()) / (of.scale * len(of.mean) ** 0.5)
+
+
+def directions(x: Float[Tensor, "n d"], share: float) -> Float[Tensor, "d r"]:
+    """An orthonormal basis of the fewest directions that hold this share of the variance."""
+    centred = x.float() - x.float().mean(dim=0)
+    variance, basis = torch.linalg.eigh(centred.T @ centred)
+    held = variance.clamp_min(0).flip(0).cumsum(0)
+    rank = int((held < share * held[-1]).sum()) + 1
+    return basis.flip(1)[:, :rank]
 
 
 def effective_rank(x: Float[Tensor, "n d"]) -> float:

@@ -98,6 +98,16 @@ def test_auxk_trains_the_dead_latents_of_every_layer_and_their_encoder_as_the_re
         assert (got[of_layer].abs().sum(dim=1) > 0).all() and (got[~of_layer].abs() < 1e-12).all()
 
 
+def test_the_spread_is_the_variance_over_latents_of_their_mean_preactivations() -> None:
+    coder, x = stack(dtype=torch.double), tokens(dtype=torch.double)
+    reads = [output.read.detach() for output in coder.run(x)]
+    spreads = [
+        (read @ layer.encoder.T + layer.encoder_bias).mean(dim=0).var()
+        for read, layer in zip(reads, coder.layers, strict=True)
+    ]
+    assert_equal(coder, loss_of(coder, x, spread_weight=0.5), loss_of(coder, x) + 0.5 * torch.stack(spreads).mean())
+
+
 @pytest.mark.parametrize(("selection", "norm"), [("relu", 1), ("jumprelu", 0)])
 def test_the_penalty_is_the_mean_norm_of_a_token(selection: str, norm: int) -> None:
     coder, x = stack(dtype=torch.double, selection=selection), tokens(dtype=torch.double)

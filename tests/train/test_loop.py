@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from outcrop.coders.layer import SparseLayer
 from outcrop.coders.placed import PlacedCoder
-from outcrop.config import Architecture, CoderConfig, Optimizer, TrainConfig
+from outcrop.config import Architecture, CoderConfig, Normalise, Optimizer, TrainConfig
 from outcrop.errors import CoderError, CorruptError, StaleError
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.train import checkpoint as checkpoints
 from outcrop.train.loop import Trained, evaluate_coders, train_coders
-from outcrop.train.normalise import effective_rank, estimate, gamma
+from outcrop.train.normalise import directions, effective_rank, estimate, gamma
 from outcrop.train.stream import Stream
 from outcrop.types import ActivationBatch, CoderKey, Hookpoint
 from tests.coders.test_stack import SELECTIONS
@@ -100,12 +101,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
 
 
 def test_a_half_written_checkpoint_is_not_taken_for_one(tmp_path: Path) -> None:
-    checkpoints.save(checkpoints.Checkpoint(5, "", {}), tmp_path)
+    checkpoints.save(checkpoints.Checkpoint(5, 1.0, "", {}), tmp_path)
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "state.pt").write_bytes(b"half")
     found = checkpoints.latest(tmp_path, torch.device("cpu"))
     assert found is not None and found.step == 5
-    checkpoints.save(checkpoints.Checkpoint(9, "", {}), tmp_path)
+    checkpoints.save(checkpoints.Checkpoint(9, 1.0, "", {}), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000009"]
 
 
@@ -145,6 +146,58 @@ def test_mean_and_scale_are_those_of_the_tokens_below_the_sink_norm() -> None:
     assert normalised.pow(2).mean() == pytest.approx(1, abs=1e-5)
     assert normalised.mean(dim=0).abs().max() < 1e-5
     assert estimate(batch_of(torch.cat([x, sinks])), None).source.scale > 100
+
+
+@pytest.mark.parametrize(("normalise", "mean", "scale"), [("scale", 0.0, 2.0), ("none", 0.0, 1.0)])
+def test_inputs_are_centred_and_scaled_only_where_that_is_wanted(
+    normalise: Normalise, mean: float, scale: float
+) -> None:
+    x = torch.randn(5_000, 8, generator=torch.Generator().manual_seed(0)) * 2 + 3
+    found = estimate(batch_of(x), None, normalise)
+    assert found.source.mean.tolist() == [mean] * 8
+    assert found.source.scale == pytest.approx(scale, rel=0.02)
+
+
+def test_directions_are_the_fewest_that_hold_a_share_of_the_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 7 + torch.randn(2_000, 6, generator=generator) * torch.tensor([3.0, 2.0, 1.0, 0.1, 0.1, 0.1])
+    basis = directions(x, 0.99)
+    assert basis.shape == (6, 3)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(3))
+    assert basis[3:].abs().max() < 0.05
+    assert directions(x, 1.0).shape == (6, 6)
+
+
+def test_latents_start_where_they_are_told_to(model: LanguageModel, corpora: dict[str, Corpus]) -> None:
+    """Before the first step, whose learning rate is nothing."""
+
+    def started(**settings: Any) -> SparseLayer:
+        trained = run(model, corpora, "adam", settings={"lr": 1e-30, **settings})
+        return trained[0].placed.coder.layers[0]
+
+    def rank(rows: Tensor) -> int:
+        return int(torch.linalg.matrix_rank(rows, atol=1e-3))
+
+    usual, within, apart = started(), started(start_within=0.5), started(start_transposed=False)
+    assert rank(usual.decoder) == 32 > rank(within.decoder) == rank(within.encoder) > 0
+    torch.testing.assert_close(within.decoder.norm(dim=1), torch.ones(64))
+    torch.testing.assert_close(usual.encoder, usual.decoder)
+    assert torch.nn.functional.cosine_similarity(apart.encoder, apart.decoder).abs().mean() < 0.3
+    torch.testing.assert_close(apart.encoder.norm(dim=1), usual.encoder.norm(dim=1))
+
+
+def test_the_log_tells_the_seconds_that_steps_took_also_after_a_restart(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    log: list[dict[str, Any]] = []
+    settings = {"evaluate_every_tokens": 512}
+    run(model, corpora, log=log.append, checkpoint_directory=tmp_path, settings=settings)
+    seconds = [record["seconds"] for record in log]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    tokens = [record["tokens"] for record in log]
+    assert tokens == sorted(tokens) and tokens[-1] >= 4_000
+    saved = checkpoints.latest(tmp_path, torch.device("cpu"))
+    assert saved is not None and saved.seconds == seconds[-1]
 
 
 def batch_of(x: Tensor, y: Tensor | None = None) -> ActivationBatch:

@@ -1,0 +1,47 @@
+"""Trainings that differ in some settings, over the same activations, compared in one table.
+
+OUT/grid.yaml      what is changed
+OUT/table.parquet  one row per coder
+OUT/table.md       one row per setting
+OUT/figures/       how FVU fell, and where it ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from outcrop.progress import Progress, silent
+from outcrop.report.drawing import files
+from outcrop.run import write_atomically
+from outcrop.sweep.figures import figures
+from outcrop.sweep.grid import Point, points, read_grid
+from outcrop.sweep.table import markdown, parquet
+from outcrop.sweep.trainings import Say, train_all
+
+__all__ = ["Point", "points", "read_grid", "sweep"]
+
+
+def sweep(
+    points: Sequence[Point],
+    folder: Path,
+    *,
+    targets: Sequence[float] = (),
+    progress: Progress = silent,
+    say: Say = lambda line: None,
+) -> pa.Table:
+    """Train every point that is not trained yet, one after the other, and write the table and the figures. `targets`
+    are values of the held-out FVU: when each is reached is in the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = train_all(points, folder, targets, progress=progress, say=say)
+    table, sink = parquet(rows), pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    write_atomically(folder / "table.parquet", sink.getvalue().to_pybytes())
+    write_atomically(folder / "table.md", markdown(rows, targets).encode())
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, data in files(lambda: figures(rows)).items():
+        write_atomically(folder / "figures" / name, data)
+    return table

@@ -1,0 +1,83 @@
+"""What came of a sweep: one row per coder as Parquet, and one per setting and place as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from outcrop.metrics.coverage import macro_mean
+from outcrop.report.text import count, number
+from outcrop.types import CoderKey
+
+CONFIDENCE = 0.95
+Row = Mapping[str, Any]
+Groups = dict[tuple[str, str], list[Row]]  # by place and setting
+
+
+def grouped(rows: Sequence[Row]) -> Groups:
+    """The rows that differ in nothing but their seeds."""
+    found = Groups()
+    for row in rows:
+        found.setdefault((place_of(row), row["setting"]), []).append(row)
+    return found
+
+
+def place_of(row: Row) -> str:
+    key = CoderKey.parse(row["coder"])
+    return str(key.source) if not key.transcodes else f"{key.source} → {key.target}"
+
+
+def mean(rows: Sequence[Row], name: str) -> tuple[float | None, float | None, float | None]:
+    """The mean of a measure and its interval, missing where one of the rows has none or there is one row; of a measure
+    that each layer has, of the worst layer's."""
+    values = [max(value) if isinstance(value, list) else value for value in (row[name] for row in rows)]
+    if not values or any(value is None for value in values):
+        return None, None, None
+    estimate = macro_mean(np.array(values, dtype=float)[:, None], CONFIDENCE)
+    value, low, high = (float(end[0]) for end in (estimate.value, estimate.low, estimate.high))
+    return value, *((None, None) if np.isnan(low) else (low, high))
+
+
+def parquet(rows: Sequence[Row]) -> pa.Table:
+    """`course`, the held-out FVU as training went, as three columns of lists."""
+    plain = []
+    for row in rows:
+        course = np.array(row["course"], dtype=float).reshape(-1, 3).T.tolist()
+        columns = dict(zip(("course_tokens", "course_seconds", "course_fvu"), course, strict=True))
+        plain.append({name: value for name, value in row.items() if name != "course"} | columns)
+    return pa.Table.from_pylist(plain)
+
+
+def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
+    """One table per place, settings in their order: means over seeds, with 95% intervals where there are several."""
+    n_unfired = max(row["unfired_tokens"] for row in rows)
+    columns = {
+        "fvu": "FVU",
+        "l0": "L0",
+        "ce_recovered": "CE recovered",
+        "unfired_share": f"unfired on {count(n_unfired)} tokens (worst layer)",
+        "seconds": "seconds",
+    }
+    for target in targets:
+        columns |= {f"tokens_to_{target:g}": f"tokens to FVU {target:g}", f"seconds_to_{target:g}": "seconds"}
+    groups = grouped(rows)
+    lines: list[str] = []
+    for place in dict.fromkeys(place for place, _ in groups):
+        lines += [f"## {place}", "", f"| setting | n | {' | '.join(columns.values())} |"]
+        lines.append("|" + "---|" * (2 + len(columns)))
+        for (of, setting), some in groups.items():
+            if of == place:
+                cells = (_cell(*mean(some, name), whole=name.startswith(("tokens", "seconds"))) for name in columns)
+                lines.append(f"| {setting} | {len(some)} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, low: float | None, high: float | None, *, whole: bool) -> str:
+    written = count if whole else lambda one: number(one) if abs(one) >= 1 else f"{one:.4f}"
+    if value is None:
+        return "—"
+    return written(value) if low is None or high is None else f"{written(value)} [{written(low)}, {written(high)}]"

@@ -1,0 +1,164 @@
+"""The trainings of a sweep, one after the other, each alone on the machine.
+
+    OUT/activations/     of the texts, computed once for all of them
+    OUT/runs/POINT/      a run directory whose coders are trained, as `outcrop train` leaves it
+    OUT/rows/POINT.json  what was measured of it
+
+What is complete is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from outcrop import stages
+from outcrop.coders.placed import PlacedCoder
+from outcrop.config import RunConfig
+from outcrop.contents import Contents
+from outcrop.model.corpus import Corpus
+from outcrop.model.hooks import find_places
+from outcrop.model.load import LanguageModel, load_model
+from outcrop.pipeline import Run
+from outcrop.progress import Progress
+from outcrop.run import RunDirectory, write_atomically
+from outcrop.sweep.grid import Point
+from outcrop.train.evaluate import measure
+from outcrop.train.loop import activation_stream
+from outcrop.train.stream import Stream
+from outcrop.types import Place, Reconstruction
+
+Say = Callable[[str], None]
+Row = dict[str, Any]
+
+
+def train_all(
+    points: Sequence[Point], folder: Path, targets: Sequence[float], *, progress: Progress, say: Say
+) -> list[Row]:
+    """One row per coder of every point (`_rows`). The first text of each kind is dealt, and its activations are kept
+    at the places of all points, before anything is trained."""
+    texts = dict[str, _Text]()
+    found = []
+    for number, point in enumerate(points, start=1):
+        say(f"{number} of {len(points)}: {point.name}")
+        config = replace(point.config, train=replace(point.config.train, activations=str(folder / "activations")))
+        path = folder / "rows" / f"{point.name}.json"
+        if not path.exists():
+            run = Run(config, folder / "runs" / point.name, progress=progress, say=say)
+            kind = json.dumps(stages.settings_of("tokens", config), sort_keys=True)
+            if kind not in texts:
+                alike = [one.config for one in points if _same_text(one.config, config)]
+                texts[kind] = _Text.dealt(run, config, alike, progress, say)
+            texts[kind].lend(run, config)
+            run.until("train")
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, json.dumps(_measured(run.contents, texts[kind], config)).encode())
+        found += [_row(point, one, targets) for one in json.loads(path.read_text(encoding="utf-8"))]
+    return found
+
+
+def _same_text(one: RunConfig, other: RunConfig) -> bool:
+    return stages.settings_of("tokens", one) == stages.settings_of("tokens", other)
+
+
+class _Text:
+    """A text that was dealt and tokenized in one run, and the language model's activations on it."""
+
+    def __init__(self, directory: RunDirectory, model: LanguageModel, unseen: Corpus) -> None:
+        self._directory, self._model, self._unseen = directory, model, unseen
+
+    @staticmethod
+    def dealt(run: Run, config: RunConfig, alike: Sequence[RunConfig], progress: Progress, say: Say) -> _Text:
+        """Of a run; `alike` are the settings of all that read the same text."""
+        run.until("tokens")
+        model, contents = load_model(config.model), run.contents
+        text = _Text(run.directory, model, contents.corpus("cache"))
+        patterns = dict.fromkeys(pattern for one in alike for pattern in one.hookpoints)
+        places = find_places(model.module, list(patterns))
+        for corpus in (contents.corpus("train"), text._unseen):
+            stream = activation_stream(
+                model, corpus, places, config.train, seed=config.seed, batch_tokens=config.model.batch_tokens, say=say
+            )
+            with progress("activations", corpus.n_eligible, "tokens") as advance:
+                for block in range(stream.n_blocks):
+                    stream.block(block, advance)
+        return text
+
+    def lend(self, run: Run, config: RunConfig) -> None:
+        """Give a run the tokens, so that it need not deal the text itself."""
+        if "tokens" in run.directory.marks():
+            return
+        run.directory.create()
+        shutil.copytree(self._directory.tokens, run.directory.tokens, dirs_exist_ok=True)
+        run.directory.mark("tokens", self._directory.marks()["tokens"])
+
+    def unseen(self, places: Sequence[Place], config: RunConfig) -> Stream:
+        """Activations on documents that no coder was trained on."""
+        return activation_stream(
+            self._model, self._unseen, places, config.train, seed=config.seed, batch_tokens=config.model.batch_tokens
+        )
+
+
+def _measured(contents: Contents, text: _Text, config: RunConfig) -> list[dict[str, Any]]:
+    """Of every coder of a run: its course, its reconstruction, and the latents that fired on no unseen token."""
+    lines = contents.logged()
+    reconstructions = {one.coder: one for one in contents.reconstructions()}
+    found = []
+    for placed in contents.coders:
+        course = [(line["tokens"], line["seconds"], line["fvu"]) for line in lines if line["coder"] == str(placed.key)]
+        unfired, n_tokens = _unfired(placed, text.unseen([placed.key.place], config))
+        about = _reconstructed(reconstructions[placed.key])
+        found.append(about | {"course": course, "unfired_share": unfired, "unfired_tokens": n_tokens})
+    return found
+
+
+def _unfired(placed: PlacedCoder, stream: Stream) -> tuple[list[float], int]:
+    """Of each layer, and on how many tokens."""
+    fired, n_tokens = np.zeros((placed.coder.n_layers, placed.coder.latents_per_layer), dtype=bool), 0
+    for index in range(stream.n_blocks):
+        block = stream.block(index, lambda n: None)[placed.key.place].below(placed.max_norm)
+        fired |= (measure(placed.coder, block.source, block.target).fired > 0).cpu().numpy()
+        n_tokens += len(block.source)
+    return (~fired).mean(axis=1).tolist(), n_tokens
+
+
+def _reconstructed(one: Reconstruction) -> dict[str, Any]:
+    return {
+        "coder": str(one.coder),
+        "fvu": one.fvu,
+        "l0": one.l0,
+        "ce_recovered": one.cross_entropy.recovered,
+        "kl": one.cross_entropy.kl,
+        "dead_share": [layer.dead_share for layer in one.layers],
+        "layer_fvu": [layer.fvu for layer in one.layers],
+    }
+
+
+def _row(point: Point, measured: Mapping[str, Any], targets: Sequence[float]) -> Row:
+    """As the table has it: what was changed, what came of it, and when each target was reached."""
+    course = np.array(measured["course"], dtype=float).reshape(-1, 3)
+    reached = {}
+    for target in targets:
+        for i, name in enumerate(("tokens", "seconds")):
+            reached[f"{name}_to_{target:g}"] = _reached(course[:, i], course[:, 2], target)
+    tokens, seconds = course[-1, :2].tolist()
+    about = {"point": point.name, "setting": point.setting}
+    return about | dict(measured) | {"tokens": int(tokens), "seconds": seconds} | reached
+
+
+def _reached(at: np.ndarray, fvu: np.ndarray, target: float) -> float | None:
+    """Where FVU first falls to the target, between two measurements; None where it does not."""
+    below = np.flatnonzero(fvu <= target)
+    if not len(below):
+        return None
+    i = int(below[0])
+    if i == 0:
+        return float(at[0])
+    share = (fvu[i - 1] - target) / (fvu[i - 1] - fvu[i])
+    return float(at[i - 1] + share * (at[i] - at[i - 1]))

@@ -1,0 +1,94 @@
+"""A tiny sweep from text to table; what was trained is not trained again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from outcrop import cli
+from outcrop.sweep.table import mean
+from outcrop.sweep.trainings import _reached
+from tests.tiny_run import arguments
+
+GRID = """
+- {}
+- train.optimizer: [adam]
+  coder.seeds: [[0], [1]]
+- hookpoints: [[model.layers.1]]
+  coder.layers: [1]
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("swept") / "out"
+    grid = out.with_name("grid.yaml")
+    grid.write_text(GRID)
+    settings = arguments(*inputs, None)
+    assert cli.main(["sweep", str(out), "--grid", str(grid), "--target-fvu", "0.9", "0.001", *settings]) == 0
+    return out
+
+
+def test_every_training_is_a_row_with_what_came_of_it(swept: Path) -> None:
+    rows = pq.read_table(swept / "table.parquet").to_pylist()
+    assert [(row["point"], row["coder"].split(",")[1]) for row in rows] == [
+        *(("base", f"model.layers.{i}") for i in (0, 1)),
+        *((f"optimizer=adam,seeds={seed}", f"model.layers.{i}") for seed in (0, 1) for i in (0, 1)),
+        ("hookpoints=model.layers.1,layers=1", "model.layers.1"),
+    ]
+    for row in rows:
+        assert 0 < row["fvu"] < 1 and row["tokens"] >= 4_000 and row["unfired_tokens"] >= 5_000
+        assert len(row["unfired_share"]) == len(row["layer_fvu"]) == (1 if "layers=1" in row["point"] else 2)
+        assert row["course_fvu"][-1] == pytest.approx(row["fvu"], rel=1e-2)
+        assert 0 < row["tokens_to_0.9"] < row["tokens"] and row["tokens_to_0.001"] is None
+        assert 0 < row["seconds_to_0.9"] < row["seconds"]
+
+
+def test_seeds_are_averaged_in_the_table_that_people_read(swept: Path) -> None:
+    text = (swept / "table.md").read_text()
+    assert text.count("## model.layers.") == 2 and text.count("| optimizer=adam | 2 | 0.") == 2
+    assert "| layers=1 | 1 | 0." in text and "tokens to FVU 0.9" in text
+    assert {path.name for path in (swept / "figures").iterdir()} >= {"course-0-seconds.png", "end-1.svg"}
+
+
+def test_the_language_model_is_run_over_each_text_once_and_runs_share_its_tokens(swept: Path) -> None:
+    assert len([*(swept / "activations").iterdir()]) == 2  # of the text that is trained on, and of what nobody saw
+    tokens = [(run / "tokens" / "train.safetensors").read_bytes() for run in (swept / "runs").iterdir()]
+    assert len(tokens) == 4 and len({*tokens}) == 1
+
+
+def test_a_sweep_goes_on_where_it_was(swept: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(swept, tmp_path / "out"))
+    (out / "rows" / "base.json").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("optimizer*/**/*") if path.is_file()}
+    before = pq.read_table(out / "table.parquet").drop_columns(["seconds", "course_seconds", "seconds_to_0.9"])
+    shutil.rmtree(out / "runs" / "base")
+    assert cli.main(["sweep", str(out), "--target-fvu", "0.9", "0.001"]) == 0
+    after = pq.read_table(out / "table.parquet").drop_columns(["seconds", "course_seconds", "seconds_to_0.9"])
+    assert after == before
+    assert kept == {path: path.stat().st_mtime_ns for path in kept} and len(kept) > 10
+
+
+def test_a_sweep_needs_a_grid(swept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(swept / "config.yaml", tmp_path)
+    assert cli.main(["sweep", str(tmp_path)]) == 2
+    assert "--grid names a file" in capfd.readouterr().err
+
+
+def test_a_target_is_reached_between_two_measurements() -> None:
+    at, fvu = np.array([100.0, 200.0, 300.0]), np.array([0.6, 0.4, 0.3])
+    assert _reached(at, fvu, 0.5) == pytest.approx(150)
+    assert _reached(at, fvu, 0.7) == 100 and _reached(at, fvu, 0.1) is None
+
+
+def test_a_mean_over_seeds_has_an_interval_and_that_of_layers_is_the_worst() -> None:
+    rows = [{"fvu": 0.2, "unfired_share": [0.0, 0.3]}, {"fvu": 0.4, "unfired_share": [0.1, 0.0]}]
+    value, low, high = mean(rows, "fvu")
+    assert value == pytest.approx(0.3) and low is not None and high is not None and low < 0.3 < high
+    assert mean(rows, "unfired_share")[0] == pytest.approx(0.2)
+    assert mean(rows[:1], "fvu") == (0.2, None, None)
+    assert mean([{"fvu": None}, *rows], "fvu") == (None, None, None)
