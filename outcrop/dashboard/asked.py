@@ -38,7 +38,8 @@ class Purpose:
     """What was asked for one end."""
 
     title: str
-    requests: tuple[str, ...]  # their hashes
+    requests: tuple[str, ...]  # the hashes of those that served no purpose before it
+    n_before: int  # that did
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,15 @@ class Asked:
 
 
 def purposes(results: Results, latent: LatentId) -> list[Purpose]:
-    """Of all that was asked about a latent; each request is under the first purpose that it serves."""
+    """Of all that was asked about a latent."""
     rows = records(results.columns(_REQUESTS, (str(latent.coder), latent.index), text=["request"]))
-    first = dict[str, tuple[str, ...]]()
-    for *purpose, request in sorted((row for row in rows if row[-1]), key=_place):
-        first.setdefault(request, tuple(purpose))
-    groups = groupby(first, key=lambda request: first[request])
-    return [Purpose(_title(*purpose), tuple(requests)) for purpose, requests in groups]
+    found, seen = list[Purpose](), set[str]()
+    for purpose, group in groupby(sorted((row for row in rows if row[-1]), key=_place), key=lambda row: row[:-1]):
+        requests = dict.fromkeys(request for *_, request in group)
+        new = tuple(request for request in requests if request not in seen)
+        found.append(Purpose(_title(*purpose), new, len(requests) - len(new)))
+        seen.update(new)
+    return found
 
 
 def read(replies: Replies, requests: Sequence[str]) -> list[Asked]:

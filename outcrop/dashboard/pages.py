@@ -149,7 +149,7 @@ def asked_page(now: State, latent: LatentId, purposes: Sequence[Purpose], links:
     """Word for word, by what it was asked for."""
     found, unread = now.asked([request for purpose in purposes for request in purpose.requests])
     by_request = {one.request: one for one in found}
-    groups = {one.title: _alike([by_request[request] for request in one.requests]) for one in purposes}
+    groups = [_alike([by_request[request] for request in one.requests]) for one in purposes]
     return render(
         "asked.html.j2",
         links,
@@ -157,7 +157,7 @@ def asked_page(now: State, latent: LatentId, purposes: Sequence[Purpose], links:
         run=now,
         coder=str(latent.coder),
         index=latent.index,
-        purposes=groups,
+        purposes=list(zip(purposes, groups, strict=True)),
         unread=unread,
     )
 

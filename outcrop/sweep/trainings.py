@@ -30,7 +30,7 @@ from outcrop.progress import Progress
 from outcrop.run import RunDirectory, write_atomically
 from outcrop.sweep.grid import Point
 from outcrop.train.evaluate import measure
-from outcrop.train.loop import activation_stream
+from outcrop.train.loop import activation_stream, read_held_out
 from outcrop.train.stream import Stream
 from outcrop.types import Place, Reconstruction
 
@@ -81,6 +81,7 @@ class _Text:
         text = _Text(run.directory, model, contents.corpus("cache"))
         patterns = dict.fromkeys(pattern for one in alike for pattern in one.hookpoints)
         places = find_places(model.module, list(patterns))
+        read_held_out(model, contents.corpus("held_out"), places, config.train, config.model.batch_tokens, progress)
         for corpus in (contents.corpus("train"), text._unseen):
             stream = activation_stream(
                 model, corpus, places, config.train, seed=config.seed, batch_tokens=config.model.batch_tokens, say=say

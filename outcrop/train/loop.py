@@ -70,7 +70,7 @@ def train_coders(
     trained = {placed.key: placed for placed in given}
     coders = {key: trained[key].coder.architecture if key in trained else own for key, own in coders.items()}
     places = _places(coders)
-    watched = _held_out(model, held_out, places, config, batch_tokens, progress)
+    watched = read_held_out(model, held_out, places, config, batch_tokens, progress)
     stream = activation_stream(model, text, places, config, seed=seed, batch_tokens=batch_tokens, say=say)
     course = Course(stream, model, text, config, batch_tokens)
     made_with = _fingerprint(model, text, coders, config, seed, batch_tokens)
@@ -109,11 +109,35 @@ def activation_stream(
     say: Callable[[str], None] = lambda line: None,
 ) -> Stream:
     """The activations of a text at some places, from where `config.activations` keeps them, if it says where."""
-    store = None
-    if config.activations is not None:
-        made_with = _hash(model.identity, str(model.module.dtype), text.hash, config.block_tokens, batch_tokens)
-        store = ActivationStore(Path(config.activations), made_with, say)
-    return Stream(model, text, places, config, seed, batch_tokens, store)
+    return Stream(model, text, places, config, seed, batch_tokens, _store(model, text, config, batch_tokens, say))
+
+
+def _store(
+    model: LanguageModel, text: Corpus, config: TrainConfig, batch_tokens: int, say: Callable[[str], None]
+) -> ActivationStore | None:
+    if config.activations is None:
+        return None
+    made_with = _hash(model.identity, str(model.module.dtype), text.hash, config.block_tokens, batch_tokens)
+    return ActivationStore(Path(config.activations), made_with, say)
+
+
+def read_held_out(
+    model: LanguageModel,
+    corpus: Corpus,
+    places: Sequence[Place],
+    config: TrainConfig,
+    batch_tokens: int,
+    progress: Progress,
+) -> HeldOutText:
+    """A held-out text with its activations, which are kept as one block where those of the training text are."""
+    store = _store(model, corpus, config, batch_tokens, lambda line: None)
+    activations = store.load(0, places, model.device) if store else None
+    if activations is None:
+        with progress("held-out activations", corpus.n_eligible, "tokens") as advance:
+            activations = load_block(model, corpus, range(corpus.n_contexts), places, batch_tokens, advance)
+        if store:
+            store.save(0, activations, corpus.n_eligible)
+    return HeldOutText(model, corpus, activations, config.ce_tokens, batch_tokens)
 
 
 def evaluate_coders(
@@ -126,26 +150,13 @@ def evaluate_coders(
     progress: Progress = silent,
 ) -> list[Trained]:
     """Measure coders that someone else trained. Raises CoderError where one was plainly made for another place."""
-    watched = _held_out(model, held_out, _places(placed.key for placed in coders), config, batch_tokens, progress)
+    watched = read_held_out(model, held_out, _places(placed.key for placed in coders), config, batch_tokens, progress)
     with progress("cross-entropy", len(coders) * watched.n_ce_tokens, "tokens") as advance:
         return [_measured(placed, watched, advance) for placed in coders]
 
 
 def _places(keys: Iterable[CoderKey]) -> list[Place]:
     return list(dict.fromkeys(key.place for key in keys))
-
-
-def _held_out(
-    model: LanguageModel,
-    corpus: Corpus,
-    places: Sequence[Place],
-    config: TrainConfig,
-    batch_tokens: int,
-    progress: Progress,
-) -> HeldOutText:
-    with progress("held-out activations", corpus.n_eligible, "tokens") as advance:
-        activations = load_block(model, corpus, range(corpus.n_contexts), places, batch_tokens, advance)
-    return HeldOutText(model, corpus, activations, config.ce_tokens, batch_tokens)
 
 
 class _Clock:

@@ -99,6 +99,7 @@ def test_every_prompt_and_answer_about_a_latent_is_one_click_away(judged: Path) 
     linked = re.findall(rf'href="{re.escape(ServerLinks(0).asked(coder, int(latent)))}#(.*?)"', shown)
     assert len({*linked}) > 10 and {*linked} <= requests
     titles = re.findall(r'<h2 id="for-\d+">(.*?) <span', page)
+    assert len(titles) == len({*titles})
     assert titles == re.findall(r'<li><a href="#for-\d+">(.*?)</a>', page)
     for title in (
         "Explaining, contrastive",

@@ -56,7 +56,7 @@ def test_seeds_are_averaged_in_the_table_that_people_read(swept: Path) -> None:
 
 
 def test_the_language_model_is_run_over_each_text_once_and_runs_share_its_tokens(swept: Path) -> None:
-    assert len([*(swept / "activations").iterdir()]) == 2  # of the text that is trained on, and of what nobody saw
+    assert len([*(swept / "activations").iterdir()]) == 3  # of the training, the held-out, and what nobody saw
     tokens = [(run / "tokens" / "train.safetensors").read_bytes() for run in (swept / "runs").iterdir()]
     assert len(tokens) == 4 and len({*tokens}) == 1
 
