@@ -15,7 +15,8 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ class Replies:
     """What LLMs answered, by request hash. May be used from several threads and processes."""
 
     def __init__(self, path: Path | str, *, read_only: bool = False) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._path = threading.Lock(), path
         where = to_read(Path(path), "replies") if read_only else path
         options: dict[str, Any] = {"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False}
         try:
@@ -133,14 +134,14 @@ class Replies:
     def totals(self) -> list[dict[str, Any]]:
         """What was asked of each model so far: model, n_requests, n_failed, prompt_tokens, completion_tokens, seconds,
         and the cost in US$, None where a price is not known."""
-        with self._lock:
+        with self._reading():
             cursor = self._db.execute(_TOTALS)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def prompt(self, request: str) -> tuple[Message, ...]:
         """The messages of a request, to be shown; KeyError if it was never asked."""
-        with self._lock:
+        with self._reading():
             row = self._db.execute("SELECT parts FROM replies WHERE request = ?", (request,)).fetchone()
             if row is None:
                 raise KeyError(request)
@@ -150,10 +151,19 @@ class Replies:
 
     def about(self, request: str) -> dict[str, Any] | None:
         """The row of a request, with its raw answer or its failure; None if it was never asked."""
-        with self._lock:
+        with self._reading():
             cursor = self._db.execute("SELECT * FROM replies WHERE request = ?", (request,))
             names, row = [column[0] for column in cursor.description], cursor.fetchone()
         return None if row is None else dict(zip(names, row, strict=True))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """CorruptError where the file turns out to be damaged."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.DatabaseError as error:
+                raise CorruptError(f"{self._path} is damaged ({error})") from error
 
     def add_many(self, answers: Iterable[tuple[str, str, Request, Reply | Failure]]) -> None:
         """Store (hash, model, request, answer) of each, in one transaction."""

@@ -7,6 +7,7 @@ pages        the pages of a run, as HTML
 links        where they stand, on the server or in a folder
 opened       a run directory, opened for reading
 latents      the table of all latents: what is searched, filtered and sorted
+asked        what language models were asked about one latent
 portrait     what the cache and the weights say of one latent
 curves       how training went, as pictures
 spread       how each score is spread over latents, as pictures

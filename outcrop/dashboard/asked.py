@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from outcrop.interp.explain import BANDS
 from outcrop.replies import Replies
 from outcrop.report.scorers import SCORERS
 from outcrop.report.text import explained_by
@@ -35,11 +37,11 @@ _ARMS = {
 
 @dataclass(frozen=True)
 class Purpose:
-    """What was asked for one end."""
+    """Requests of one kind: for one explanation, or of one scorer and arm about it."""
 
     title: str
-    requests: tuple[str, ...]  # the hashes of those that served no purpose before it
-    n_before: int  # that did
+    requests: tuple[str, ...]  # their hashes, but for those that an earlier purpose shows
+    n_before: int  # that one does
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,20 @@ class Asked:
     messages: tuple[Message, ...]
     about: dict[str, Any] | None
 
+    @property
+    def probabilities(self) -> list[tuple[str, float]]:
+        """Of the answers that it could give, where they were asked for."""
+        assert self.about is not None
+        return list(zip(json.loads(self.about["labels"]), json.loads(self.about["label_probabilities"]), strict=True))
 
-def purposes(results: Results, latent: LatentId) -> list[Purpose]:
-    """Of all that was asked about a latent."""
+
+def purposes(results: Results, latent: LatentId, explainers: Sequence[tuple[str, str]]) -> list[Purpose]:
+    """Of what was asked for the explanations and judgements that stand, in the order of their explainers. (The rounds
+    that `iterative` went on from, and its trials, are among the replies alone.)"""
     rows = records(results.columns(_REQUESTS, (str(latent.coder), latent.index), text=["request"]))
+    sent = sorted((row for row in rows if row[-1]), key=_by(explainers))
     found, seen = list[Purpose](), set[str]()
-    for purpose, group in groupby(sorted((row for row in rows if row[-1]), key=_place), key=lambda row: row[:-1]):
+    for purpose, group in groupby(sent, key=lambda row: row[:-1]):
         requests = dict.fromkeys(request for *_, request in group)
         new = tuple(request for request in requests if request not in seen)
         found.append(Purpose(_title(*purpose), new, len(requests) - len(new)))
@@ -63,7 +73,7 @@ def purposes(results: Results, latent: LatentId) -> list[Purpose]:
     return found
 
 
-def read(replies: Replies, requests: Sequence[str]) -> list[Asked]:
+def with_replies(replies: Replies, requests: Sequence[str]) -> list[Asked]:
     rows = [replies.about(request) for request in requests]
     return [
         Asked(request, () if row is None else replies.prompt(request), row)
@@ -71,9 +81,17 @@ def read(replies: Replies, requests: Sequence[str]) -> list[Asked]:
     ]
 
 
-def _place(row: tuple[str, ...]) -> tuple[int, int, str, str]:
-    what, arm, explainer, source, _ = row
-    return _WHAT.index(what), list(_ARMS).index(arm), explainer, source
+def _by(explainers: Sequence[tuple[str, str]]) -> Callable[[tuple[str, ...]], tuple[Any, ...]]:
+    """Where a row stands: by what was asked, the arm, the explainer, and the band or quantile."""
+    names = list(dict.fromkeys(name for name, _ in explainers))
+
+    def place(row: tuple[str, ...]) -> tuple[Any, ...]:
+        what, arm, explainer, source, _ = row
+        band = BANDS.index(source) if source in BANDS else len(BANDS)
+        known = names.index(explainer) if explainer in names else len(names)
+        return _WHAT.index(what), list(_ARMS).index(arm), known, explainer, band, len(source), source
+
+    return place
 
 
 def _title(what: str, arm: str, explainer: str, source: str) -> str:

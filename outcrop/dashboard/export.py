@@ -30,7 +30,7 @@ from outcrop.errors import ConfigError, RunError
 from outcrop.progress import Progress
 from outcrop.report.ledger import coder_label
 from outcrop.report.page import style_sheet
-from outcrop.report.text import interval, number, one_in, visible, visible_token
+from outcrop.report.text import explained_by, interval, number, one_in, visible, visible_token
 from outcrop.report.windows import shade_of
 from outcrop.run import unfinished
 from outcrop.types import CoderKey, LatentId
@@ -46,7 +46,7 @@ def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
     """RunError as long as no latent is known, or while a process works in the run; ConfigError where there are too
     many."""
     path = run.directory.path
-    with run.directory.locked():
+    with run.lock, run.directory.locked():
         now = run.now
         table = now.latents(*now.first_explainer)
         if table is None:
@@ -62,8 +62,8 @@ def export(run: OpenedRun, folder: Path, progress: Progress) -> None:
         for name in _FOLDERS:
             (made / name).mkdir()
         _Folder(now, table, made).write(progress)
-    shutil.rmtree(folder, ignore_errors=True)
-    made.rename(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
 
 
 class _Folder:
@@ -72,7 +72,7 @@ class _Folder:
     def __init__(self, now: State, table: LatentTable, folder: Path) -> None:
         self._now, self._table, self._folder = now, table, folder
         self._here, self._inside = FileLinks(table.coders, 0), FileLinks(table.coders, 1)
-        self._by = " ".join(now.first_explainer)
+        self._by = explained_by(*now.first_explainer)
         self._documents = set[int]()  # that are written
 
     def write(self, progress: Progress) -> None:
@@ -82,7 +82,7 @@ class _Folder:
         self._write("document.html", document_frame(self._now, self._here))
         with progress("pages", len(self._table), "latents") as advance:
             for row in range(len(self._table)):
-                self._write_latent(self._table.row(row))
+                self._write_latent(row)
                 advance(1)
 
     def _write_table(self) -> None:
@@ -105,7 +105,7 @@ class _Folder:
         columns["shown_coder"] = [visible(coder_label(coder), _LABEL) for coder in columns["coder"]]
         columns["address"] = [self._here.latent(row["coder"], row["latent"]) for row in rows]
         choices = {
-            "explained_by": [" ".join(one) for one in self._now.explainers],
+            "explained_by": [explained_by(*one) for one in self._now.explainers],
             "coder": self._table.coders,
             "layer": [str(layer) for layer in self._table.layers],
             "prefix": [str(prefix) for prefix in self._table.prefixes],
@@ -113,11 +113,11 @@ class _Folder:
         usual = {"sort": View.sort, "size": str(PAGE), "page": "1"}
         return {"columns": columns, "flags": FLAGS, "choices": choices, "usual": usual, "mostRows": MOST_ROWS}
 
-    def _write_latent(self, about: dict[str, Any]) -> None:
-        coder, index = about["coder"], about["latent"]
+    def _write_latent(self, row: int) -> None:
+        coder, index = str(self._table.columns["coder"][row]), int(self._table.columns["latent"][row])
         latent, stem = LatentId(CoderKey.parse(coder), index), self._here.stem(coder, index)
         shown = self._now.shown(latent)
-        self._write(f"latent/{stem}.html", latent_page(self._now, self._table, about, shown, self._inside))
+        self._write(f"latent/{stem}.html", latent_page(self._now, self._table, row, shown, self._inside))
         if shown.asked:
             self._write(f"asked/{stem}.html", asked_page(self._now, latent, shown.asked, self._inside))
         if shown.documents:
@@ -144,7 +144,7 @@ class _Folder:
         }
 
     def _write_script(self, name: str, variable: str, value: Any) -> None:
-        told = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        told = json.dumps(value, separators=(",", ":"))  # ASCII: nothing hidden stands in a script
         self._write(name, f"window.{variable} = {told};\n")
 
     def _write(self, name: str, content: str) -> None:
@@ -157,8 +157,8 @@ def _explained(table: LatentTable) -> dict[str, list[Any]]:
     columns = {name: [row[name] for row in rows] for name in SCORES}
     columns |= {f"shown_{name}": [_shown_score(name, row) for row in rows] for name in SCORES}
     texts = [row["text"] for row in rows]
-    for name, limit in (("text", _TEXT), ("shown_text", _SHOWN_TEXT)):
-        columns[name] = [None if text is None else visible(text, limit) for text in texts]
+    columns["text"] = [None if text is None else text[:_TEXT] for text in texts]
+    columns["shown_text"] = [None if text is None else visible(text, _SHOWN_TEXT) for text in texts]
     return columns
 
 

@@ -130,7 +130,7 @@ def _written(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Page:
-    """Some rows of the table, and of how many. Behind the last page there is none: that is given instead."""
+    """Some rows of the table, and of how many. A page behind the last is the last."""
 
     rows: list[dict[str, Any]]
     n: int
@@ -206,13 +206,18 @@ class LatentTable:
         columns = {name: pa.array(column[rows], from_pandas=True) for name, column in self.columns.items()}
         return pa.table(columns | {"text": self.text.take(pa.array(rows))})
 
-    def around(self, coder: str, latent: int) -> tuple[int | None, int | None]:
-        """The latents before and behind one of the same coder."""
-        mine = np.sort(self.columns["latent"][self.columns["coder"] == coder])
-        at = int(np.searchsorted(mine, latent))
-        before = int(mine[at - 1]) if at > 0 else None
-        behind = int(mine[at + 1]) if at + 1 < len(mine) else None
-        return before, behind
+    def around(self, row: int, view: View | None = None) -> tuple[int | None, int | None]:
+        """The rows before and behind one, in a view or else among the latents of its coder by number."""
+        if view is None:
+            mine = np.flatnonzero(self.columns["coder"] == self.columns["coder"][row])
+            order = mine[np.argsort(self.columns["latent"][mine])]
+        else:
+            order = self.chosen(view)
+        for at in np.flatnonzero(order == row).tolist():
+            before = int(order[at - 1]) if at > 0 else None
+            behind = int(order[at + 1]) if at + 1 < len(order) else None
+            return before, behind
+        return None, None
 
     def _kept(self, view: View) -> Bool[ndarray, "L"]:
         kept = np.ones(len(self), dtype=bool)

@@ -123,19 +123,24 @@ class State:
         """The lines of metrics.jsonl so far."""
         return self._contents.logged()
 
-    def totals(self) -> list[dict[str, Any]]:
-        """What was asked of each model so far, and what it cost: by all runs that share the file of replies."""
-        return self._contents.asked()
+    def totals(self) -> tuple[list[dict[str, Any]], str | None]:
+        """What was asked of each model so far, and what it cost, by all runs that share the file of replies; with the
+        reason where that cannot be read although something was asked."""
+        try:
+            with self._contents.replies(read_only=True) as replies:
+                return replies.totals(), None
+        except (CorruptError, RunError) as error:
+            return [], str(error) if any(mark.models for mark in self.marks.values()) else None
 
     def purposes(self, latent: LatentId) -> list[Purpose]:
         with Results(self.directory.results, read_only=True) as results:
-            return asked.purposes(results, latent)
+            return asked.purposes(results, latent, self.explainers)
 
-    def asked(self, requests: Sequence[str]) -> tuple[list[Asked], str | None]:
+    def with_replies(self, requests: Sequence[str]) -> tuple[list[Asked], str | None]:
         """With the reason where the file of replies cannot be read."""
         try:
             with self._contents.replies(read_only=True) as replies:
-                return asked.read(replies, requests), None
+                return asked.with_replies(replies, requests), None
         except (CorruptError, RunError) as error:
             return [Asked(request, (), None) for request in requests], str(error)
 
@@ -151,8 +156,8 @@ class State:
     def explaining_model(self, explainer: str) -> str:
         """The language model behind the explanations of one explainer; empty where none was asked."""
         mark = self.marks.get("explain")
-        asked = explainer in get_args(Explainer) and explainer not in TOKEN_RULES
-        return mark.models.get("explainer", "") if mark and asked else ""
+        by_model = explainer in get_args(Explainer) and explainer not in TOKEN_RULES
+        return mark.models.get("explainer", "") if mark and by_model else ""
 
     def latents(self, explainer: str, source: str) -> LatentTable | None:
         """The table of all latents beside the explanations of one explainer."""
@@ -167,15 +172,14 @@ class State:
         with Results(self.directory.results, read_only=True) as results:
             examples = self._examples(results, latent)
             pages = latent_pages(results, [examples], self.vocabulary) if examples else []
+            purposes = asked.purposes(results, latent, self.explainers)
         cards = sorted(self._cards(pages), key=self._place_of)
         strongest = () if cards else window_groups(self._strongest(latent), self.vocabulary)
         row = statistics_of(self.directory.statistics, latent.coder, [latent.index]).get(latent.index)
-        return Shown(
-            cards, strongest, None if row is None else portrait(row), self._bands(latent), self.purposes(latent)
-        )
+        return Shown(cards, strongest, None if row is None else portrait(row), self._bands(latent), purposes)
 
     def _place_of(self, card: Card) -> int:
-        """Of its explainer."""
+        """Where its explainer stands among all; one of which no explanation has a text stands last."""
         explainer = card.page.explainer, card.page.source
         return self.explainers.index(explainer) if explainer in self.explainers else len(self.explainers)
 

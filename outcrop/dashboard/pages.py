@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from outcrop.dashboard.opened import Contexts, Shown, State
 from outcrop.dashboard.spread import score_spreads
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
-from outcrop.report.text import PLACEHOLDER
+from outcrop.report.text import PLACEHOLDER, explained_by
 from outcrop.report.windows import pieces_of
 from outcrop.schema import STATUSES
 from outcrop.stages import ORDER
@@ -30,7 +30,8 @@ def render(template: str, links: Links, **context: Any) -> str:
     return templates(_TEMPLATES).get_template(template).render(links=links, **context)
 
 
-def run_page(now: State, table: LatentTable | None, explained_by: str, links: Links) -> str:
+def run_page(now: State, table: LatentTable | None, by: str, links: Links) -> str:
+    totals, unread = now.totals()
     return render(
         "run.html.j2",
         links,
@@ -40,30 +41,31 @@ def run_page(now: State, table: LatentTable | None, explained_by: str, links: Li
         stages=ORDER,
         running=links.fresh and now.directory.busy,
         training=curves(now.training()),
-        totals=now.totals(),
+        totals=totals,
+        unread=unread,
         spreads=[] if table is None else score_spreads(table),
         dots=None if table is None else score_dots(table, links.latent),
-        explained_by=explained_by,
+        explained_by=by,
         config=configs.dump(now.config),
         **(now.findings or {"summary": None}),
     )
 
 
-def latents_page(now: State, table: LatentTable | None, explained_by: str, view: View, links: Links) -> str:
+def latents_page(now: State, table: LatentTable | None, by: str, view: View, links: Links) -> str:
     page = None if table is None else table.page(view)
-    return _table_page("latents.html.j2", now, table, explained_by, view, links, page=page)
+    return _table_page("latents.html.j2", now, table, by, view, links, page=page)
 
 
-def table_page(now: State, table: LatentTable, explained_by: str, links: Links) -> str:
+def table_page(now: State, table: LatentTable, by: str, links: Links) -> str:
     """All latents, for a script to search, filter and sort."""
-    return _table_page("table.html.j2", now, table, explained_by, View(), links)
+    return _table_page("table.html.j2", now, table, by, View(), links)
 
 
 def _table_page(
     template: str,
     now: State,
     table: LatentTable | None,
-    explained_by: str,
+    by: str,
     view: View,
     links: Links,
     **context: Any,
@@ -75,8 +77,8 @@ def _table_page(
         run=now,
         view=view,
         table=table,
-        explainers=[" ".join(one) for one in now.explainers],
-        explained_by=explained_by,
+        explainers=[explained_by(*one) for one in now.explainers],
+        explained_by=by,
         statuses=STATUSES,
         flags=FLAGS,
         statistics=STATISTICS,
@@ -119,11 +121,13 @@ def document_frame(now: State, links: Links) -> str:
     return render("files_document.html.j2", links, title="Document", run=now, placeholder=PLACEHOLDER)
 
 
-def latent_page(now: State, table: LatentTable, about: Mapping[str, Any], shown: Shown, links: Links) -> str:
-    """Of a latent, whose row of the table is `about`."""
+def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: Links, view: View | None = None) -> str:
+    """Of the latent in a row of the table; the pages before and behind are those of its neighbours in a view."""
+    about = table.row(row)
     coder, index = about["coder"], about["latent"]
     assert now.findings is not None, "a run with a table has findings"
-    before, behind = table.around(coder, index)
+    query = "" if view is None else f"?{view.query()}"
+    before, behind = (_latent_link(table, one, links, query) for one in table.around(row, view))
     return render(
         "latent.html.j2",
         links,
@@ -139,15 +143,21 @@ def latent_page(now: State, table: LatentTable, about: Mapping[str, Any], shown:
         index=links.latents,
         replies=f"{links.asked(coder, index)}#",
         documents=links.documents(coder, index),
-        before=None if before is None else links.latent(coder, before),
-        behind=None if behind is None else links.latent(coder, behind),
+        before=before,
+        behind=behind,
         **now.findings,
     )
 
 
+def _latent_link(table: LatentTable, row: int | None, links: Links, query: str) -> str | None:
+    if row is None:
+        return None
+    return links.latent(str(table.columns["coder"][row]), int(table.columns["latent"][row])) + query
+
+
 def asked_page(now: State, latent: LatentId, purposes: Sequence[Purpose], links: Links) -> str:
     """Word for word, by what it was asked for."""
-    found, unread = now.asked([request for purpose in purposes for request in purpose.requests])
+    found, unread = now.with_replies([request for purpose in purposes for request in purpose.requests])
     by_request = {one.request: one for one in found}
     groups = [_alike([by_request[request] for request in one.requests]) for one in purposes]
     return render(

@@ -6,7 +6,7 @@
     /RUN/latents.csv?…          the same rows, whole; also .parquet
     /RUN/neuronpedia.json?…     the rows of one page of a view, of one coder, for Neuronpedia
     /RUN/neuronpedia.jsonl?…    their explanations, for Neuronpedia, too
-    /RUN/latent/CODER/INDEX     one latent
+    /RUN/latent/CODER/INDEX?…   one latent, between its neighbours in a view
     /RUN/document/CODER/INDEX/NUMBER   a document of the cache, with the activations of one latent
     /RUN/asked/CODER/INDEX      what language models were asked about one latent, word for word, and what they answered
     /RUN/try?text=              which latents fire on a text, where this was asked for
@@ -53,6 +53,7 @@ from outcrop.report.text import explained_by
 from outcrop.types import CoderKey, LatentId
 
 _HERE = Path(__file__).parent
+_ANY = View()
 
 
 def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None], *, live: bool = False) -> None:
@@ -127,15 +128,17 @@ class _Pages:
         with run.lock:
             now = run.now
             table, by = _table(now, View())
-            return HTMLResponse(run_page(now, table, " ".join(by), links))
+            return HTMLResponse(run_page(now, table, explained_by(*by), links))
 
     def latents(self, request: Request) -> Response:
         run, links = self._run(request)
         view = _view(request)
+        if request.url.query != view.query():  # forms send what is empty, too; nobody wants to share that
+            return RedirectResponse("?".join(filter(None, (links.latents, view.query()))), 303)
         with run.lock:
             now = run.now
             table, by = _table(now, view)
-            return HTMLResponse(latents_page(now, table, " ".join(by), view, links))
+            return HTMLResponse(latents_page(now, table, explained_by(*by), view, links))
 
     def export(self, request: Request) -> Response:
         run, _ = self._run(request)
@@ -184,8 +187,9 @@ class _Pages:
         run, links = self._run(request)
         with run.lock:
             now = run.now
-            latent, table, row = _latent(now, request)
-            return HTMLResponse(latent_page(now, table, table.row(row), now.shown(latent), links))
+            view = _view(request) if request.url.query else None
+            latent, table, row = _latent(now, request, view or View())
+            return HTMLResponse(latent_page(now, table, row, now.shown(latent), links, view))
 
     def document(self, request: Request) -> Response:
         run, links = self._run(request)
@@ -252,10 +256,10 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _latent(now: State, request: Request) -> tuple[LatentId, LatentTable, int]:
+def _latent(now: State, request: Request, view: View = _ANY) -> tuple[LatentId, LatentTable, int]:
     """The latent that the address names, the table of all, and its row there."""
     coder, index = request.path_params["coder"], request.path_params["index"]
-    table, _ = _table(now, View())
+    table, _ = _table(now, view)
     row = None if table is None else table.place(coder, index)
     if table is None or row is None:
         raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
@@ -268,7 +272,7 @@ def _view(request: Request) -> View:
 
 def _table(now: State, view: View) -> tuple[LatentTable | None, tuple[str, str]]:
     """The table beside the explanations that the view names, by default our first explainer's."""
-    known = {" ".join(one): one for one in now.explainers}
+    known = {explained_by(*one): one for one in now.explainers}
     if view.explained_by and view.explained_by not in known:
         raise ConfigError(f"nobody called {view.explained_by!r} explained this run; there are {', '.join(known)}")
     by = known.get(view.explained_by) or now.first_explainer

@@ -25,6 +25,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--disable-background-n
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
 
 
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8").partition("\n")[2]
 WIDTHS = {"phone": (390, 844), "desk": (1400, 900)}
 VIEWS = (
     "",
@@ -38,7 +39,7 @@ VIEWS = (
     "least_rate=0.01&most_rate=0.2&sort=context_rate",
     "words=A",
     "size=20&page=2&sort=latent",
-    "size=&page=&sort=&explained_by=contrastive+all&coder=",
+    "size=&page=&sort=&explained_by=contrastive&coder=",
     "layer=0&layer=1&sort=firing_rate&sort=latent",
     "prefix=0&ascending=1",
 )
@@ -178,6 +179,7 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
     assert rows.count() == 0 and page.inner_text('[role="status"]').startswith("0 of")
     page.fill('input[name="words"]', "")
     view = page.url
+    page.go_back()  # from what was searched
     page.go_back()
     page.locator('input[value="scored"]:not(:checked)').wait_for()
     page.goto(view)
@@ -212,7 +214,8 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
         ("least_rate=abc", "least_rate is abc; expected a number"),
         ("prefix=7", "there is no prefix 7; there are 0"),
         ("page=-1", "page is -1; expected a number from 1 on"),
-        ("size=2000", "size is 2000; expected a number from 1 on to 1,000"),
+        ("size=20.0", "size is 20.0; expected a number from 1 to 1,000"),
+        ("size=2000", "size is 2000; expected a number from 1 to 1,000"),
     ],
 )
 def test_an_address_that_cannot_be_read_is_told_in_a_folder(
@@ -225,6 +228,34 @@ def test_an_address_that_cannot_be_read_is_told_in_a_folder(
         page.locator('[role="status"]', has_text=told).wait_for()
         assert page.locator("table.latents tbody tr").count() == 0
         assert not page.locator('a[rel="next"]').is_visible()
+        page.click("summary >> text=Filters")
+        page.check('input[value="rare"][name="flag"]')
+        page.uncheck('input[value="rare"][name="flag"]')
+        page.locator("table.latents tbody tr").first.wait_for()
+        assert page.locator("table.latents tbody tr").count() == 100
+
+
+def test_the_link_to_the_content_leaves_the_view_of_a_folder_alone(browser: Browser, folder: Path) -> None:
+    with opened(browser, "desk", "light") as page:
+        page.goto((folder / "latents.html").as_uri() + "?size=20&page=3")
+        page.wait_for_url("**#size=20&page=3")
+        rows = page.locator("table.latents tbody tr")
+        rows.first.wait_for()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        assert page.url.endswith("#size=20&page=3") and rows.count() == 20
+
+
+def test_a_word_that_is_searched_is_one_step_back(browser: Browser, folder: Path) -> None:
+    with opened(browser, "desk", "light") as page:
+        page.goto((folder / "latents.html").as_uri() + "#size=20&page=3")
+        page.locator("table.latents tbody tr").first.wait_for()
+        page.locator('[name="words"]').press_sequentially("word")
+        page.wait_for_url("**words=word**")
+        page.go_back()
+        page.locator(".pages", has_text="page 3 of").wait_for()
+        assert page.url.endswith("#size=20&page=3")
 
 
 def test_a_document_of_which_the_firings_are_not_there_is_not_shown_as_silent(browser: Browser, folder: Path) -> None:
@@ -305,6 +336,17 @@ def test_every_page_is_photographed(page: Page, address: str, tmp_path: Path) ->
         assert fits(page), name
         page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000, name
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_all_text_stands_out_from_what_is_behind_it(theme: str, browser: Browser, address: str) -> None:
+    with opened(browser, "desk", theme) as page:
+        page.goto(f"{address}/1/latents?status=scored")
+        latent = str(page.locator("tbody th a").first.evaluate("link => link.href"))
+        for at in (f"{address}/1/", f"{address}/1/latents?layer=1", latent, latent.replace("/latent/", "/asked/")):
+            page.goto(at)
+            contrast, whose = page.evaluate(CONTRAST)
+            assert contrast >= 4.5, (at, whose)
 
 
 def test_the_window_is_filled_before_it_is_scrolled(page: Page, address: str) -> None:

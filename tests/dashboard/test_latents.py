@@ -111,7 +111,13 @@ def test_what_is_exported_are_the_rows_of_the_view(table: LatentTable) -> None:
     assert missing.null_count == len(missing) > 0
 
 
-def test_neighbours_in_number_are_of_the_same_coder(table: LatentTable) -> None:
-    last = int(np.max(table.columns["latent"]))
-    assert table.around(table.coders[0], 0) == (None, 1)
-    assert table.around(table.coders[0], last) == (last - 1, None)
+def test_neighbours_are_those_by_number_of_the_same_coder_or_those_of_a_view(table: LatentTable) -> None:
+    coder = table.columns["coder"] == table.coders[0]
+    numbered = np.flatnonzero(coder)[np.argsort(table.columns["latent"][coder])].tolist()
+    assert table.around(numbered[0]) == (None, numbered[1])
+    assert table.around(numbered[-1]) == (numbered[-2], None)
+    view = View(status=("scored",), sort="firing_rate")
+    chosen = table.chosen(view).tolist()
+    assert table.around(chosen[1], view) == (chosen[0], chosen[2])
+    outside = next(row for row in range(len(table)) if row not in chosen)
+    assert table.around(outside, view) == (None, None)

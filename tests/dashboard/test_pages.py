@@ -30,7 +30,7 @@ from outcrop.dashboard.server import application
 from outcrop.errors import ConfigError, RunError
 from outcrop.progress import silent
 from outcrop.replies import Replies
-from outcrop.report.text import number
+from outcrop.report.text import number, visible
 from outcrop.run import RunDirectory
 from outcrop.types import CoderKey, LatentId
 from tests.dashboard.conftest import HOSTILE
@@ -94,7 +94,9 @@ def test_every_prompt_and_answer_about_a_latent_is_one_click_away(judged: Path) 
     with TestClient(application([opened]), base_url=LOCAL) as client:
         shown = client.get(f"/0/latent/{coder}/{latent}").text
         page = client.get(f"/0/asked/{coder}/{latent}").text
-    assert {*re.findall(r'<article class="asked" id="(.*?)"', page)} == requests and page.count("<h3>Answer") > 10
+    assert {*re.findall(r'<article class="asked" id="(.*?)"', page)} == requests and page.count("<h3>Answer") == len(
+        requests
+    )
     assert f'href="{ServerLinks(0).asked(coder, int(latent))}"' in shown
     linked = re.findall(rf'href="{re.escape(ServerLinks(0).asked(coder, int(latent)))}#(.*?)"', shown)
     assert len({*linked}) > 10 and {*linked} <= requests
@@ -113,9 +115,12 @@ def test_every_prompt_and_answer_about_a_latent_is_one_click_away(judged: Path) 
         "Relation, bands low and high",
     ):
         assert title in titles
+    text = html.unescape(re.sub("<[^>]+>", "", page.replace("<br>", "\n")))
     with Replies(judged / "replies.sqlite", read_only=True) as replies:
-        words = replies.prompt(linked[0])[-1].content.splitlines()[0]
-    assert words in html.unescape(re.sub("<[^>]+>", "", page))
+        for request in requests:
+            said = [replies.prompt(request)[-1].content, replies.about(request)["text"] or ""]
+            for line in filter(None, (line.strip() for one in said for line in one.splitlines())):
+                assert visible(line, 10_000) in text
 
 
 def test_a_reply_that_is_gone_is_told_on_the_server_and_in_files(described: Path, tmp_path: Path) -> None:
@@ -131,10 +136,13 @@ def test_a_reply_that_is_gone_is_told_on_the_server_and_in_files(described: Path
         assert f"{gone}, is not in the file of replies" in page and "<h3>Answer</h3>" in page
         (run / "replies.sqlite").unlink()
         page = client.get(address).text
-        assert "The file of replies cannot be read: there is no" in page and "<h3>Answer</h3>" not in page
+        assert "The file of replies cannot be read: there is no" in page and "<article" not in page
+        assert "The file of replies cannot be read: there is no" in client.get("/0/").text
+        (run / "replies.sqlite").write_bytes(b"SQLite format 3" + bytes(2_000))
+        assert "cannot be read" in client.get(address).text and "cannot be read" in client.get("/0/").text
     export(OpenedRun(run), tmp_path / "pages", silent)
     asked = [path.read_text() for path in (tmp_path / "pages" / "asked").iterdir()]
-    assert asked and all("cannot be read: there is no" in page and "is not in the file" in page for page in asked)
+    assert asked and all("cannot be read" in page and "is not in the file" not in page for page in asked)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -406,6 +414,15 @@ def test_a_page_behind_the_last_is_the_last(client: TestClient) -> None:
     assert re.search(r"page 3 of 3\s*</p>", page) and "page=2" in page and "page=998" not in page
 
 
+def test_the_next_latent_is_that_of_the_view(client: TestClient) -> None:
+    view = {"status": "scored", "sort": "latent"}
+    addresses = re.findall(r'<th scope="row"><a href="([^"]*)"', client.get("/0/latents", params=view).text)
+    first, second, third, *_ = map(html.unescape, addresses)
+    page = html.unescape(client.get(second).text)
+    assert f'rel="prev" href="{first}"' in page and f'rel="next" href="{third}"' in page
+    assert client.get(second.partition("?")[0] + "?layer=two").status_code == 400
+
+
 def test_filters_are_not_open_where_none_is_asked_for(described: Path) -> None:
     with TestClient(application([OpenedRun(described)]), base_url=LOCAL) as client:
         sent = {
@@ -418,6 +435,8 @@ def test_filters_are_not_open_where_none_is_asked_for(described: Path) -> None:
             "size": "100",
         }
         assert '<details class="more">' in client.get("/0/latents", params=sent).text
+        assert client.get("/0/latents", params=sent).url.query == b""
+        assert client.get("/0/latents", params=sent | {"words": "a, b", "page": "1"}).url.query == b"words=a%2C+b"
         assert '<details class="more" open>' in client.get("/0/latents", params=sent | {"layer": "1"}).text
 
 

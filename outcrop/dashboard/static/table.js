@@ -7,7 +7,7 @@ const form = document.querySelector(".filters");
 const body = document.querySelector("table.latents tbody");
 const status = document.querySelector("[role=status]");
 const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
-const tables = document.querySelectorAll("a[download]");
+const tables = document.querySelectorAll("[data-kind]");
 const heads = [...document.querySelectorAll("th[data-sort]")];
 const sortable = heads.map((head) => head.dataset.sort);
 const numbers = sortable.filter((name) => name !== "latent" && name !== "layer");
@@ -15,7 +15,7 @@ const severalCoders = choices.coder.length > 1;
 const n = columns.latent.length;
 const count = (number) => number.toLocaleString("en");
 const toldBy = new Map();  // what each explainer said, once it is loaded
-let page = 1, told = null;
+let page = 1, told = null, typedIn = null;
 let turn = 0;  // of the view shown last: what was loaded for one before it may arrive behind it
 
 const value = (name) => form.elements[name].value;
@@ -28,8 +28,10 @@ const ascending = () => value("ascending") === "1";
 const read = () => {
   const query = new URLSearchParams(location.hash.slice(1));
   const given = (name) => query.getAll(name).filter((one) => one !== "");
-  const known = new Set([...form.elements].map((field) => field.name));
-  for (const name of query.keys()) if (name !== "page" && !known.has(name)) throw new Error(`there is no filter ${name}`);
+  const known = new Set(["page", ...[...form.elements].map((field) => field.name).filter(Boolean)]);
+  for (const name of query.keys()) if (!known.has(name)) throw new Error(`there is no filter ${name}`);
+  whole("size", given("size").at(-1) ?? usual.size, mostRows);
+  page = whole("page", given("page").at(-1) ?? usual.page, Infinity);
   const sort = given("sort").at(-1) ?? usual.sort;
   if (!sortable.includes(sort)) throw new Error(`there is no column ${sort} to sort by`);
   for (const name of ["status", "flag"]) {
@@ -46,14 +48,12 @@ const read = () => {
     field.value = name === "explained_by" && asked === explainers[0] ? "" : asked;
     if (asked && field.type === "number" && field.value === "") throw new Error(`${name} is ${asked}; expected a number`);
   }
-  page = whole("page", given("page").at(-1) ?? "1", Infinity);
-  whole("size", value("size"), mostRows);
   if ([...query.keys()].some((name) => !["sort", "ascending", "words", "page", "size"].includes(name) && given(name).length)) form.querySelector("details").open = true;
 };
 
 const whole = (name, given, most) => {
   const number = Number(given);
-  if (!Number.isInteger(number) || number < 1 || number > most) throw new Error(`${name} is ${given}; expected a number from 1 on${most < Infinity ? ` to ${count(most)}` : ""}`);
+  if (!/^\d+$/.test(given) || number < 1 || number > most) throw new Error(`${name} is ${given}; expected a number from 1 ${most < Infinity ? `to ${count(most)}` : "on"}`);
   return number;
 };
 
@@ -134,7 +134,8 @@ const show = async (addressed, mine) => {
   const last = Math.max(1, Math.ceil(chosen.length / perPage));
   page = Math.min(Math.max(page, 1), last);
   body.replaceChildren(...chosen.slice((page - 1) * perPage, page * perPage).map(line));
-  for (const link of tables) link.href = `explained/${by}.${link.textContent.toLowerCase()}`;
+  for (const link of tables) link.href = `explained/${by}.${link.dataset.kind}`;
+  status.classList.remove("failure");
   status.textContent = `${count(chosen.length)} of ${count(n)} latents`;
   shownPage.textContent = last > 1 ? `page ${count(page)} of ${count(last)}` : "";
   turning(previous, page - 1, page > 1);
@@ -157,14 +158,18 @@ const shown = (addressed) => {
     shownPage.textContent = "";
     previous.hidden = next.hidden = true;
     status.textContent = error.message;
+    status.classList.add("failure");
   });
 };
-addEventListener("hashchange", () => shown(true));
+addEventListener("hashchange", () => { typedIn = null; shown(true); });
+for (const link of [previous, next]) link.addEventListener("click", () => scrollTo(0, 0));
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", (event) => {
   page = 1;
-  const typed = event.target.matches('[type="search"], [type="number"]');  // no step for each letter
-  history[typed ? "replaceState" : "pushState"](null, "", address());
+  const going = typedIn === event.target;  // a word is one step back, not one for each letter
+  typedIn = event.target.matches('[type="search"], [type="number"]') ? event.target : null;
+  history[going ? "replaceState" : "pushState"](null, "", address());
   shown(false);
 });
-shown(true);
+if (location.search) location.replace(`${location.pathname}#${location.search.slice(1)}`);  // an address of the server's
+else shown(true);
