@@ -214,22 +214,17 @@ def _export(run: Run) -> None:
 
 def _sweep(arguments: Sequence[str]) -> None:
     command = parse_run("outcrop sweep", arguments, SweepCommand)
-    from outcrop.console import bars, quiet, say, show
-    from outcrop.run import write_atomically
-    from outcrop.sweep import read_grid, sweep
+    from outcrop.console import bars, quiet, say
+    from outcrop.sweep import keep_settings, read_grid, sweep
 
     quiet()
-    kept = command.out / "grid.yaml"
-    grid = command.grid or kept
+    grid = command.grid or command.out / "grid.yaml"
     if not grid.exists():
         raise ConfigError(f"there is no {grid}; --grid names a file with the settings that the trainings differ in")
     points = read_grid(grid, command.config)
-    command.out.mkdir(parents=True, exist_ok=True)
-    write_atomically(command.out / "config.yaml", configs.dump(command.config).encode())
-    if grid != kept:
-        write_atomically(kept, grid.read_bytes())
+    keep_settings(command.out, command.config, grid.read_bytes())
     sweep(points, command.out, targets=command.target_fvu, progress=bars, say=say)
-    show((command.out / "table.md").read_text(encoding="utf-8"))
+    print((command.out / "table.md").read_text(encoding="utf-8"))  # noqa: T201
 
 
 def _stats(arguments: Sequence[str]) -> None:

@@ -99,7 +99,7 @@ def stale_stages(
         if mark is None or (stage == "tokens" and grows):
             continue
         upstream = [s.stage for s in stale if s.stage in _NEEDS[stage]]
-        changes = _differences(mark.settings, settings_of(stage, config))
+        changes = differences(mark.settings, settings_of(stage, config))
         changes += [f"its {role} was {mark.models[role]}, is {now}" for role, now in other_models(mark).items()]
         if changes:
             stale.append(Staleness(stage, "; ".join(changes)))
@@ -167,7 +167,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     return [f"{_flag(name)} was {_shown(before.get(name))}, is {_shown(now.get(name))}" for name in names]
 

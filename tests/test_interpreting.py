@@ -142,7 +142,12 @@ def test_ctrl_c_stops_a_stage_that_waits_for_answers_and_says_how_to_go_on(finis
         file.unlink()
     with LLMServer(delay_seconds=60.0) as server:
         command = [sys.executable, "-m", "outcrop.cli", "score", str(run), "--judge", server.address, "--fresh"]
-        process = subprocess.Popen([*command, "--score.controls", "none"], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, "--score.controls", "none"],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )
         deadline = time.monotonic() + 120
         while not server.asked and time.monotonic() < deadline:
             time.sleep(0.05)

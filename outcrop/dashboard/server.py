@@ -147,14 +147,15 @@ class _Pages:
             raise HTTPException(404, f"latents are exported as {', '.join(_WRITERS)}, not as {kind[:20]}")
         view = _view(request)
         with run.lock:
-            table, _ = _table(run.now, view)
+            table, by = _table(run.now, view)
             if table is None:
                 raise HTTPException(404, "no latent is known yet")
             rows = table.table(view)
         sink = io.BytesIO()
         write, media_type = _WRITERS[kind]
         write(rows, sink)
-        headers = {"Content-Disposition": f'attachment; filename="latents.{kind}"'}
+        told = "".join(c if c.isascii() and c.isalnum() else "-" for c in explained_by(*by))
+        headers = {"Content-Disposition": f'attachment; filename="latents-{told}.{kind}"'}
         return Response(sink.getvalue(), media_type=media_type, headers=headers)
 
     def neuronpedia(self, request: Request) -> Response:
@@ -177,6 +178,8 @@ class _Pages:
                     content = json.dumps(now.neuronpedia(coder, rows), ensure_ascii=False)
                 case "jsonl":
                     about = neuronpedia.source(now.config, coder)
+                    if all(row["text"] is None for row in rows):
+                        raise ConfigError("no latent on this page has an explanation; the address chooses others")
                     content = neuronpedia.explanations(about, rows, explained_by(*by), now.explaining_model(by[0]))
                 case _:
                     raise HTTPException(404, f"Neuronpedia takes json and jsonl, not {kind[:20]}")

@@ -1,5 +1,6 @@
 """Trainings that differ in some settings, over the same activations, compared in one table.
 
+OUT/config.yaml    what all have in common
 OUT/grid.yaml      what is changed
 OUT/table.parquet  one row per coder
 OUT/table.md       one row per setting
@@ -14,6 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from outcrop import config as configs
+from outcrop import stages
+from outcrop.config import RunConfig
+from outcrop.errors import StaleError
 from outcrop.progress import Progress, silent
 from outcrop.report.drawing import files
 from outcrop.run import write_atomically
@@ -22,7 +27,24 @@ from outcrop.sweep.grid import Point, points, read_grid
 from outcrop.sweep.table import markdown, parquet
 from outcrop.sweep.trainings import Say, train_all
 
-__all__ = ["Point", "points", "read_grid", "sweep"]
+__all__ = ["Point", "keep_settings", "points", "read_grid", "sweep"]
+
+
+def keep_settings(folder: Path, config: RunConfig, grid: bytes) -> None:
+    """What all trainings have in common, and the grid, for a sweep to go on with. StaleError where something was
+    trained there with other settings."""
+    kept = folder / "config.yaml"
+    if (folder / "runs").exists() and kept.exists():
+        before = configs.load(kept)
+        made = [[stages.settings_of(stage, one) for stage in ("tokens", "train")] for one in (before, config)]
+        changes = [change for old, new in zip(*made, strict=True) for change in stages.differences(old, new)]
+        if changes:
+            raise StaleError(
+                f"{folder} was made with other settings: {'; '.join(changes)}. Another --out starts a new sweep."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(kept, configs.dump(config).encode())
+    write_atomically(folder / "grid.yaml", grid)
 
 
 def sweep(

@@ -2,7 +2,7 @@
 
     OUT/activations/     of the texts, computed once for all of them
     OUT/runs/POINT/      a run directory whose coders are trained, as `outcrop train` leaves it
-    OUT/rows/POINT.json  what was measured of it
+    OUT/rows/POINT.json  its settings, and what was measured of each of its coders
 
 What is complete is not done again.
 """
@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
+from outcrop import config as configs
 from outcrop import stages
 from outcrop.coders.placed import PlacedCoder
 from outcrop.config import RunConfig
 from outcrop.contents import Contents
-from outcrop.model.corpus import Corpus
 from outcrop.model.hooks import find_places
-from outcrop.model.load import LanguageModel, load_model
+from outcrop.model.load import load_model
 from outcrop.pipeline import Run
 from outcrop.progress import Progress
-from outcrop.run import RunDirectory, write_atomically
+from outcrop.run import write_atomically
 from outcrop.sweep.grid import Point
 from outcrop.train.evaluate import measure
 from outcrop.train.loop import activation_stream, read_held_out
@@ -41,25 +41,27 @@ Row = dict[str, Any]
 def train_all(
     points: Sequence[Point], folder: Path, targets: Sequence[float], *, progress: Progress, say: Say
 ) -> list[Row]:
-    """One row per coder of every point (`_rows`). The first text of each kind is dealt, and its activations are kept
-    at the places of all points, before anything is trained."""
+    """One row per coder of every point (`_row`). A text is dealt, and its activations at the places of all points that
+    read it are kept, before the first of them is trained. StaleError where a point was made with other settings."""
     texts = dict[str, _Text]()
     found = []
     for number, point in enumerate(points, start=1):
         say(f"{number} of {len(points)}: {point.name}")
         config = replace(point.config, train=replace(point.config.train, activations=str(folder / "activations")))
-        path = folder / "rows" / f"{point.name}.json"
-        if not path.exists():
+        path, made_with = folder / "rows" / f"{point.name}.json", configs.to_dict(point.config)
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if kept.get("made_with") != made_with:
             run = Run(config, folder / "runs" / point.name, progress=progress, say=say)
             kind = json.dumps(stages.settings_of("tokens", config), sort_keys=True)
             if kind not in texts:
                 alike = [one.config for one in points if _same_text(one.config, config)]
                 texts[kind] = _Text.dealt(run, config, alike, progress, say)
-            texts[kind].lend(run, config)
+            texts[kind].lend(run)
             run.until("train")
+            kept = {"made_with": made_with, "coders": _measured(run.contents, texts[kind])}
             path.parent.mkdir(exist_ok=True)
-            write_atomically(path, json.dumps(_measured(run.contents, texts[kind], config)).encode())
-        found += [_row(point, one, targets) for one in json.loads(path.read_text(encoding="utf-8"))]
+            write_atomically(path, json.dumps(kept).encode())
+        found += [_row(point, one, targets) for one in kept["coders"]]
     return found
 
 
@@ -70,28 +72,20 @@ def _same_text(one: RunConfig, other: RunConfig) -> bool:
 class _Text:
     """A text that was dealt and tokenized in one run, and the language model's activations on it."""
 
-    def __init__(self, directory: RunDirectory, model: LanguageModel, unseen: Corpus) -> None:
-        self._directory, self._model, self._unseen = directory, model, unseen
+    def __init__(self, run: Run, config: RunConfig, say: Say) -> None:
+        self._directory, self._contents = run.directory, run.contents
+        self._config, self._model, self._say = config, load_model(config.model), say
 
     @staticmethod
     def dealt(run: Run, config: RunConfig, alike: Sequence[RunConfig], progress: Progress, say: Say) -> _Text:
-        """Of a run; `alike` are the settings of all that read the same text."""
+        """By a run; `alike` are the settings of all that read the same text."""
         run.until("tokens")
-        model, contents = load_model(config.model), run.contents
-        text = _Text(run.directory, model, contents.corpus("cache"))
+        text = _Text(run, config, say)
         patterns = dict.fromkeys(pattern for one in alike for pattern in one.hookpoints)
-        places = find_places(model.module, list(patterns))
-        read_held_out(model, contents.corpus("held_out"), places, config.train, config.model.batch_tokens, progress)
-        for corpus in (contents.corpus("train"), text._unseen):
-            stream = activation_stream(
-                model, corpus, places, config.train, seed=config.seed, batch_tokens=config.model.batch_tokens, say=say
-            )
-            with progress("activations", corpus.n_eligible, "tokens") as advance:
-                for block in range(stream.n_blocks):
-                    stream.block(block, advance)
+        text._keep(find_places(text._model.module, list(patterns)), progress)
         return text
 
-    def lend(self, run: Run, config: RunConfig) -> None:
+    def lend(self, run: Run) -> None:
         """Give a run the tokens, so that it need not deal the text itself."""
         if "tokens" in run.directory.marks():
             return
@@ -99,21 +93,35 @@ class _Text:
         shutil.copytree(self._directory.tokens, run.directory.tokens, dirs_exist_ok=True)
         run.directory.mark("tokens", self._directory.marks()["tokens"])
 
-    def unseen(self, places: Sequence[Place], config: RunConfig) -> Stream:
-        """Activations on documents that no coder was trained on."""
+    def unseen(self, place: Place) -> Stream:
+        """The activations on documents that no coder was trained on."""
+        return self._stream("cache", [place])
+
+    def _keep(self, places: Sequence[Place], progress: Progress) -> None:
+        train, batch_tokens = self._config.train, self._config.model.batch_tokens
+        read_held_out(self._model, self._contents.corpus("held_out"), places, train, batch_tokens, progress)
+        for part in ("train", "cache"):
+            stream = self._stream(part, places)
+            with progress("activations", stream.n_tokens, "tokens") as advance:
+                for block in range(stream.n_blocks):
+                    stream.block(block, advance)
+
+    def _stream(self, part: str, places: Sequence[Place]) -> Stream:
+        corpus, config = self._contents.corpus(part), self._config
+        batch_tokens = config.model.batch_tokens
         return activation_stream(
-            self._model, self._unseen, places, config.train, seed=config.seed, batch_tokens=config.model.batch_tokens
+            self._model, corpus, places, config.train, seed=config.seed, batch_tokens=batch_tokens, say=self._say
         )
 
 
-def _measured(contents: Contents, text: _Text, config: RunConfig) -> list[dict[str, Any]]:
+def _measured(contents: Contents, text: _Text) -> list[dict[str, Any]]:
     """Of every coder of a run: its course, its reconstruction, and the latents that fired on no unseen token."""
     lines = contents.logged()
     reconstructions = {one.coder: one for one in contents.reconstructions()}
     found = []
     for placed in contents.coders:
         course = [(line["tokens"], line["seconds"], line["fvu"]) for line in lines if line["coder"] == str(placed.key)]
-        unfired, n_tokens = _unfired(placed, text.unseen([placed.key.place], config))
+        unfired, n_tokens = _unfired(placed, text.unseen(placed.key.place))
         about = _reconstructed(reconstructions[placed.key])
         found.append(about | {"course": course, "unfired_share": unfired, "unfired_tokens": n_tokens})
     return found

@@ -86,7 +86,7 @@ class Stream:
         self._seed, self._batch_tokens, self._store = seed, batch_tokens, store
         self._blocks = plan_blocks(corpus, config.block_tokens, config.batch_tokens)
         self._held: tuple[int, Activations] | None = None
-        self.n_blocks = len(self._blocks)
+        self.n_blocks, self.n_tokens = len(self._blocks), corpus.n_eligible
         self.n_steps = sum(block.n_batches for block in self._blocks)
 
     def block(self, index: int, advance: Advance) -> Activations:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from outcrop import cli
-from outcrop.dashboard import neuronpedia
+from outcrop.dashboard import asked, neuronpedia
 from outcrop.dashboard.export import export
 from outcrop.dashboard.latents import SCORES, View
 from outcrop.dashboard.links import ServerLinks
@@ -28,8 +29,10 @@ from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.portrait import portrait
 from outcrop.dashboard.server import application
 from outcrop.errors import ConfigError, RunError
+from outcrop.interp.scorers.judging import ArmName
 from outcrop.progress import silent
 from outcrop.replies import Replies
+from outcrop.report.scorers import SCORERS
 from outcrop.report.text import number, visible
 from outcrop.run import RunDirectory
 from outcrop.types import CoderKey, LatentId
@@ -123,6 +126,13 @@ def test_every_prompt_and_answer_about_a_latent_is_one_click_away(judged: Path) 
                 assert visible(line, 10_000) in text
 
 
+def test_every_arm_and_scorer_has_its_place_on_the_page() -> None:
+    explainers = [("contrastive", "all")]
+    for scorer in SCORERS:
+        for arm in get_args(ArmName):
+            assert isinstance(asked._by(explainers)((scorer, arm, "contrastive", "all", "hash")), tuple)
+
+
 def test_a_reply_that_is_gone_is_told_on_the_server_and_in_files(described: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(described, tmp_path / "run"))
     opened = OpenedRun(run)
@@ -150,6 +160,7 @@ def test_the_rows_of_a_view_can_be_taken_away(client: TestClient, kind: str) -> 
     answer = client.get(f"/0/latents.{kind}", params={"sort": "latent", "ascending": "1"})
     read = {"csv": pyarrow.csv.read_csv, "parquet": pyarrow.parquet.read_table}[kind]
     rows = read(io.BytesIO(answer.content))
+    assert answer.headers["content-disposition"] == f'attachment; filename="latents-contrastive.{kind}"'
     assert rows.num_rows == N_LATENTS
     assert rows["latent"].to_pylist() == sorted(rows["latent"].to_pylist())
 
@@ -280,6 +291,8 @@ def test_latents_can_be_taken_to_neuronpedia(described: Path) -> None:
         lines = client.get("/0/neuronpedia.jsonl", params=view | {"status": "scored"}).text.splitlines()
         assert client.get("/0/neuronpedia.json", params={"size": 200, "sort": "latent"}).status_code == 400
         assert client.get("/0/neuronpedia.xml", params=view).status_code == 404
+        unexplained = client.get("/0/neuronpedia.jsonl", params=view | {"status": "not selected"})
+        assert unexplained.status_code == 400 and "no latent on this page has an explanation" in unexplained.text
     assert (batch["model_id"], batch["layer"], batch["sae_set"]) == ("model", 1, "topk")
     assert neuronpedia.source(opened.now.config, CoderKey.parse("a,model.layers.3.mlp:input,model.layers.3.mlp,2")) == {
         "model_id": "model", "layer": 3, "sae_set": "a-mlp:input-model.layers.3.mlp-seed2"

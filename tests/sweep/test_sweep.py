@@ -73,6 +73,14 @@ def test_a_sweep_goes_on_where_it_was(swept: Path, tmp_path: Path) -> None:
     assert kept == {path: path.stat().st_mtime_ns for path in kept} and len(kept) > 10
 
 
+def test_other_settings_for_all_are_refused_where_something_was_made(
+    swept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(shutil.copytree(swept, tmp_path / "out"))
+    assert cli.main(["sweep", str(out), "--coder.k", "3"]) == 2
+    assert "was made with other settings: coder.k was 4, is 3. Another --out" in capfd.readouterr().err
+
+
 def test_a_sweep_needs_a_grid(swept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copy(swept / "config.yaml", tmp_path)
     assert cli.main(["sweep", str(tmp_path)]) == 2
