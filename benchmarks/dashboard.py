@@ -12,6 +12,8 @@ network and the browser's drawing:
     sorted      the first page by another number each time, sorted for the first time
     searched    the explanations that contain a word, of some layers
     csv         all rows, taken away
+    paint       the first page in headless Chromium over loopback, from the click on a link to it to the first
+                contentful paint; `paint_cold` in a new tab with an empty cache. Both null where there is no Chromium
 
 There is no peer: SAEDashboard and Neuronpedia draw pages latent by latent. The last line is JSON: medians in seconds.
 """
@@ -20,15 +22,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sqlite3
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import uvicorn
+from playwright.sync_api import sync_playwright
 from report import KEY, Row, coder, insert, latents
 from starlette.testclient import TestClient
 
@@ -41,6 +47,10 @@ from outcrop.progress import silent
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark
 
+FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--disable-background-networking"]
+PAINT = """new Promise(done => new PerformanceObserver(list => {
+  for (const one of list.getEntriesByName("first-contentful-paint")) done(one.startTime / 1000);
+}).observe({ type: "paint", buffered: true }))"""
 WORDS = ("river", "bank", "verbs", "of", "motion", "names", "cities", "numbers", "after", "a", "colon", "negation")
 
 
@@ -103,6 +113,35 @@ def timed(client: TestClient, addresses: Sequence[str]) -> float:
     return round(statistics.median(turns), 4)
 
 
+def painted(path: Path, rounds: int) -> dict[str, float | None]:
+    """Of a server that has read its tables."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        return {"paint": None, "paint_cold": None}
+    server = uvicorn.Server(uvicorn.Config(application([OpenedRun(path)]), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/0/latents"
+    warm, cold = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        for _ in range(rounds + 1):  # the first warms the server up
+            page = browser.new_page()
+            page.goto(address)
+            cold.append(page.evaluate(PAINT))
+            page.goto(f"{address}?page=2")
+            with page.expect_navigation():
+                page.click("nav >> text=Latents")
+            warm.append(page.evaluate(PAINT))
+            page.close()
+        browser.close()
+    server.should_exit = True
+    thread.join()
+    return {"paint": round(statistics.median(warm[1:]), 4), "paint_cold": round(statistics.median(cold[1:]), 4)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="20,000 latents")
@@ -116,7 +155,7 @@ def main() -> None:
             unreported = timed(client, [page])
         report(Path(folder))
         with opened(Path(folder)) as client:
-            found = {
+            found: dict[str, float | None] = {
                 "unreported": unreported,
                 "open": timed(client, [page]),
                 "view": timed(client, [page] * options.rounds),
@@ -124,6 +163,7 @@ def main() -> None:
                 "searched": timed(client, [f"{page}?words={word}&layer={i % 3}" for i, word in enumerate(WORDS)]),
                 "csv": timed(client, [f"{page}.csv"]),
             }
+        found |= painted(Path(folder), options.rounds)
     for name, seconds in found.items():
         print(f"{name}: {seconds} s", file=sys.stderr)
     print(json.dumps({"latents": n, "rounds": options.rounds, **found}))
