@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from outcrop.coders.placed import PlacedCoder
@@ -33,7 +32,7 @@ from outcrop.progress import Progress
 from outcrop.replies import Replies
 from outcrop.report.tables import VERSION, Tables, load_tables, read_tables, save_tables
 from outcrop.results import Results
-from outcrop.run import RunDirectory, write_atomically
+from outcrop.run import RunDirectory, write_atomically, write_parquet
 from outcrop.schema import SCHEMA_VERSION
 from outcrop.train.loop import Trained
 from outcrop.types import CoderKey, LatentExamples, Reconstruction, Vocabulary
@@ -136,9 +135,7 @@ class Contents:
         return self._embedders[name]
 
     def save_statistics(self, table: pa.Table) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, row_group_size=_LATENTS_OF_A_GROUP)
-        write_atomically(self.directory.statistics, sink.getvalue().to_pybytes())
+        write_parquet(self.directory.statistics, table, row_group_size=_LATENTS_OF_A_GROUP)
 
     def results(self) -> Results:
         return Results(self.directory.results)

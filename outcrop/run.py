@@ -28,6 +28,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from outcrop.config import Role
 from outcrop.errors import CorruptError, RunError
 
@@ -46,6 +49,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_parquet(path: Path, table: pa.Table, **options: Any) -> None:
+    """The same of a table; `options` are those of `pyarrow.parquet.write_table`."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **options)
+    write_atomically(path, sink.getvalue().to_pybytes())
 
 
 def unfinished(path: Path) -> Path:

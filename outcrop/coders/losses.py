@@ -11,8 +11,8 @@
     sparsity     weight · sum over layers of the selection's penalty
 
 The first two are averaged together. Sources: Gao et al. 2024 (Multi-TopK, AuxK: arXiv:2406.04093, app. A),
-Bussmann et al. 2025 (matryoshka: arXiv:2503.17547). AuxK takes e_l as given, and the spread
-what a layer reads: no gradient flows there.
+Bussmann et al. 2025 (matryoshka: arXiv:2503.17547). AuxK takes e_l as given, and the spread what
+a layer reads: no gradient flows there.
 """
 
 from __future__ import annotations

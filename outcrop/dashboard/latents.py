@@ -208,16 +208,20 @@ class LatentTable:
 
     def around(self, row: int, view: View | None = None) -> tuple[int | None, int | None]:
         """The rows before and behind one, in a view or else among the latents of its coder by number."""
-        if view is None:
-            mine = np.flatnonzero(self.columns["coder"] == self.columns["coder"][row])
-            order = mine[np.argsort(self.columns["latent"][mine])]
-        else:
-            order = self.chosen(view)
-        for at in np.flatnonzero(order == row).tolist():
-            before = int(order[at - 1]) if at > 0 else None
-            behind = int(order[at + 1]) if at + 1 < len(order) else None
-            return before, behind
-        return None, None
+        order = self._numbered[self.columns["coder"][row]] if view is None else self.chosen(view)
+        found = np.flatnonzero(order == row)
+        if not len(found):
+            return None, None
+        at = int(found[0])
+        before = int(order[at - 1]) if at > 0 else None
+        behind = int(order[at + 1]) if at + 1 < len(order) else None
+        return before, behind
+
+    @cached_property
+    def _numbered(self) -> dict[str, Int[ndarray, "n"]]:
+        """The rows of each coder by the number of the latent."""
+        of_coder = {coder: np.flatnonzero(self.columns["coder"] == coder) for coder in self.coders}
+        return {coder: rows[np.argsort(self.columns["latent"][rows])] for coder, rows in of_coder.items()}
 
     def _kept(self, view: View) -> Bool[ndarray, "L"]:
         kept = np.ones(len(self), dtype=bool)

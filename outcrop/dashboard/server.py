@@ -53,7 +53,6 @@ from outcrop.report.text import explained_by
 from outcrop.types import CoderKey, LatentId
 
 _HERE = Path(__file__).parent
-_ANY = View()
 
 
 def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None], *, live: bool = False) -> None:
@@ -199,7 +198,7 @@ class _Pages:
         number = request.path_params["number"]
         with run.lock:
             now = run.now
-            latent, _, _ = _latent(now, request)
+            latent, _, _ = _latent(now, request, View())
             try:
                 (contexts,) = now.documents(latent, [number])
             except KeyError:
@@ -210,7 +209,7 @@ class _Pages:
         run, links = self._run(request)
         with run.lock:
             now = run.now
-            latent, _, _ = _latent(now, request)
+            latent, _, _ = _latent(now, request, View())
             return HTMLResponse(asked_page(now, latent, now.purposes(latent), links))
 
     def tried(self, request: Request) -> Response:
@@ -259,7 +258,7 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _latent(now: State, request: Request, view: View = _ANY) -> tuple[LatentId, LatentTable, int]:
+def _latent(now: State, request: Request, view: View) -> tuple[LatentId, LatentTable, int]:
     """The latent that the address names, the table of all, and its row there."""
     coder, index = request.path_params["coder"], request.path_params["index"]
     table, _ = _table(now, view)

@@ -19,8 +19,12 @@ _BINS_PER_DECADE = 4
 def coder_label(name: str) -> str:
     """A coder's key as people read it: `topk at transformer.h.5`."""
     key = CoderKey.parse(name)
-    place = f"{key.source}" if key.source == key.target else f"{key.source} → {key.target}"
-    return f"{key.setting} at {place}" + (f", seed {key.seed}" if key.seed else "")
+    return f"{key.setting} at {place_label(key)}" + (f", seed {key.seed}" if key.seed else "")
+
+
+def place_label(key: CoderKey) -> str:
+    """Where it sits, and what it predicts where that is another place."""
+    return f"{key.source} → {key.target}" if key.transcodes else str(key.source)
 
 
 def ledger(tables: Tables) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from outcrop.report.judged import ARMS, MEASURING, Judged
 from outcrop.report.scorers import scorer_values
 from outcrop.report.scores import Column, Scores, ranks_of, score
 from outcrop.results import Results, records
-from outcrop.run import write_atomically
+from outcrop.run import write_parquet
 from outcrop.schema import DETECTION, FUZZING, MISPLACED
 from outcrop.types import CoderKey
 
@@ -196,9 +196,7 @@ def _unflattened(
 
 def _write(path: Path, columns: dict[str, ndarray], about: dict[str, Any]) -> None:
     table = pa.table({name: _arrow(column) for name, column in columns.items()})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata({_ABOUT: json.dumps(about)}), sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    write_parquet(path, table.replace_schema_metadata({_ABOUT: json.dumps(about)}))
 
 
 def _arrow(column: ndarray) -> pa.Array:

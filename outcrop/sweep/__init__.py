@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from outcrop import config as configs
 from outcrop import stages
@@ -21,10 +20,10 @@ from outcrop.config import RunConfig
 from outcrop.errors import StaleError
 from outcrop.progress import Progress, silent
 from outcrop.report.drawing import files
-from outcrop.run import write_atomically
+from outcrop.run import write_atomically, write_parquet
 from outcrop.sweep.figures import figures
 from outcrop.sweep.grid import Point, points, read_grid
-from outcrop.sweep.table import markdown, parquet
+from outcrop.sweep.table import markdown
 from outcrop.sweep.trainings import Say, train_all
 
 __all__ = ["Point", "keep_settings", "points", "read_grid", "sweep"]
@@ -59,9 +58,8 @@ def sweep(
     are values of the held-out FVU: when each is reached is in the table."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = train_all(points, folder, targets, progress=progress, say=say)
-    table, sink = parquet(rows), pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_atomically(folder / "table.parquet", sink.getvalue().to_pybytes())
+    table = pa.Table.from_pylist(rows)
+    write_parquet(folder / "table.parquet", table)
     write_atomically(folder / "table.md", markdown(rows, targets).encode())
     (folder / "figures").mkdir(exist_ok=True)
     for name, data in files(lambda: figures(rows)).items():

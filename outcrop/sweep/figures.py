@@ -24,19 +24,18 @@ def figures(rows: Sequence[Row]) -> Iterator[Drawn]:
 def _courses(name: str, place: str, groups: Groups) -> Iterator[Drawn]:
     """Held-out FVU over tokens and over seconds, one curve per training."""
     best = sorted(groups, key=lambda key: mean(groups[key], "fvu")[0] or np.inf)[:_MOST_CURVES]
-    for column, unit in ((0, "tokens"), (1, "seconds")):
+    for unit in ("tokens", "seconds"):
         figure, axes = new_axes(place, 7, 4, f"{unit} of training", "held-out FVU")
         for key, colour, mark in zip(best, cycle(COLOURS), cycle(MARKS), strict=False):
             for j, row in enumerate(groups[key]):
-                course = np.array(row["course"], dtype=float)
-                label = key[1] if j == 0 else None
-                axes.plot(course[:, column], course[:, 2], color=colour, marker=mark, markersize=3, label=label)
+                at, fvu, label = row[f"course_{unit}"], row["course_fvu"], key[1] if j == 0 else None
+                axes.plot(at, fvu, color=colour, marker=mark, markersize=3, label=label)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7)
         yield f"course-{name}-{unit}", figure
 
 
 def _ends(name: str, place: str, groups: Groups) -> Drawn:
-    """Held-out FVU at the end, and the share of latents that fired on no unseen token."""
+    """Held-out FVU at the end."""
     settings = [setting for _, setting in groups]
     title = f"{place}, {100 * CONFIDENCE:g}% intervals over seeds"
     figure, axes = new_axes(title, 7, 0.8 + 0.22 * len(settings), "held-out FVU", "")

@@ -1,4 +1,4 @@
-"""What came of a sweep: one row per coder as Parquet, and one per setting and place as Markdown."""
+"""What came of a sweep, per setting and place: the rows of its coders averaged, as Markdown."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from outcrop.metrics.coverage import macro_mean
+from outcrop.report.ledger import place_label
 from outcrop.report.text import count, number
 from outcrop.types import CoderKey
 
@@ -21,13 +21,8 @@ def grouped(rows: Sequence[Row]) -> Groups:
     """The rows that differ in nothing but their seeds."""
     found = Groups()
     for row in rows:
-        found.setdefault((place_of(row), row["setting"]), []).append(row)
+        found.setdefault((place_label(CoderKey.parse(row["coder"])), row["setting"]), []).append(row)
     return found
-
-
-def place_of(row: Row) -> str:
-    key = CoderKey.parse(row["coder"])
-    return str(key.source) if not key.transcodes else f"{key.source} → {key.target}"
 
 
 def mean(rows: Sequence[Row], name: str) -> tuple[float | None, float | None, float | None]:
@@ -39,16 +34,6 @@ def mean(rows: Sequence[Row], name: str) -> tuple[float | None, float | None, fl
     estimate = macro_mean(np.array(values, dtype=float)[:, None], CONFIDENCE)
     value, low, high = (float(end[0]) for end in (estimate.value, estimate.low, estimate.high))
     return value, *((None, None) if np.isnan(low) else (low, high))
-
-
-def parquet(rows: Sequence[Row]) -> pa.Table:
-    """`course`, the held-out FVU as training went, as three columns of lists."""
-    plain = []
-    for row in rows:
-        course = np.array(row["course"], dtype=float).reshape(-1, 3).T.tolist()
-        columns = dict(zip(("course_tokens", "course_seconds", "course_fvu"), course, strict=True))
-        plain.append({name: value for name, value in row.items() if name != "course"} | columns)
-    return pa.Table.from_pylist(plain)
 
 
 def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:

@@ -52,9 +52,9 @@ def train_all(
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if kept.get("made_with") != made_with:
             run = Run(config, folder / "runs" / point.name, progress=progress, say=say)
-            kind = json.dumps(stages.settings_of("tokens", config), sort_keys=True)
+            kind = _kind_of_text(config)
             if kind not in texts:
-                alike = [one.config for one in points if _same_text(one.config, config)]
+                alike = [one.config for one in points if _kind_of_text(one.config) == kind]
                 texts[kind] = _Text.dealt(run, config, alike, progress, say)
             texts[kind].lend(run)
             run.until("train")
@@ -65,8 +65,8 @@ def train_all(
     return found
 
 
-def _same_text(one: RunConfig, other: RunConfig) -> bool:
-    return stages.settings_of("tokens", one) == stages.settings_of("tokens", other)
+def _kind_of_text(config: RunConfig) -> str:
+    return json.dumps(stages.settings_of("tokens", config), sort_keys=True)
 
 
 class _Text:
@@ -120,10 +120,11 @@ def _measured(contents: Contents, text: _Text) -> list[dict[str, Any]]:
     reconstructions = {one.coder: one for one in contents.reconstructions()}
     found = []
     for placed in contents.coders:
-        course = [(line["tokens"], line["seconds"], line["fvu"]) for line in lines if line["coder"] == str(placed.key)]
+        mine = [line for line in lines if line["coder"] == str(placed.key)]
+        course = {f"course_{name}": [line[name] for line in mine] for name in ("tokens", "seconds", "fvu")}
         unfired, n_tokens = _unfired(placed, text.unseen(placed.key.place))
         about = _reconstructed(reconstructions[placed.key])
-        found.append(about | {"course": course, "unfired_share": unfired, "unfired_tokens": n_tokens})
+        found.append(about | course | {"unfired_share": unfired, "unfired_tokens": n_tokens})
     return found
 
 
@@ -151,14 +152,12 @@ def _reconstructed(one: Reconstruction) -> dict[str, Any]:
 
 def _row(point: Point, measured: Mapping[str, Any], targets: Sequence[float]) -> Row:
     """As the table has it: what was changed, what came of it, and when each target was reached."""
-    course = np.array(measured["course"], dtype=float).reshape(-1, 3)
-    reached = {}
-    for target in targets:
-        for i, name in enumerate(("tokens", "seconds")):
-            reached[f"{name}_to_{target:g}"] = _reached(course[:, i], course[:, 2], target)
-    tokens, seconds = course[-1, :2].tolist()
-    about = {"point": point.name, "setting": point.setting}
-    return about | dict(measured) | {"tokens": int(tokens), "seconds": seconds} | reached
+    row = {"point": point.name, "setting": point.setting} | dict(measured)
+    for name in ("tokens", "seconds"):
+        at, fvu = np.array(measured[f"course_{name}"]), np.array(measured["course_fvu"])
+        row[name] = measured[f"course_{name}"][-1]
+        row |= {f"{name}_to_{target:g}": _reached(at, fvu, target) for target in targets}
+    return row
 
 
 def _reached(at: np.ndarray, fvu: np.ndarray, target: float) -> float | None:

@@ -279,11 +279,11 @@ def _new_states(
             states.append(continued_state(given[key], config, normalisers[key.place]))
         else:
             states.append(new_state(key, coder, config, normalisers[key.place]))
-            _place(states[-1], config, first_block[key.place])
+            _start(states[-1], config, first_block[key.place])
     return states
 
 
-def _place(state: CoderState, config: TrainConfig, block: ActivationBatch) -> None:
+def _start(state: CoderState, config: TrainConfig, block: ActivationBatch) -> None:
     """Where the latents of a new coder start, if not anywhere and their encoders as their decoders."""
     if not config.start_transposed:
         state.coder.part_encoders(state.key.seed + 1)
