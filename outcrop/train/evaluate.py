@@ -8,15 +8,17 @@ CE recovered = (CE_zero − CE_coder) / (CE_zero − CE_clean), spliced in at el
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from outcrop.coders.placed import PlacedCoder, spliced
+from outcrop.coders.placed import Change, PlacedCoder, spliced
 from outcrop.coders.stack import SparseStack
 from outcrop.model.activations import PaddedContexts, padded_batches
 from outcrop.model.corpus import Corpus
@@ -24,7 +26,7 @@ from outcrop.model.load import LanguageModel
 from outcrop.progress import Advance
 from outcrop.train.normalise import effective_rank, gamma
 from outcrop.train.stream import Activations
-from outcrop.types import CrossEntropy, LayerReconstruction, Reconstruction
+from outcrop.types import ActivationBatch, CoderKey, CrossEntropy, LayerReconstruction, Place, Reconstruction
 
 _CHUNK = 4_096  # tokens measured at once
 _LOGIT_TOKENS = 512  # tokens whose logits are held in float32 at once
@@ -93,7 +95,7 @@ class HeldOutText:
 
     def measure(self, placed: PlacedCoder) -> HeldOut:
         """Of a coder for raw activations."""
-        batch = self.activations[placed.key.place].below(placed.max_norm)
+        batch = self._batch(placed)
         return measure(placed.coder, batch.source, batch.target)
 
     @property
@@ -101,18 +103,27 @@ class HeldOutText:
         """All tokens of the contexts on which coders are spliced into the model, special ones included."""
         return int(self.corpus.context_start[len(_first_contexts(self.corpus, self.ce_tokens))])
 
-    def cross_entropy(self, placed: PlacedCoder, advance: Advance) -> CrossEntropy:
-        target = self.activations[placed.key.place].below(placed.max_norm).target
-        mean = target.mean(dim=0, dtype=torch.float32)
-        return cross_entropy(self.model, placed, self.corpus, mean, self.ce_tokens, self.batch_tokens, advance)
+    def cross_entropies(self, coders: Sequence[PlacedCoder], advance: Advance) -> list[CrossEntropy]:
+        means = [self._batch(placed).target.mean(dim=0, dtype=torch.float32) for placed in coders]
+        return cross_entropies(self.model, coders, means, self.corpus, self.ce_tokens, self.batch_tokens, advance)
 
-    def reconstruction(
-        self, placed: PlacedCoder, held: HeldOut, history: TrainingHistory | None, advance: Advance
+    def reconstructions(
+        self,
+        coders: Sequence[PlacedCoder],
+        held: Sequence[HeldOut],
+        histories: Sequence[TrainingHistory | None],
+        advance: Advance,
+    ) -> list[Reconstruction]:
+        """All measures of coders for raw activations; without a history, no dead shares."""
+        ces = self.cross_entropies(coders, advance)
+        return [self._reconstruction(*one) for one in zip(coders, held, histories, ces, strict=True)]
+
+    def _reconstruction(
+        self, placed: PlacedCoder, held: HeldOut, history: TrainingHistory | None, ce: CrossEntropy
     ) -> Reconstruction:
-        """All measures of a coder for raw activations; without a history, no dead shares."""
         dead = history.dead_share if history else [None] * placed.coder.n_layers
         layers = zip(held.fvu, held.l0, held.norm_share, dead, held.unfired_share, strict=True)
-        source = self.activations[placed.key.place].below(placed.max_norm).source
+        source = self._batch(placed).source
         return Reconstruction(
             coder=placed.key,
             n_tokens=held.n_tokens,
@@ -123,68 +134,86 @@ class HeldOutText:
             fvu=held.fvu[-1],
             l0=sum(held.l0),
             layers=tuple(LayerReconstruction(*layer) for layer in layers),
-            cross_entropy=self.cross_entropy(placed, advance),
+            cross_entropy=ce,
         )
 
-
-@dataclass
-class _Sums:
-    """Of the losses, while batches go by."""
-
-    n: int = 0
-    clean: float = 0.0
-    coder: float = 0.0
-    zero: float = 0.0
-    mean: float = 0.0
-    kl: float = 0.0
+    def _batch(self, placed: PlacedCoder) -> ActivationBatch:
+        return self.activations[placed.key.place].below(placed.max_norm)
 
 
 @torch.no_grad()
-def cross_entropy(
+def cross_entropies(
     model: LanguageModel,
-    placed: PlacedCoder,
+    coders: Sequence[PlacedCoder],
+    means: Sequence[Float[Tensor, "_"]],
     corpus: Corpus,
-    mean: Float[Tensor, "d_out"],
     n_tokens: int,
     batch_tokens: int,
     advance: Advance,
-) -> CrossEntropy:
-    """The next-token loss on the first contexts with about `n_tokens` tokens, clean and with three things
-    spliced in, of which `mean` is one."""
-    sums = _Sums()
+) -> list[CrossEntropy]:
+    """Of each coder, the next-token loss on the first contexts with about `n_tokens` tokens, clean and with three
+    things spliced in: the coder, zero, and the coder's own of `means`, the same for all coders at one place.
+
+    The clean model runs once for all coders, zero and the mean once for those that leave the same tokens alone.
+    """
+    losses, n = defaultdict[_Loss, float](float), 0
     for batch in padded_batches(corpus, _first_contexts(corpus, n_tokens), batch_tokens):
-        _add_losses(sums, model, placed, mean, batch, corpus)
+        eligible = torch.from_numpy(batch.eligible(corpus)).to(model.device)
+        tokens = batch.tokens.to(model.device)
+        predicts = predictions(batch, eligible)
+        targets = tokens[:, 1:][predicts]
+        n += len(targets)
+        clean = logits(model, tokens, predicts)
+        losses["clean", None] += _nll(clean, targets)
+        for loss, (placed, change) in _changes(coders, means).items():
+            with spliced(model, placed, change, eligible):
+                changed = logits(model, tokens, predicts)
+            losses[loss] += _nll(changed, targets)
+            if loss[0] == "coder":
+                losses["kl", placed.key] += _kl(clean, changed)
         advance(int((batch.position >= 0).sum()))
-    n = sums.n or math.nan
-    return CrossEntropy(sums.n, sums.clean / n, sums.coder / n, sums.zero / n, sums.mean / n, sums.kl / n)
+    each = {loss: total / (n or math.nan) for loss, total in losses.items()}
+    return [
+        CrossEntropy(
+            n_tokens=n,
+            clean=each["clean", None],
+            coder=each["coder", placed.key],
+            zero=each["zero", _splice(placed)],
+            mean=each["mean", _splice(placed)],
+            kl=each["kl", placed.key],
+        )
+        for placed in coders
+    ]
+
+
+_Splice = tuple[Place, float | None]  # where something is spliced in, and the norm above which tokens stay as they are
+_Loss = tuple[str, CoderKey | _Splice | None]  # with what in the model
+
+
+def _splice(placed: PlacedCoder) -> _Splice:
+    return placed.key.place, placed.max_norm
+
+
+def _changes(coders: Sequence[PlacedCoder], means: Sequence[Tensor]) -> dict[_Loss, tuple[PlacedCoder, Change]]:
+    """What is spliced in, and where: at the place of a coder."""
+    found = dict[_Loss, tuple[PlacedCoder, Change]]()
+    for placed, mean in zip(coders, means, strict=True):
+        found["coder", placed.key] = placed, partial(_reconstruction, placed.coder)
+        found["zero", _splice(placed)] = placed, lambda x, y: torch.zeros_like(y)
+        found["mean", _splice(placed)] = placed, partial(_expanded, mean)
+    return found
+
+
+def _reconstruction(coder: SparseStack, x: Tensor, y: Tensor) -> Tensor:
+    return coder(x)
+
+
+def _expanded(mean: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return mean.expand_as(y)
 
 
 def _first_contexts(corpus: Corpus, n_tokens: int) -> range:
     return range(max(1, int((corpus.context_start[1:] <= n_tokens).sum())))
-
-
-def _add_losses(
-    sums: _Sums, model: LanguageModel, placed: PlacedCoder, mean: Tensor, batch: PaddedContexts, corpus: Corpus
-) -> None:
-    """Predictions made at eligible positions, of the token behind them in the same context."""
-    eligible = torch.from_numpy(batch.eligible(corpus)).to(model.device)
-    tokens = batch.tokens.to(model.device)
-    predicts = predictions(batch, eligible)
-    targets = tokens[:, 1:][predicts]
-    changes: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "coder": lambda x, y: placed.coder(x),
-        "zero": lambda x, y: torch.zeros_like(y),
-        "mean": lambda x, y: mean.expand_as(y),
-    }
-    clean = logits(model, tokens, predicts)
-    sums.n += len(targets)
-    sums.clean += _nll(clean, targets)
-    for name, change in changes.items():
-        with spliced(model, placed, change, eligible):
-            changed = logits(model, tokens, predicts)
-        setattr(sums, name, getattr(sums, name) + _nll(changed, targets))
-        if name == "coder":
-            sums.kl += _kl(clean, changed)
 
 
 def predictions(batch: PaddedContexts, eligible: Bool[Tensor, "b t"]) -> Bool[Tensor, "b t-1"]:

@@ -23,11 +23,11 @@ from outcrop.config import Architecture, TrainConfig
 from outcrop.errors import CoderError, StaleError
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
-from outcrop.progress import Advance, Progress, silent
+from outcrop.progress import Progress, silent
 from outcrop.train import checkpoint as checkpoints
 from outcrop.train import parallel
 from outcrop.train.course import Course
-from outcrop.train.evaluate import HeldOutText, TrainingHistory, measure
+from outcrop.train.evaluate import HeldOut, HeldOutText, TrainingHistory, measure
 from outcrop.train.normalise import directions, effective_rank, estimate, gamma
 from outcrop.train.step import CoderState, continued_state, new_state, restored_state
 from outcrop.train.store import ActivationStore
@@ -87,8 +87,7 @@ def train_coders(
         for step, losses in course.steps(first, states, advance):
             with clock.stopped() as seconds:
                 watch.after(step + 1, seconds, states, losses)
-    with progress("cross-entropy", len(states) * watched.n_ce_tokens, "tokens") as advance:
-        finished = [_finished(state, watched, config, advance) for state in states]
+    finished = _finished(states, watched, config, progress)
     for one in finished:
         if one.reconstruction.fvu > 1:
             say(
@@ -151,8 +150,8 @@ def evaluate_coders(
 ) -> list[Trained]:
     """Measure coders that someone else trained. Raises CoderError where one was plainly made for another place."""
     watched = read_held_out(model, held_out, _places(placed.key for placed in coders), config, batch_tokens, progress)
-    with progress("cross-entropy", len(coders) * watched.n_ce_tokens, "tokens") as advance:
-        return [_measured(placed, watched, advance) for placed in coders]
+    held = [_measured(placed, watched) for placed in coders]
+    return _reconstructed(coders, held, [None] * len(coders), watched, progress)
 
 
 def _places(keys: Iterable[CoderKey]) -> list[Place]:
@@ -189,8 +188,14 @@ class _Watch:
         if not parallel.is_first():
             return
         if self._is_time(step, self.config.evaluate_every_tokens):
-            for state, loss in zip(states, losses, strict=True):
-                self.log(self._record(step, seconds, state, loss))
+            records = [self._record(step, seconds, *one) for one in zip(states, losses, strict=True)]
+            every = self.config.ce_every_tokens
+            if every is not None and self._is_time(step, every):
+                ces = self.held_out.cross_entropies([state.placed() for state in states], lambda n: None)
+                for record, ce in zip(records, ces, strict=True):
+                    record |= {"ce_recovered": ce.recovered, "kl": ce.kl}
+            for record in records:
+                self.log(record)
         if self.checkpoint_directory and self._is_time(step, self.config.checkpoint_every_tokens):
             saved = {str(state.key): state.state_dict() for state in states}
             checkpoints.save(checkpoints.Checkpoint(step, seconds, self.made_with, saved), self.checkpoint_directory)
@@ -202,7 +207,7 @@ class _Watch:
         batch = self.held_out.activations[state.key.place].below(state.normaliser.max_norm)
         with state.evaluated() as coder:
             held = measure(coder, *state.normaliser(batch))
-        record = {
+        return {
             "step": step,
             "steps": self.n_steps,
             "tokens": state.trained_tokens,
@@ -217,11 +222,6 @@ class _Watch:
             "gamma": gamma(batch.source),
             "effective_rank": effective_rank(batch.source),
         }
-        every = self.config.ce_every_tokens
-        if every is not None and self._is_time(step, every):
-            ce = self.held_out.cross_entropy(state.placed(), lambda n: None)
-            record |= {"ce_recovered": ce.recovered, "kl": ce.kl}
-        return record
 
 
 # Settings of when and on what to measure, which no weight depends on; and where activations are kept.
@@ -293,15 +293,17 @@ def _start(state: CoderState, config: TrainConfig, block: ActivationBatch) -> No
         state.coder.project(source, target)
 
 
-def _finished(state: CoderState, held_out: HeldOutText, config: TrainConfig, advance: Advance) -> Trained:
+def _finished(
+    states: Sequence[CoderState], held_out: HeldOutText, config: TrainConfig, progress: Progress
+) -> list[Trained]:
     dead_after = config.dead_after_tokens
-    history = TrainingHistory(state.trained_tokens, dead_after, state.dead_share(dead_after))
-    placed = state.placed()
-    return Trained(placed, held_out.reconstruction(placed, held_out.measure(placed), history, advance))
+    histories = [TrainingHistory(state.trained_tokens, dead_after, state.dead_share(dead_after)) for state in states]
+    coders = [state.placed() for state in states]
+    return _reconstructed(coders, [held_out.measure(placed) for placed in coders], histories, held_out, progress)
 
 
-def _measured(placed: PlacedCoder, held_out: HeldOutText, advance: Advance) -> Trained:
-    """A given coder, if it fits its place."""
+def _measured(placed: PlacedCoder, held_out: HeldOutText) -> HeldOut:
+    """Of a given coder, if it fits its place."""
     batch = held_out.activations[placed.key.place]
     placed.require_widths(batch.source.shape[1], batch.target.shape[1])
     held = held_out.measure(placed)
@@ -310,4 +312,16 @@ def _measured(placed: PlacedCoder, held_out: HeldOutText, advance: Advance) -> T
             f"the coder's reconstruction of {placed.key.target} is worse than the mean (FVU {held.fvu[-1]:.2f}); it "
             "was made for another hookpoint, side or model, or for activations that were scaled"
         )
-    return Trained(placed, held_out.reconstruction(placed, held, None, advance))
+    return held
+
+
+def _reconstructed(
+    coders: Sequence[PlacedCoder],
+    held: Sequence[HeldOut],
+    histories: Sequence[TrainingHistory | None],
+    held_out: HeldOutText,
+    progress: Progress,
+) -> list[Trained]:
+    with progress("cross-entropy", held_out.n_ce_tokens, "tokens") as advance:
+        found = held_out.reconstructions(coders, held, histories, advance)
+    return [Trained(*one) for one in zip(coders, found, strict=True)]

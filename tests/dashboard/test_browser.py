@@ -350,7 +350,11 @@ def test_all_text_stands_out_from_what_is_behind_it(theme: str, browser: Browser
 
 
 def test_the_window_is_filled_before_it_is_scrolled(page: Page, address: str) -> None:
-    """No layout shift: what stands there stays where it is."""
+    """No layout shift, on a slow machine and a slow line too: what stands there stays where it is."""
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Emulation.setCPUThrottlingRate", {"rate": 10})
+    line = {"offline": False, "latency": 5, "downloadThroughput": 100_000, "uploadThroughput": -1}
+    devtools.send("Network.emulateNetworkConditions", line)
     page.goto(f"{address}/0/latents")
     shift = page.evaluate(
         "new Promise(done => { let sum = 0;"

@@ -8,7 +8,7 @@ from outcrop.config import Architecture, Loss, TrainConfig
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.train.end_to_end import end_to_end_step
-from outcrop.train.evaluate import cross_entropy
+from outcrop.train.evaluate import cross_entropies
 from outcrop.train.loop import train_coders
 from outcrop.train.normalise import estimate
 from outcrop.train.step import new_state
@@ -50,7 +50,7 @@ def test_the_first_loss_is_the_models_own_with_the_coders_in_it(
     placed = state.placed()
     (loss,) = end_to_end_step(model, text, block, [state], 10, config, 4_096)
     n_tokens = int(text.context_start[block.contexts.stop])
-    ce = cross_entropy(model, placed, text, torch.zeros(32), n_tokens, 4_096, lambda n: None)
+    (ce,) = cross_entropies(model, [placed], [torch.zeros(32)], text, n_tokens, 4_096, lambda n: None)
     assert loss == pytest.approx(ce.kl, rel=1e-4)
 
 

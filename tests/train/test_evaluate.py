@@ -6,7 +6,7 @@ from outcrop.coders.stack import SparseStack
 from outcrop.config import Architecture
 from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
-from outcrop.train.evaluate import cross_entropy, measure
+from outcrop.train.evaluate import cross_entropies, measure
 from outcrop.train.stream import load_block
 from outcrop.types import CoderKey, CrossEntropy, Hookpoint
 
@@ -43,7 +43,8 @@ def spliced_in(
     activations = load_block(model, text, range(text.n_contexts), [(POINT, POINT)], 4_096, lambda n: None)
     mean = activations[POINT, POINT].source.mean(dim=0)
     placed = PlacedCoder(CoderKey("hand", POINT, POINT, 0), coder, max_norm)
-    return cross_entropy(model, placed, text, mean, 400, 4_096, lambda n: None), mean
+    (ce,) = cross_entropies(model, [placed], [mean], text, 400, 4_096, lambda n: None)
+    return ce, mean
 
 
 def test_a_coder_that_copies_leaves_the_loss_as_it_was(model: LanguageModel, corpora: dict[str, Corpus]) -> None:
@@ -65,3 +66,18 @@ def test_a_coder_that_never_fires_gives_the_loss_of_its_bias(model: LanguageMode
 def test_a_sink_stays_as_it_is(model: LanguageModel, corpora: dict[str, Corpus]) -> None:
     ce, _ = spliced_in(model, corpora, signed_identity(WIDTH, k=1), max_norm=0.0)
     assert ce.clean == ce.coder == ce.zero == ce.mean
+
+
+def test_coders_at_once_are_measured_as_each_alone(model: LanguageModel, corpora: dict[str, Corpus]) -> None:
+    """Of two at one place with other sinks each has its own zero, though the clean model runs once."""
+    text = corpora["held_out"]
+    coders = [
+        PlacedCoder(CoderKey(name, POINT, POINT, 0), signed_identity(WIDTH, k), max_norm)
+        for name, k, max_norm in (("one", 1, None), ("two", 3, None), ("sinks", 3, 5.0))
+    ]
+    means = [torch.full((WIDTH,), 0.1 * i) for i in (1, 1, 2)]
+    together = cross_entropies(model, coders, means, text, 400, 4_096, lambda n: None)
+    for placed, mean, ce in zip(coders, means, together, strict=True):
+        assert cross_entropies(model, [placed], [mean], text, 400, 4_096, lambda n: None) == [ce]
+    one, two, sinks = together
+    assert one.coder != two.coder and one.zero == two.zero != sinks.zero and one.mean == two.mean != sinks.mean
