@@ -26,14 +26,26 @@ def grouped(rows: Sequence[Row]) -> Groups:
 
 
 def mean(rows: Sequence[Row], name: str) -> tuple[float | None, float | None, float | None]:
-    """The mean of a measure and its interval, missing where one of the rows has none or there is one row; of a measure
-    that each layer has, of the worst layer's."""
-    values = [max(value) if isinstance(value, list) else value for value in (row[name] for row in rows)]
+    """The mean of a measure and its interval, missing where one of the rows has none or there is one row; of the
+    share of latents that did not fire the worst layer's, of other measures of layers their mean."""
+    values = [_of_layers(name, row[name]) for row in rows]
     if not values or any(value is None for value in values):
         return None, None, None
     estimate = macro_mean(np.array(values, dtype=float)[:, None], CONFIDENCE)
     value, low, high = (float(end[0]) for end in (estimate.value, estimate.low, estimate.high))
     return value, *((None, None) if np.isnan(low) else (low, high))
+
+
+def _of_layers(name: str, value: Any) -> float | None:
+    if not isinstance(value, list):
+        return value
+    return (max(value) if name == "unfired_share" else float(np.mean(value))) if value else None
+
+
+def _matched(rows: Sequence[Row]) -> tuple[float | None, None, None]:
+    """The mean over those that could be compared, with no interval: each coder is in several comparisons."""
+    some = [row for row in rows if row["matched"] is not None]
+    return mean(some, "matched")[0], None, None
 
 
 def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
@@ -44,6 +56,8 @@ def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
         "l0": "L0",
         "ce_recovered": "CE recovered",
         "unfired_share": f"unfired on {count(n_unfired)} tokens (worst layer)",
+        "overlap": "overlap of layers",
+        "matched": "matched over seeds",
         "seconds": "seconds",
     }
     for target in targets:
@@ -55,7 +69,8 @@ def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
         lines.append("|" + "---|" * (2 + len(columns)))
         for (of, setting), some in groups.items():
             if of == place:
-                cells = (_cell(*mean(some, name), whole=name.startswith(("tokens", "seconds"))) for name in columns)
+                means = {name: _matched(some) if name == "matched" else mean(some, name) for name in columns}
+                cells = (_cell(*one, whole=name.startswith(("tokens", "seconds"))) for name, one in means.items())
                 lines.append(f"| {setting} | {len(some)} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

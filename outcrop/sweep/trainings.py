@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,9 @@ import numpy as np
 
 from outcrop import config as configs
 from outcrop import stages
+from outcrop.coders.alike import matched, overlap
 from outcrop.coders.placed import PlacedCoder
+from outcrop.coders.weights import load_coder
 from outcrop.config import RunConfig
 from outcrop.contents import Contents
 from outcrop.model.hooks import find_places
@@ -32,7 +35,7 @@ from outcrop.sweep.grid import Point
 from outcrop.train.evaluate import measure
 from outcrop.train.loop import activation_stream, read_held_out
 from outcrop.train.stream import Stream
-from outcrop.types import Place, Reconstruction
+from outcrop.types import CoderKey, Place, Reconstruction
 
 Say = Callable[[str], None]
 Row = dict[str, Any]
@@ -44,14 +47,15 @@ def train_all(
     """One row per coder of every point (`_row`). A text is dealt, and its activations at the places of all points that
     read it are kept, before the first of them is trained. StaleError where a point was made with other settings."""
     texts = dict[str, _Text]()
+    seeds: defaultdict[tuple[str, Place], list[Path]] = defaultdict(list)  # coders so far that differ in nothing else
     found = []
     for number, point in enumerate(points, start=1):
         say(f"{number} of {len(points)}: {point.name}")
         config = replace(point.config, train=replace(point.config.train, activations=str(folder / "activations")))
         path, made_with = folder / "rows" / f"{point.name}.json", configs.to_dict(point.config)
+        run = Run(config, folder / "runs" / point.name, progress=progress, say=say)
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if kept.get("made_with") != made_with:
-            run = Run(config, folder / "runs" / point.name, progress=progress, say=say)
             kind = _kind_of_text(config)
             if kind not in texts:
                 alike = [one.config for one in points if _kind_of_text(one.config) == kind]
@@ -59,9 +63,17 @@ def train_all(
             texts[kind].lend(run)
             run.until("train")
             kept = {"made_with": made_with, "coders": _measured(run.contents, texts[kind])}
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, json.dumps(kept).encode())
-        found += [_row(point, one, targets) for one in kept["coders"]]
+        for one in kept["coders"]:
+            coder, others = (
+                run.directory.coders / one["coder"],
+                seeds[point.setting, CoderKey.parse(one["coder"]).place],
+            )
+            if "matched" not in one:
+                one["matched"] = _matched(coder, others)
+            others.append(coder)
+            found.append(_row(point, one, targets))
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(kept).encode())
     return found
 
 
@@ -124,8 +136,17 @@ def _measured(contents: Contents, text: _Text) -> list[dict[str, Any]]:
         course = {f"course_{name}": [line[name] for line in mine] for name in ("tokens", "seconds", "fvu")}
         unfired, n_tokens = _unfired(placed, text.unseen(placed.key.place))
         about = _reconstructed(reconstructions[placed.key])
-        found.append(about | course | {"unfired_share": unfired, "unfired_tokens": n_tokens})
+        about |= {"unfired_share": unfired, "unfired_tokens": n_tokens, "overlap": overlap(placed.coder)}
+        found.append(about | course)
     return found
+
+
+def _matched(coder: Path, others: Sequence[Path]) -> list[float] | None:
+    """Of each layer, how like its latents are to those of the other coders, mean over these; None without any. What
+    was deleted is not compared with."""
+    own = load_coder(coder)[0]
+    each = [matched(own, load_coder(other)[0]) for other in others if other.exists()]
+    return np.mean(each, axis=0).tolist() if each else None
 
 
 def _unfired(placed: PlacedCoder, stream: Stream) -> tuple[list[float], int]:

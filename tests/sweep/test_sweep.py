@@ -43,9 +43,19 @@ def test_every_training_is_a_row_with_what_came_of_it(swept: Path) -> None:
     for row in rows:
         assert 0 < row["fvu"] < 1 and row["tokens"] >= 4_000 and row["unfired_tokens"] >= 5_000
         assert len(row["unfired_share"]) == len(row["layer_fvu"]) == (1 if "layers=1" in row["point"] else 2)
+        assert len(row["overlap"]) == len(row["layer_fvu"]) - 1 and all(0 < one < 1 for one in row["overlap"])
         assert row["course_fvu"][-1] == pytest.approx(row["fvu"], rel=1e-2)
         assert 0 < row["tokens_to_0.9"] < row["tokens"] and row["tokens_to_0.001"] is None
         assert 0 < row["seconds_to_0.9"] < row["seconds"]
+
+
+def test_latents_are_compared_with_those_of_the_seeds_before(swept: Path) -> None:
+    rows = pq.read_table(swept / "table.parquet").to_pylist()
+    alike = {(row["point"], row["coder"].split(",")[1]): row["matched"] for row in rows}
+    for name in ("model.layers.0", "model.layers.1"):
+        assert alike["base", name] is alike["optimizer=adam,seeds=0", name] is None
+        second = alike["optimizer=adam,seeds=1", name]
+        assert len(second) == 2 and all(0 < one < 1 for one in second)
 
 
 def test_seeds_are_averaged_in_the_table_that_people_read(swept: Path) -> None:
