@@ -26,7 +26,7 @@ from outcrop import kernels
 from outcrop.coders.codes import Codes, DenseCodes, SparseCodes
 from outcrop.config import Selection
 
-_THRESHOLD_DECAY = 0.99  # of BatchTopK's threshold, per batch
+_THRESHOLD_DECAY = 0.9  # of BatchTopK's threshold, per batch
 _BANDWIDTH = 0.2  # of JumpReLU's straight-through gradients, in units of the input's standard deviation
 
 

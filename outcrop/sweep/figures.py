@@ -26,10 +26,11 @@ def _courses(name: str, place: str, groups: Groups) -> Iterator[Drawn]:
     best = sorted(groups, key=lambda key: mean(groups[key], "fvu")[0] or np.inf)[:_MOST_CURVES]
     for unit in ("tokens", "seconds"):
         figure, axes = new_axes(place, 7, 4, f"{unit} of training", "held-out FVU")
-        for key, colour, mark in zip(best, cycle(COLOURS), cycle(MARKS), strict=False):
+        for i, (key, colour, mark) in enumerate(zip(best, cycle(COLOURS), cycle(MARKS), strict=False)):
+            line = "-" if i < len(COLOURS) else "--"  # the colours come again
             for j, row in enumerate(groups[key]):
                 at, fvu, label = row[f"course_{unit}"], row["course_fvu"], key[1] if j == 0 else None
-                axes.plot(at, fvu, color=colour, marker=mark, markersize=3, label=label)
+                axes.plot(at, fvu, line, color=colour, marker=mark, markersize=3, label=label)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7)
         yield f"course-{name}-{unit}", figure
 
