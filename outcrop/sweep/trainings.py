@@ -177,11 +177,11 @@ def _row(point: Point, measured: Mapping[str, Any], targets: Sequence[float]) ->
     for name in ("tokens", "seconds"):
         at, fvu = np.array(measured[f"course_{name}"]), np.array(measured["course_fvu"])
         row[name] = measured[f"course_{name}"][-1]
-        row |= {f"{name}_to_{target:g}": _reached(at, fvu, target) for target in targets}
+        row |= {f"{name}_to_{target:g}": reached(at, fvu, target) for target in targets}
     return row
 
 
-def _reached(at: np.ndarray, fvu: np.ndarray, target: float) -> float | None:
+def reached(at: np.ndarray, fvu: np.ndarray, target: float) -> float | None:
     """Where FVU first falls to the target, between two measurements; None where it does not."""
     below = np.flatnonzero(fvu <= target)
     if not len(below):

@@ -11,7 +11,7 @@ import pytest
 
 from outcrop import cli
 from outcrop.sweep.table import mean
-from outcrop.sweep.trainings import _reached
+from outcrop.sweep.trainings import reached
 from tests.tiny_run import arguments
 
 GRID = """
@@ -99,8 +99,8 @@ def test_a_sweep_needs_a_grid(swept: Path, tmp_path: Path, capfd: pytest.Capture
 
 def test_a_target_is_reached_between_two_measurements() -> None:
     at, fvu = np.array([100.0, 200.0, 300.0]), np.array([0.6, 0.4, 0.3])
-    assert _reached(at, fvu, 0.5) == pytest.approx(150)
-    assert _reached(at, fvu, 0.7) == 100 and _reached(at, fvu, 0.1) is None
+    assert reached(at, fvu, 0.5) == pytest.approx(150)
+    assert reached(at, fvu, 0.7) == 100 and reached(at, fvu, 0.1) is None
 
 
 def test_a_mean_over_seeds_has_an_interval_and_that_of_layers_is_the_worst() -> None:
