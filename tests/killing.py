@@ -258,7 +258,7 @@ def _watch_work(moments: _Moments) -> None:
     work.Work._log = watched
     moments.around(work, "deal", lambda *_: "the documents are dealt")
     moments.around(course, "train_step", lambda state, x, step, *_: f"step {step} of {state.key.source}")
-    moments.around(evaluate, "cross_entropy", lambda model, placed, *_: f"the cross-entropy of {placed.key.source}")
+    moments.around(evaluate, "cross_entropies", lambda *_: "the cross-entropy of all coders")
     moments.around(cache, "_encode_range", lambda m, corpus, coders, shard, *_: f"shard {shard.index} is encoded")
     moments.around(contents, "survey", lambda *_, **__: moments.numbered("survey"))
     moments.around(work, "summarise", lambda *_: "the summary is made")

@@ -84,6 +84,8 @@ class SparseLayer(nn.Module):
         Without the ReLU, because a latent that is dead has negative pre-activations, and would learn nothing.
         """
         encoder, bias, decoder = self.encoder[dead], self.encoder_bias[dead], self.decoder[dead]
+        if k == len(dead):
+            return self.out(F.linear(self._hidden(x), encoder, bias) @ decoder)
         values, indices = kernels.encode(self._hidden(x), encoder, bias, partial(kernels.topk, k=k, signed=True))
         return self.out(SparseCodes(values, indices).decode(decoder))
 
