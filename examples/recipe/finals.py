@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from outcrop.report.ledger import place_label
-from outcrop.sweep.table import mean
+from outcrop.sweep.table import mean, mean_matched
 from outcrop.sweep.trainings import reached
 from outcrop.types import CoderKey
 
@@ -43,21 +43,17 @@ def main() -> None:
     for place, layers, training in sorted(groups):
         rows = groups[place, layers, training]
         fvu, low, high = mean(rows, "fvu")
+        matched = mean_matched(rows)
         cells = [
             f"{fvu:.4f}" if low is None or high is None else f"{fvu:.4f} ± {(high - low) / 2:.4f}",
             f"{mean(rows, 'ce_recovered')[0]:.3f}",
             f"{max(max(row['unfired_share']) for row in rows):.2%}",
-            _matched(rows),
+            "—" if matched is None else f"{matched:.2f}",
             f"{np.median([row['seconds'] for row in rows]):.0f}",
             *(_share(rows, groups[place, layers, BASE], unit) for unit in UNITS),
         ]
         about = (place, layers.removeprefix("layers="), training.replace(",", ", "), str(len(rows)))
         print(f"| {' | '.join((*about, *cells))} |")
-
-
-def _matched(rows: Sequence[Row]) -> str:
-    some = [row["matched"] for row in rows if row["matched"] is not None]
-    return f"{np.mean(some):.2f}" if some else "—"
 
 
 def _share(rows: Sequence[Row], base: Sequence[Row], unit: str) -> str:

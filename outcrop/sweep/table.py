@@ -42,10 +42,9 @@ def _of_layers(name: str, value: Any) -> float | None:
     return (max(value) if name == "unfired_share" else float(np.mean(value))) if value else None
 
 
-def _matched(rows: Sequence[Row]) -> tuple[float | None, None, None]:
-    """The mean over those that could be compared, with no interval: each coder is in several comparisons."""
-    some = [row for row in rows if row["matched"] is not None]
-    return mean(some, "matched")[0], None, None
+def mean_matched(rows: Sequence[Row]) -> float | None:
+    """Over those that could be compared; it has no interval, since each coder is in several comparisons."""
+    return mean([row for row in rows if row["matched"] is not None], "matched")[0]
 
 
 def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
@@ -69,7 +68,7 @@ def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
         lines.append("|" + "---|" * (2 + len(columns)))
         for (of, setting), some in groups.items():
             if of == place:
-                means = {name: _matched(some) if name == "matched" else mean(some, name) for name in columns}
+                means = {name: mean(some, name) for name in columns} | {"matched": (mean_matched(some), None, None)}
                 cells = (_cell(*one, whole=name.startswith(("tokens", "seconds"))) for name, one in means.items())
                 lines.append(f"| {setting} | {len(some)} | {' | '.join(cells)} |")
         lines.append("")

@@ -55,7 +55,8 @@ def train_all(
         path, made_with = folder / "rows" / f"{point.name}.json", configs.to_dict(point.config)
         run = Run(config, folder / "runs" / point.name, progress=progress, say=say)
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if kept.get("made_with") != made_with:
+        new = kept.get("made_with") != made_with
+        if new:
             kind = _kind_of_text(config)
             if kind not in texts:
                 alike = [one.config for one in points if _kind_of_text(one.config) == kind]
@@ -64,16 +65,15 @@ def train_all(
             run.until("train")
             kept = {"made_with": made_with, "coders": _measured(run.contents, texts[kind])}
         for one in kept["coders"]:
-            coder, others = (
-                run.directory.coders / one["coder"],
-                seeds[point.setting, CoderKey.parse(one["coder"]).place],
-            )
-            if "matched" not in one:
+            coder = run.directory.coders / one["coder"]
+            others = seeds[point.setting, CoderKey.parse(one["coder"]).place]
+            if new:
                 one["matched"] = _matched(coder, others)
             others.append(coder)
             found.append(_row(point, one, targets))
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, json.dumps(kept).encode())
+        if new:
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, json.dumps(kept).encode())
     return found
 
 

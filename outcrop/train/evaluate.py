@@ -156,7 +156,7 @@ def cross_entropies(
 
     The clean model runs once for all coders, zero and the mean once for those that leave the same tokens alone.
     """
-    losses, n = defaultdict[_Loss, float](float), 0
+    losses, n, changes = defaultdict[_Loss, float](float), 0, _changes(coders, means)
     for batch in padded_batches(corpus, _first_contexts(corpus, n_tokens), batch_tokens):
         eligible = torch.from_numpy(batch.eligible(corpus)).to(model.device)
         tokens = batch.tokens.to(model.device)
@@ -165,7 +165,7 @@ def cross_entropies(
         n += len(targets)
         clean = logits(model, tokens, predicts)
         losses["clean", None] += _nll(clean, targets)
-        for loss, (placed, change) in _changes(coders, means).items():
+        for loss, (placed, change) in changes.items():
             with spliced(model, placed, change, eligible):
                 changed = logits(model, tokens, predicts)
             losses[loss] += _nll(changed, targets)

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +23,14 @@ from outcrop.model.corpus import Corpus
 from outcrop.model.load import LanguageModel
 from outcrop.progress import Progress, silent
 from outcrop.train import checkpoint as checkpoints
-from outcrop.train import parallel
 from outcrop.train.course import Course
-from outcrop.train.evaluate import HeldOut, HeldOutText, TrainingHistory, measure
-from outcrop.train.normalise import directions, effective_rank, estimate, gamma
+from outcrop.train.evaluate import HeldOut, HeldOutText, TrainingHistory
+from outcrop.train.normalise import directions, estimate
 from outcrop.train.step import CoderState, continued_state, new_state, restored_state
 from outcrop.train.store import ActivationStore
 from outcrop.train.stream import Activations, Stream, load_block
+from outcrop.train.watch import Clock, Log, Watch
 from outcrop.types import ActivationBatch, CoderKey, Place, Reconstruction
-
-Log = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def train_coders(
     stream = activation_stream(model, text, places, config, seed=seed, batch_tokens=batch_tokens, say=say)
     course = Course(stream, model, text, config, batch_tokens)
     made_with = _fingerprint(model, text, coders, config, seed, batch_tokens)
-    watch = _Watch(course.n_steps, config, watched, log, checkpoint_directory, made_with)
+    watch = Watch(course.n_steps, config, watched, log, checkpoint_directory, made_with)
     saved = _checkpoint(checkpoint_directory, model, made_with)
     first = saved.step if saved else 0
     with progress("training", text.n_eligible, "tokens", done=course.tokens_before(first)) as advance:
@@ -83,7 +79,7 @@ def train_coders(
         else:
             shown = advance if config.loss == "fvu" else lambda n: None  # an end-to-end step reads the text again
             states = _new_states(coders, config, stream.block(0, shown), trained)
-        clock = _Clock(saved.seconds if saved else 0.0)
+        clock = Clock(saved.seconds if saved else 0.0)
         for step, losses in course.steps(first, states, advance):
             with clock.stopped() as seconds:
                 watch.after(step + 1, seconds, states, losses)
@@ -156,72 +152,6 @@ def evaluate_coders(
 
 def _places(keys: Iterable[CoderKey]) -> list[Place]:
     return list(dict.fromkeys(key.place for key in keys))
-
-
-class _Clock:
-    """How long the steps take, and what they read; not what is measured and saved between them."""
-
-    def __init__(self, seconds: float) -> None:
-        """It goes on from so many seconds."""
-        self._seconds, self._since = seconds, time.perf_counter()
-
-    @contextmanager
-    def stopped(self) -> Iterator[float]:
-        """Gives the seconds so far."""
-        self._seconds += time.perf_counter() - self._since
-        yield self._seconds
-        self._since = time.perf_counter()
-
-
-@dataclass(frozen=True)
-class _Watch:
-    """Measures and saves where it is time."""
-
-    n_steps: int
-    config: TrainConfig
-    held_out: HeldOutText
-    log: Log
-    checkpoint_directory: Path | None
-    made_with: str
-
-    def after(self, step: int, seconds: float, states: Sequence[CoderState], losses: Sequence[float]) -> None:
-        if not parallel.is_first():
-            return
-        if self._is_time(step, self.config.evaluate_every_tokens):
-            records = [self._record(step, seconds, *one) for one in zip(states, losses, strict=True)]
-            every = self.config.ce_every_tokens
-            if every is not None and self._is_time(step, every):
-                ces = self.held_out.cross_entropies([state.placed() for state in states], lambda n: None)
-                for record, ce in zip(records, ces, strict=True):
-                    record |= {"ce_recovered": ce.recovered, "kl": ce.kl}
-            for record in records:
-                self.log(record)
-        if self.checkpoint_directory and self._is_time(step, self.config.checkpoint_every_tokens):
-            saved = {str(state.key): state.state_dict() for state in states}
-            checkpoints.save(checkpoints.Checkpoint(step, seconds, self.made_with, saved), self.checkpoint_directory)
-
-    def _is_time(self, step: int, every_tokens: int) -> bool:
-        return step % max(1, round(every_tokens / self.config.batch_tokens)) == 0 or step == self.n_steps
-
-    def _record(self, step: int, seconds: float, state: CoderState, loss: float) -> dict[str, Any]:
-        batch = self.held_out.activations[state.key.place].below(state.normaliser.max_norm)
-        with state.evaluated() as coder:
-            held = measure(coder, *state.normaliser(batch))
-        return {
-            "step": step,
-            "steps": self.n_steps,
-            "tokens": state.trained_tokens,
-            "seconds": seconds,
-            "coder": str(state.key),
-            "train_loss": loss,
-            "fvu": held.fvu[-1],
-            "l0": sum(held.l0),
-            "dead_share": state.dead_share(self.config.dead_after_tokens),
-            "unfired_share": held.unfired_share,
-            "rate_histogram": held.rate_histogram,
-            "gamma": gamma(batch.source),
-            "effective_rank": effective_rank(batch.source),
-        }
 
 
 # Settings of when and on what to measure, which no weight depends on; and where activations are kept.
