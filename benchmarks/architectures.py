@@ -186,7 +186,6 @@ def main() -> None:
             held_out_tokens=held_out,
             ce_tokens=ce,
             batch_tokens=256 if options.quick else 2_048,
-            dead_after_tokens=options.tokens // 10,
             evaluate_every_tokens=options.tokens,
             activations=folder,
         )

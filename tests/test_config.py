@@ -71,3 +71,13 @@ def test_a_file_that_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_setting_that_cannot_be_is_named(make: object, name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said", "dead_after"),
+    [(2_000_000, None, 200_000), (3_000_000_000, None, 10_000_000), (5, None, 1), (2_000_000, 700, 700)],
+)
+def test_a_latent_is_dead_after_a_tenth_of_the_training_or_what_is_said(
+    tokens: int, said: int | None, dead_after: int
+) -> None:
+    assert TrainConfig(tokens=tokens, dead_after_tokens=said).dead_after == dead_after

@@ -187,11 +187,11 @@ def test_a_run_killed_again_and_again_in_a_stage_ends_like_one_never_killed(
             print(f"  killed at {point!r}; then {first_work(after)!r}")  # noqa: T201
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "signum"])
+@pytest.mark.parametrize("optimizer", ["muon", "signum"])
 def test_training_with_every_optimizer_resumes_to_the_same_bits(
     optimizer: str, tmp_path: Path, inputs: tuple[Path, Path], nursery: Nursery
 ) -> None:
-    """The tests above train with Muon. Here further settings that have a state: a threshold, k, dead latents."""
+    """The tests above train with Adam. Here further settings that have a state: a threshold, k, dead latents."""
     settings = {"train.optimizer": optimizer, "coder.selection": "batchtopk", "train.k-start": 12,
                 "train.auxk-weight": 0.03, "train.dead-after-tokens": 500}  # fmt: skip
     paths = {name: tmp_path / name for name in ("whole", "killed")}

@@ -126,8 +126,8 @@ class TrainConfig(Strict):
     """Encoders start as their decoder's transpose, and not as rows of their own."""
     start_within: float | None = None
     """Share of the variance; latents start within the fewest directions that hold it. By default anywhere."""
-    optimizer: Optimizer = "muon"
-    """For the matrices: Muon, Adam, or Signum with schedule-free averaging. Under Muon, Adam trains the vectors."""
+    optimizer: Optimizer = "adam"
+    """For the matrices: Adam, Muon, or Signum with schedule-free averaging. Under Muon, Adam trains the vectors."""
     lr: float | None = None
     """Peak learning rate; the default follows a law in the number of latents."""
     balance_rows: bool = False
@@ -144,14 +144,14 @@ class TrainConfig(Strict):
     """Every prefix of the stack shall reconstruct, so that a shorter stack is itself a coder."""
     multi_topk: bool = False
     """Beside k, 4k latents of each layer shall reconstruct, with an eighth of the weight."""
-    auxk_weight: float = 0.0
-    """Weight of AuxK, which lets dead latents model the error; 1/32 is usual, 0 leaves it out."""
+    auxk_weight: float = 1 / 32
+    """Weight of AuxK, which lets dead latents model the error; 0 leaves it out."""
     spread_weight: float = 0.0
     """Weight of a penalty on the variance over latents of their mean pre-activations in a batch."""
     sparsity_weight: float = 1e-3
     """Weight of the penalty on the mean L1 norm (relu) or mean L0 (jumprelu) of a token in each layer."""
-    dead_after_tokens: int = 1_000_000
-    """A latent that has not fired for so many tokens counts as dead."""
+    dead_after_tokens: int | None = None
+    """A latent that has not fired for so many tokens counts as dead; by default a tenth of all, at most 10,000,000."""
     track: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Where measurements go besides the console and metrics.jsonl; each needs its package."""
     sink_norm_multiple: float | None = 8.0
@@ -173,7 +173,6 @@ class TrainConfig(Strict):
             "ce_tokens",
             "batch_tokens",
             "block_tokens",
-            "dead_after_tokens",
             "evaluate_every_tokens",
             "checkpoint_every_tokens",
         ):
@@ -186,6 +185,10 @@ class TrainConfig(Strict):
         )
         require(self.lr is None or self.lr > 0, f"train.lr is {self.lr}; it must be positive")
         require(0 <= self.warmup_share < 1, f"train.warmup-share is {self.warmup_share}; it must lie in [0, 1)")
+        dead_after = self.dead_after_tokens
+        require(
+            dead_after is None or dead_after >= 1, f"train.dead-after-tokens is {dead_after}; it must be at least 1"
+        )
         micro, clip, k_start = self.micro_batch_tokens, self.clip, self.k_start
         require(micro is None or micro >= 1, f"train.micro-batch-tokens is {micro}; it must be at least 1")
         require(clip is None or clip > 0, f"train.clip is {clip}; it must be positive")
@@ -201,3 +204,8 @@ class TrainConfig(Strict):
             multiple is None or multiple > 1,
             f"train.sink-norm-multiple is {multiple}; it must exceed 1, or be None to exclude no token by its norm",
         )
+
+    @property
+    def dead_after(self) -> int:
+        """Tokens without firing after which a latent is dead, as set or by default."""
+        return self.dead_after_tokens or max(1, min(10_000_000, self.tokens // 10))

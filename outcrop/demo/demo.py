@@ -52,7 +52,7 @@ def demo_config(command: DemoCommand, assets: Assets) -> RunConfig:
         text=TextConfig(path=str(assets.leads())),
         hookpoints=("model.layers.15",),
         coder=CoderConfig(n_latents=2_304, k=16, layers=3),
-        train=TrainConfig(tokens=400_000, held_out_tokens=16_384, ce_tokens=2_048, dead_after_tokens=100_000),
+        train=TrainConfig(tokens=400_000, held_out_tokens=16_384, ce_tokens=2_048),
         cache=CacheConfig(tokens=205_000, shard_tokens=40_000),
         select=SelectConfig(n_latents=24),
         examples=ExamplesConfig(explain_random=1, explain_neighbour=1, score_neighbour=5),

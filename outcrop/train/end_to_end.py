@@ -97,7 +97,7 @@ def _setting(state: CoderState) -> tuple[str, int]:
 
 
 def _begun(state: CoderState, step: int, n_steps: int, config: TrainConfig) -> _Spliced:
-    dead = state.dead(config.dead_after_tokens)
+    dead = state.dead(config.dead_after)
     return _Spliced(state, state.k(step, n_steps, config), dead, torch.zeros_like(dead))
 
 

@@ -226,7 +226,7 @@ def _start(state: CoderState, config: TrainConfig, block: ActivationBatch) -> No
 def _finished(
     states: Sequence[CoderState], held_out: HeldOutText, config: TrainConfig, progress: Progress
 ) -> list[Trained]:
-    dead_after = config.dead_after_tokens
+    dead_after = config.dead_after
     histories = [TrainingHistory(state.trained_tokens, dead_after, state.dead_share(dead_after)) for state in states]
     coders = [state.placed() for state in states]
     return _reconstructed(coders, [held_out.measure(placed) for placed in coders], histories, held_out, progress)

@@ -1,8 +1,8 @@
 """Optimizers, each with the law of its learning rate in the number of latents M of a layer.
 
-    adam     peak 1e-3 · (4608/M)^½
+    adam     peak 4e-3 · (4608/M)^½
     muon     peak 5e-3 for matrices, whatever M: the size of an update does not depend on it; Adam at 1e-3 for vectors
-    signum   peak 1.5e-3 · (4608/M)^½, no decay: the average takes its place
+    signum   peak 3e-3 · (4608/M)^½, no decay: the average takes its place
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum G = U S Vᵀ by about U Vᵀ, through five
 Newton–Schulz steps X ← aX + bAX + cA²X with A = X Xᵀ. A sparse coder's matrices are very
@@ -161,9 +161,9 @@ def learning_rate(config: TrainConfig, n_latents: int) -> float:
         case "muon":
             return 5e-3
         case "adam":
-            return 1e-3 * (4608 / n_latents) ** 0.5
+            return 4e-3 * (4608 / n_latents) ** 0.5
         case "signum":
-            return 1.5e-3 * (4608 / n_latents) ** 0.5
+            return 3e-3 * (4608 / n_latents) ** 0.5
 
 
 def optimizers(coder: SparseStack, config: TrainConfig) -> list[torch.optim.Optimizer]:

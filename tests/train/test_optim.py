@@ -82,7 +82,7 @@ def test_signum_follows_the_schedule_free_recursion_by_hand() -> None:
 def test_learning_rates_follow_their_laws() -> None:
     muon, adam, signum = (TrainConfig(optimizer=name) for name in ("muon", "adam", "signum"))
     assert learning_rate(muon, 100) == learning_rate(muon, 10_000) == 5e-3
-    assert learning_rate(adam, 4608) == 1e-3 and learning_rate(adam, 4 * 4608) == pytest.approx(5e-4)
+    assert learning_rate(adam, 4608) == 4e-3 and learning_rate(adam, 4 * 4608) == pytest.approx(2e-3)
     assert learning_rate(signum, 4 * 4608) == pytest.approx(learning_rate(signum, 4608) / 2)
     assert learning_rate(TrainConfig(lr=0.3), 100) == 0.3
 
