@@ -129,7 +129,7 @@ class TrainConfig(Strict):
     optimizer: Optimizer = "adam"
     """For the matrices: Adam, Muon, or Signum with schedule-free averaging. Under Muon, Adam trains the vectors."""
     lr: float | None = None
-    """Peak learning rate; the default follows a law in the number of latents."""
+    """Peak learning rate; the default follows a law in the latents of a layer and the width."""
     balance_rows: bool = False
     """Muon gives every row (every latent) an update of equal size."""
     warmup_share: float = 0.02

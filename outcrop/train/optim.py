@@ -1,8 +1,10 @@
-"""Optimizers, each with the law of its learning rate in the number of latents M of a layer.
+"""Optimizers, each with the law of its learning rate in the size of a layer's matrices, [M d].
 
-    adam     peak 4e-3 · (4608/M)^½
+    adam     peak 4e-3 · (4608/M · 576/d)^½, at most 1e-2
     muon     peak 5e-3 for matrices, whatever M: the size of an update does not depend on it; Adam at 1e-3 for vectors
-    signum   peak 3e-3 · (4608/M)^½, no decay: the average takes its place
+    signum   peak 3e-3 · (4608/M · 576/d)^½, at most 1e-2; no decay: the average takes its place
+
+An entry of a row of unit norm is about d^-½ and moves by about the rate: hence the law in d.
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum G = U S Vᵀ by about U Vᵀ, through five
 Newton–Schulz steps X ← aX + bAX + cA²X with A = X Xᵀ. A sparse coder's matrices are very
@@ -34,9 +36,9 @@ from outcrop.config import TrainConfig
 
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _STEPS = 5
-
-
 _BLOCKS = 4  # of the Gram matrix's columns: what lies below the diagonal blocks is not computed twice
+_MEASURED_SIZE = 4608 * 576  # M d of the matrices on which the rates were measured
+_HIGHEST_RATE = 1e-2
 
 
 def orthogonalised(matrix: Float[Tensor, "M d"]) -> Float[Tensor, "M d"]:
@@ -153,22 +155,23 @@ class Signum(torch.optim.Optimizer):
         return state
 
 
-def learning_rate(config: TrainConfig, n_latents: int) -> float:
-    """The peak rate of the matrices: as set, or by the optimizer's law."""
+def learning_rate(config: TrainConfig, n_latents: int, width: int) -> float:
+    """The peak rate of matrices [M d]: as set, or by the optimizer's law."""
     if config.lr is not None:
         return config.lr
     match config.optimizer:
         case "muon":
             return 5e-3
         case "adam":
-            return 4e-3 * (4608 / n_latents) ** 0.5
+            at_measured = 4e-3
         case "signum":
-            return 3e-3 * (4608 / n_latents) ** 0.5
+            at_measured = 3e-3
+    return min(_HIGHEST_RATE, at_measured * (_MEASURED_SIZE / (n_latents * width)) ** 0.5)
 
 
 def optimizers(coder: SparseStack, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """The optimizers that between them train every parameter."""
-    lr = learning_rate(config, coder.latents_per_layer)
+    lr = learning_rate(config, coder.latents_per_layer, max(coder.d_in, coder.d_out))
     parameters = list(coder.parameters())
     match config.optimizer:
         case "adam":

@@ -81,10 +81,13 @@ def test_signum_follows_the_schedule_free_recursion_by_hand() -> None:
 
 def test_learning_rates_follow_their_laws() -> None:
     muon, adam, signum = (TrainConfig(optimizer=name) for name in ("muon", "adam", "signum"))
-    assert learning_rate(muon, 100) == learning_rate(muon, 10_000) == 5e-3
-    assert learning_rate(adam, 4608) == 4e-3 and learning_rate(adam, 4 * 4608) == pytest.approx(2e-3)
-    assert learning_rate(signum, 4 * 4608) == pytest.approx(learning_rate(signum, 4608) / 2)
-    assert learning_rate(TrainConfig(lr=0.3), 100) == 0.3
+    assert learning_rate(muon, 100, 8) == learning_rate(muon, 10_000, 4_096) == 5e-3
+    assert learning_rate(adam, 4_608, 576) == 4e-3 and learning_rate(signum, 4_608, 576) == 3e-3
+    for config in (adam, signum):
+        rate = learning_rate(config, 4_608, 576)
+        assert learning_rate(config, 4 * 4_608, 576) == learning_rate(config, 4_608, 4 * 576) == pytest.approx(rate / 2)
+        assert learning_rate(config, 64, 16) == 1e-2
+    assert learning_rate(TrainConfig(lr=0.3), 100, 8) == 0.3
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing() -> None:

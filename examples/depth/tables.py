@@ -1,0 +1,99 @@
+"""The tables and figures of docs/depth.md, from that of the sweep in stack.yaml and that of time.yaml.
+
+    python examples/depth/tables.py benchmarks/results/depth/stack.parquet \\
+        --time benchmarks/results/depth/time.parquet --figures docs/depth
+
+Per hookpoint and coder: means over seeds with 95% intervals; milliseconds of training per 1,000 tokens, which are of
+trainings that ran alone; and what is left of the variance beside what one layer of M latents leaves.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+
+from outcrop.report.drawing import COLOURS, MARKS, Drawn, files, new_axes
+from outcrop.run import write_atomically
+from outcrop.sweep.table import Groups, grouped, mean, mean_matched
+
+Row = Mapping[str, Any]
+ONE = "layers=1"
+STACKS = {depth: f"layers={depth}" for depth in range(1, 6)}
+WIDE = {1: ONE} | {times: f"n_latents={2304 * times},k={16 * times}" for times in range(2, 6)}
+WIDEST = {5: "n_latents=11520,k=16"}
+COLUMNS = (
+    *("coder", "n", "FVU", "× one layer's", "CE recovered", "KL"),
+    *("never fired", "overlap", "matched", "ms / 1,000 tokens"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="table.parquet of the sweep")
+    parser.add_argument("--time", type=Path, required=True, help="that of the sweep whose trainings ran alone")
+    parser.add_argument("--figures", type=Path, help="a directory for the figures")
+    options = parser.parse_args()
+    groups = grouped(pq.read_table(options.file).to_pylist())
+    times = {row["setting"]: 1e6 * row["seconds"] / row["tokens"] for row in pq.read_table(options.time).to_pylist()}
+    for place in dict.fromkeys(place for place, _ in groups):
+        print(f"### {place}\n\n| {' | '.join(COLUMNS)} |")
+        print("|---" * len(COLUMNS) + "|")
+        for setting in (setting for of, setting in groups if of == place):
+            print(f"| {' | '.join(_cells(groups, place, setting, times))} |")
+        print()
+    if options.figures:
+        options.figures.mkdir(parents=True, exist_ok=True)
+        for name, content in files(lambda: _figures(groups)).items():
+            write_atomically(options.figures / name, content)
+
+
+def _cells(groups: Groups, place: str, setting: str, times: Mapping[str, float]) -> Iterator[str]:
+    rows = groups[place, setting]
+    yield from (setting.replace(",", ", "), str(len(rows)))
+    yield _measure(rows, "fvu", 4)
+    yield f"{_value(rows, 'fvu') / _value(groups[place, ONE], 'fvu'):.2f}"
+    yield from (_measure(rows, "ce_recovered", 3), _measure(rows, "kl", 3))
+    yield f"{max(max(row['unfired_share']) for row in rows):.2%}"
+    yield f"{_value(rows, 'overlap'):.2f}" if rows[0]["overlap"] else "—"
+    matched = mean_matched(rows)
+    yield "—" if matched is None else f"{matched:.2f}"
+    yield f"{times[setting]:.1f}" if setting in times else "—"
+
+
+def _value(rows: Sequence[Row], name: str) -> float:
+    value, _, _ = mean(rows, name)
+    assert value is not None
+    return value
+
+
+def _measure(rows: Sequence[Row], name: str, digits: int) -> str:
+    value, low, high = mean(rows, name)
+    written = f"{value:.{digits}f}"
+    return written if low is None or high is None else f"{written} ± {(high - low) / 2:.{digits}f}"
+
+
+def _figures(groups: Groups) -> Iterator[Drawn]:
+    for i, place in enumerate(dict.fromkeys(place for place, _ in groups)):
+        figure, axes = new_axes(place, 5.5, 3.6, "parameters, in those of one layer of M latents", "held-out FVU")
+        _curve(axes, groups, place, STACKS, 0, "stack: M latents and k in each layer")
+        _curve(axes, groups, place, WIDE, 1, "one layer: as many parameters, as large an L0")
+        _curve(axes, groups, place, WIDEST, 2, "one layer: 5 M latents, k of one")
+        axes.set_xticks(list(STACKS))
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+        yield f"fvu-{i}", figure
+
+
+def _curve(axes: Axes, groups: Groups, place: str, settings: Mapping[int, str], i: int, label: str) -> None:
+    at = [size for size, setting in settings.items() if (place, setting) in groups]
+    values = [_value(groups[place, settings[size]], "fvu") for size in at]
+    axes.plot(at, values, color=COLOURS[i], marker=MARKS[i], markersize=4, label=label)
+
+
+if __name__ == "__main__":
+    main()
