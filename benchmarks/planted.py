@@ -8,7 +8,7 @@ latents fire on a token), and a mean of γ = 1. A quarter of the latents fire to
 0.5 of what decides whether they fire); another quarter are children that fire only where their parent does. Every coder
 has 4,096 latents and k = 12 in all: one wide layer; stacks of 2 to 4 that read what is left (`residual`), x + ŷ
 (`resnet`) or x (`parallel`); with and without prefix losses. Each is trained with the default settings on the same
-tokens, which differ by seed.
+tokens, which differ by seed. A table tells the means over seeds with 95% intervals.
 
     fvu          of 50,000 held-out tokens
     recovered    true latents, of those that fired 10 times there, whose nearest decoder row has a cosine above 0.9
@@ -33,6 +33,7 @@ from scipy import special
 from torch import Tensor
 
 from outcrop.config import Architecture, TrainConfig
+from outcrop.metrics.coverage import macro_mean
 from outcrop.train.evaluate import measure
 from outcrop.train.normalise import estimate
 from outcrop.train.step import CoderState, new_state, train_step
@@ -41,6 +42,7 @@ from outcrop.types import ActivationBatch, CoderKey, Hookpoint
 D, N_TRUE, GROUP = 256, 2_048, 8
 HIGHEST, LOWEST, NOISE, GAMMA, CORRELATION = 0.2, 2e-3, 0.05, 1.0, 0.5
 BATCH, HELD_OUT, OFTEN, NEAR = 2_048, 50_000, 10, 0.9
+CONFIDENCE = 0.95
 PLACE = Hookpoint("planted")
 
 
@@ -147,6 +149,23 @@ def found(state: CoderState, world: World) -> dict[str, Any]:
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Per coder; of the true latents of a layer, the mean over seeds."""
+    names = ("fvu", "l0", "recovered", "cosine", "f1")
+    lines = [f"| coder | {' | '.join(names)} | true, by layer |", "|---" * (len(names) + 2) + "|"]
+    for coder in dict.fromkeys(row["coder"] for row in rows):
+        mine = [row for row in rows if row["coder"] == coder]
+        means = macro_mean(np.array([[row[name] for name in names] for row in mine]), CONFIDENCE)
+        half = (means.high - means.low) / 2
+        cells = [
+            f"{value:.3f}" if np.isnan(spread) else f"{value:.3f} ± {spread:.3f}"
+            for value, spread in zip(means.value, half, strict=True)
+        ]
+        true = np.mean([row["true"] for row in mine], axis=0)
+        lines.append(f"| {coder} | {' | '.join(cells)} | {', '.join(f'{share:.2f}' for share in true)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two coders, one seed, 40,000 tokens")
@@ -162,6 +181,7 @@ def main() -> None:
             row = {"coder": case.name, "seed": seed, **found(trained(case, batches, seed), world)}
             print(row, file=sys.stderr)
             rows.append(row)
+    print(table(rows))
     about = {"tokens": n_tokens, "true": N_TRUE, "true_l0": round(float(world.rates.sum()), 2)}
     print(json.dumps({**about, "coders": rows}))
 

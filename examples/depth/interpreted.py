@@ -1,0 +1,64 @@
+"""How interpretable the layers of stacks are, from runs that explained and scored some latents of each.
+
+    python examples/depth/interpreted.py runs/depth-1 runs/depth-3 runs/depth-5
+
+Per run over all its layers, then per layer: informedness J of the explanations as the judge uses them, of the tokens
+alone on the same windows, and what is left between them; J weighted by firing rate; AUROC of the judge and of sentence
+embeddings. Means over latents with 95% intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from outcrop import config as configs
+from outcrop.config import Where
+from outcrop.pipeline import Run
+from outcrop.schema import EMBEDDING
+
+COLUMNS = (
+    *("run", "layer", "latents", "J", "J of tokens", "beyond tokens", "J by firing rate"),
+    *("AUROC", "AUROC by embeddings"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="run directories whose report is made")
+    print(f"| {' | '.join(COLUMNS)} |")
+    print("|---" * len(COLUMNS) + "|")
+    for path in parser.parse_args().runs:
+        run = Run(configs.load(path / "config.yaml"), path)
+        n_layers = run.config.coder.layers
+        for layers in [tuple(range(n_layers)), *((layer,) for layer in range(n_layers) if n_layers > 1)]:
+            about = "all" if len(layers) == n_layers else f"{layers[0] + 1}"
+            print(f"| {path.name} | {about} | {' | '.join(_cells(run.summary(Where(layers=layers))['scores']))} |")
+
+
+def _cells(scores: Mapping[str, Any]) -> Iterator[str]:
+    everything = scores["aggregates"][0]
+    explanation, tokens = (everything["macro"][arm] for arm in ("explanation", "token_baseline"))
+    embedded = [
+        one for one in scores["scorers"] if (one["scorer"], one["arm"], one["metric"]) == (EMBEDDING, "plain", "auroc")
+    ]
+    yield str(everything["n_scored"])
+    yield _measure(explanation["informedness"])
+    yield _measure(tokens["informedness"])
+    yield _measure(explanation["beyond_tokens"])
+    yield _measure(everything["weighted"]["firing_rate"]["explanation"]["informedness"])
+    yield _measure(explanation["auroc"])
+    yield _measure(embedded[0]) if embedded else "—"
+
+
+def _measure(one: Mapping[str, Any]) -> str:
+    value, low, high = one["value"], one["low"], one["high"]
+    if value is None:
+        return "—"
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+if __name__ == "__main__":
+    main()
