@@ -1,14 +1,14 @@
 """Does a stack of sparse layers find more of the true latents, or only a lower FVU?
 
-    python benchmarks/planted.py [--quick] [--tokens 1000000] [--seeds 3]
+    python benchmarks/planted.py [--quick] [--tokens 1000000] [--seeds 3] [--lr 0.004 0.008]
 
 Activations are made of planted latents, in superposition: x = μ + Σ a_j f_j + noise, with D = 256 dimensions, 2,048
 unit directions f_j at random, lognormal a_j, firing rates that fall as a power of the rank, from 0.2 to 2e-3 (some ten
 latents fire on a token), and a mean of γ = 1. A quarter of the latents fire together in groups of eight (correlation
 0.5 of what decides whether they fire); another quarter are children that fire only where their parent does. Every coder
 has 4,096 latents and k = 12 in all: one wide layer; stacks of 2 to 4 that read what is left (`residual`), x + ŷ
-(`resnet`) or x (`parallel`); with and without prefix losses. Each is trained with the default settings on the same
-tokens, which differ by seed. A table tells the means over seeds with 95% intervals.
+(`resnet`) or x (`parallel`); with and without prefix losses. Each is trained with the default settings, or with each of
+some learning rates, on the same tokens, which differ by seed. A table tells the means over seeds with 95% intervals.
 
     fvu          of 50,000 held-out tokens
     recovered    true latents, of those that fired 10 times there, whose nearest decoder row has a cosine above 0.9
@@ -171,16 +171,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two coders, one seed, 40,000 tokens")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--lr", type=float, nargs="+", default=[None], help="by default the law's")
     options = parser.parse_args()
     n_tokens, seeds = (40_000, 1) if options.quick else (options.tokens, options.seeds)
     world, rows = World(), []
     for seed in range(seeds):
         generator = np.random.default_rng([1, seed])
         batches = [world.activations(generator, BATCH)[0] for _ in range(n_tokens // BATCH)]
-        for case in cases(TrainConfig())[: 2 if options.quick else None]:
-            row = {"coder": case.name, "seed": seed, **found(trained(case, batches, seed), world)}
-            print(row, file=sys.stderr)
-            rows.append(row)
+        for lr in options.lr:
+            for case in cases(TrainConfig(tokens=n_tokens, lr=lr))[: 2 if options.quick else None]:
+                name = case.name if lr is None else f"{case.name}, lr {lr:g}"
+                row = {"coder": name, "seed": seed, **found(trained(case, batches, seed), world)}
+                print(row, file=sys.stderr)
+                rows.append(row)
     print(table(rows))
     about = {"tokens": n_tokens, "true": N_TRUE, "true_l0": round(float(world.rates.sum()), 2)}
     print(json.dumps({**about, "coders": rows}))
