@@ -86,7 +86,7 @@ def test_learning_rates_follow_their_laws() -> None:
     for config in (adam, signum):
         rate = learning_rate(config, 4_608, 576)
         assert learning_rate(config, 4 * 4_608, 576) == learning_rate(config, 4_608, 4 * 576) == pytest.approx(rate / 2)
-        assert learning_rate(config, 64, 16) == 1e-2
+        assert learning_rate(config, 64, 16) == 8e-3
     assert learning_rate(TrainConfig(lr=0.3), 100, 8) == 0.3
 
 
