@@ -72,7 +72,7 @@ def cases(n_latents: int, k: int) -> list[Case]:
         Case("3 parallel", replace(stack, reads="parallel")),
         Case("3 residual, prefix losses", stack, training={"prefix_losses": True}),
         Case("3 residual, Multi-TopK", stack, training={"multi_topk": True}),
-        Case("3 residual, AuxK", stack, training={"auxk_weight": 1 / 32}),
+        Case("3 residual, no AuxK", stack, training={"auxk_weight": 0.0}),
         Case("topk, k decay from 4k", single, training={"k_start": 4 * k}),
         Case("transcoder, skip", replace(single, skip=True), MLP),
         Case("transcoder, 2 parallel, skip", replace(stack, layers=2, reads="parallel", skip=True), MLP),

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from outcrop.config import Architecture, TrainConfig
 from outcrop.metrics.coverage import macro_mean
+from outcrop.sweep.table import CONFIDENCE, plus_minus
 from outcrop.train.evaluate import measure
 from outcrop.train.normalise import estimate
 from outcrop.train.step import CoderState, new_state, train_step
@@ -42,7 +43,6 @@ from outcrop.types import ActivationBatch, CoderKey, Hookpoint
 D, N_TRUE, GROUP = 256, 2_048, 8
 HIGHEST, LOWEST, NOISE, GAMMA, CORRELATION = 0.2, 2e-3, 0.05, 1.0, 0.5
 BATCH, HELD_OUT, OFTEN, NEAR = 2_048, 50_000, 10, 0.9
-CONFIDENCE = 0.95
 PLACE = Hookpoint("planted")
 
 
@@ -150,17 +150,14 @@ def found(state: CoderState, world: World) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Per coder; of the true latents of a layer, the mean over seeds."""
+    """One row per coder: means over seeds with intervals, and of each layer the share of its living latents that are
+    true."""
     names = ("fvu", "l0", "recovered", "cosine", "f1")
     lines = [f"| coder | {' | '.join(names)} | true, by layer |", "|---" * (len(names) + 2) + "|"]
     for coder in dict.fromkeys(row["coder"] for row in rows):
         mine = [row for row in rows if row["coder"] == coder]
         means = macro_mean(np.array([[row[name] for name in names] for row in mine]), CONFIDENCE)
-        half = (means.high - means.low) / 2
-        cells = [
-            f"{value:.3f}" if np.isnan(spread) else f"{value:.3f} ± {spread:.3f}"
-            for value, spread in zip(means.value, half, strict=True)
-        ]
+        cells = [plus_minus(*one, 3) for one in zip(means.value, means.low, means.high, strict=True)]
         true = np.mean([row["true"] for row in mine], axis=0)
         lines.append(f"| {coder} | {' | '.join(cells)} | {', '.join(f'{share:.2f}' for share in true)} |")
     return "\n".join(lines)
@@ -171,7 +168,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two coders, one seed, 40,000 tokens")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--lr", type=float, nargs="+", default=[None], help="by default the law's")
+    parser.add_argument("--lr", type=float, nargs="+", default=(None,), help="by default the law's")
     options = parser.parse_args()
     n_tokens, seeds = (40_000, 1) if options.quick else (options.tokens, options.seeds)
     world, rows = World(), []

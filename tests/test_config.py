@@ -62,6 +62,7 @@ def test_a_file_that_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
     [
         (lambda: TrainConfig(batch_tokens=10, block_tokens=5), "batch-tokens"),
         (lambda: TrainConfig(lr=-1.0), "lr"),
+        (lambda: TrainConfig(dead_after_tokens=0), "dead-after-tokens"),
         (lambda: TrainConfig(sink_norm_multiple=0.5), "sink-norm-multiple"),
         (lambda: ExamplesConfig(n_quantiles=5, score_activating=12), "score-activating"),
         (lambda: TextConfig("t", context_tokens=1), "context-tokens"),
@@ -80,4 +81,4 @@ def test_a_setting_that_cannot_be_is_named(make: object, name: str) -> None:
 def test_a_latent_is_dead_after_a_tenth_of_the_training_or_what_is_said(
     tokens: int, said: int | None, dead_after: int
 ) -> None:
-    assert TrainConfig(tokens=tokens, dead_after_tokens=said).dead_after == dead_after
+    assert TrainConfig(tokens=tokens, dead_after_tokens=said).tokens_until_dead == dead_after

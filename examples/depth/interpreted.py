@@ -34,7 +34,7 @@ def main() -> None:
         run = Run(configs.load(path / "config.yaml"), path)
         n_layers = run.config.coder.layers
         for layers in [tuple(range(n_layers)), *((layer,) for layer in range(n_layers) if n_layers > 1)]:
-            about = "all" if len(layers) == n_layers else f"{layers[0] + 1}"
+            about = "all" if len(layers) == n_layers else str(layers[0])
             print(f"| {path.name} | {about} | {' | '.join(_cells(run.summary(Where(layers=layers))['scores']))} |")
 
 

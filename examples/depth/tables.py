@@ -3,8 +3,9 @@
     python examples/depth/tables.py benchmarks/results/depth/stack.parquet \\
         --time benchmarks/results/depth/time.parquet --figures docs/depth
 
-Per hookpoint and coder: means over seeds with 95% intervals; milliseconds of training per 1,000 tokens, which are of
-trainings that ran alone; and what is left of the variance beside what one layer of M latents leaves.
+Per hookpoint and coder: means over seeds with 95% intervals; what is left of the variance beside what one layer of M
+latents leaves; the latents that never fired, in the worst layer of the worst seed; and milliseconds of training per
+1,000 tokens, of trainings that ran alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from matplotlib.axes import Axes
 
 from outcrop.report.drawing import COLOURS, MARKS, Drawn, files, new_axes
 from outcrop.run import write_atomically
-from outcrop.sweep.table import Groups, grouped, mean, mean_matched
+from outcrop.sweep.table import Groups, grouped, mean, mean_matched, plus_minus, worst_unfired
 
 Row = Mapping[str, Any]
 ONE = "layers=1"
@@ -55,10 +56,10 @@ def main() -> None:
 def _cells(groups: Groups, place: str, setting: str, times: Mapping[str, float]) -> Iterator[str]:
     rows = groups[place, setting]
     yield from (setting.replace(",", ", "), str(len(rows)))
-    yield _measure(rows, "fvu", 4)
+    yield plus_minus(*mean(rows, "fvu"), 4)
     yield f"{_value(rows, 'fvu') / _value(groups[place, ONE], 'fvu'):.2f}"
-    yield from (_measure(rows, "ce_recovered", 3), _measure(rows, "kl", 3))
-    yield f"{max(max(row['unfired_share']) for row in rows):.2%}"
+    yield from (plus_minus(*mean(rows, name), 3) for name in ("ce_recovered", "kl"))
+    yield f"{worst_unfired(rows):.2%}"
     yield f"{_value(rows, 'overlap'):.2f}" if rows[0]["overlap"] else "—"
     matched = mean_matched(rows)
     yield "—" if matched is None else f"{matched:.2f}"
@@ -69,12 +70,6 @@ def _value(rows: Sequence[Row], name: str) -> float:
     value, _, _ = mean(rows, name)
     assert value is not None
     return value
-
-
-def _measure(rows: Sequence[Row], name: str, digits: int) -> str:
-    value, low, high = mean(rows, name)
-    written = f"{value:.{digits}f}"
-    return written if low is None or high is None else f"{written} ± {(high - low) / 2:.{digits}f}"
 
 
 def _figures(groups: Groups) -> Iterator[Drawn]:

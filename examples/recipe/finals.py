@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from outcrop.report.ledger import place_label
-from outcrop.sweep.table import mean, mean_matched
+from outcrop.sweep.table import mean, mean_matched, plus_minus, worst_unfired
 from outcrop.sweep.trainings import reached
 from outcrop.types import CoderKey
 
@@ -42,12 +42,11 @@ def main() -> None:
     print("|---" * len(COLUMNS) + "|")
     for place, layers, training in sorted(groups):
         rows = groups[place, layers, training]
-        fvu, low, high = mean(rows, "fvu")
         matched = mean_matched(rows)
         cells = [
-            f"{fvu:.4f}" if low is None or high is None else f"{fvu:.4f} ± {(high - low) / 2:.4f}",
+            plus_minus(*mean(rows, "fvu"), 4),
             f"{mean(rows, 'ce_recovered')[0]:.3f}",
-            f"{max(max(row['unfired_share']) for row in rows):.2%}",
+            f"{worst_unfired(rows):.2%}",
             "—" if matched is None else f"{matched:.2f}",
             f"{np.median([row['seconds'] for row in rows]):.0f}",
             *(_share(rows, groups[place, layers, BASE], unit) for unit in UNITS),

@@ -129,7 +129,8 @@ class TrainConfig(Strict):
     optimizer: Optimizer = "adam"
     """For the matrices: Adam, Muon, or Signum with schedule-free averaging. Under Muon, Adam trains the vectors."""
     lr: float | None = None
-    """Peak learning rate; the default follows a law in the latents of a layer and the width."""
+    """Peak learning rate; by default the optimizer's own, for adam and signum by a law in the latents of a layer
+    and the width."""
     balance_rows: bool = False
     """Muon gives every row (every latent) an update of equal size."""
     warmup_share: float = 0.02
@@ -151,7 +152,8 @@ class TrainConfig(Strict):
     sparsity_weight: float = 1e-3
     """Weight of the penalty on the mean L1 norm (relu) or mean L0 (jumprelu) of a token in each layer."""
     dead_after_tokens: int | None = None
-    """A latent that has not fired for so many tokens counts as dead; by default a tenth of all, at most 10,000,000."""
+    """A latent that has not fired for so many tokens counts as dead; by default a tenth of train.tokens, at
+    most 10,000,000."""
     track: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Where measurements go besides the console and metrics.jsonl; each needs its package."""
     sink_norm_multiple: float | None = 8.0
@@ -206,6 +208,6 @@ class TrainConfig(Strict):
         )
 
     @property
-    def dead_after(self) -> int:
+    def tokens_until_dead(self) -> int:
         """Tokens without firing after which a latent is dead, as set or by default."""
         return self.dead_after_tokens or max(1, min(10_000_000, self.tokens // 10))

@@ -1,9 +1,9 @@
 """Which trainings a sweep makes: grids of settings over settings that all have in common.
 
 - {}                                   # a training without any change
-- train.optimizer: [adam, signum]      # two more
-- train.optimizer: [muon]              # three more: every combination within one grid
-  train.lr: [2e-3, 5e-3, 1e-2]
+- train.optimizer: [muon, signum]      # two more
+- train.optimizer: [adam]              # three more: every combination within one grid
+  train.lr: [2e-3, 4e-3, 8e-3]
 """
 
 from __future__ import annotations

@@ -47,6 +47,19 @@ def mean_matched(rows: Sequence[Row]) -> float | None:
     return mean([row for row in rows if row["matched"] is not None], "matched")[0]
 
 
+def plus_minus(value: float | None, low: float | None, high: float | None, digits: int) -> str:
+    """A mean and half its interval, where it has one."""
+    if value is None:
+        return "—"
+    half = "" if low is None or high is None or np.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
+    return f"{value:.{digits}f}{half}"
+
+
+def worst_unfired(rows: Sequence[Row]) -> float:
+    """The share of latents that fired on no unseen token, in the worst layer of the worst row."""
+    return max(max(row["unfired_share"]) for row in rows)
+
+
 def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
     """One table per place, settings in their order: means over seeds, with 95% intervals where there are several."""
     n_unfired = max(row["unfired_tokens"] for row in rows)

@@ -97,7 +97,7 @@ def _setting(state: CoderState) -> tuple[str, int]:
 
 
 def _begun(state: CoderState, step: int, n_steps: int, config: TrainConfig) -> _Spliced:
-    dead = state.dead(config.dead_after)
+    dead = state.dead(config.tokens_until_dead)
     return _Spliced(state, state.k(step, n_steps, config), dead, torch.zeros_like(dead))
 
 

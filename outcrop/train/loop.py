@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ def train_coders(
     another text, model or settings. `log` gets one record per held-out measurement and coder, `say` a line where
     a user should know something.
     """
+    config = replace(config, tokens=text.n_eligible)  # not those that were asked for
     trained = {placed.key: placed for placed in given}
     coders = {key: trained[key].coder.architecture if key in trained else own for key, own in coders.items()}
     places = _places(coders)
@@ -226,7 +227,7 @@ def _start(state: CoderState, config: TrainConfig, block: ActivationBatch) -> No
 def _finished(
     states: Sequence[CoderState], held_out: HeldOutText, config: TrainConfig, progress: Progress
 ) -> list[Trained]:
-    dead_after = config.dead_after
+    dead_after = config.tokens_until_dead
     histories = [TrainingHistory(state.trained_tokens, dead_after, state.dead_share(dead_after)) for state in states]
     coders = [state.placed() for state in states]
     return _reconstructed(coders, [held_out.measure(placed) for placed in coders], histories, held_out, progress)

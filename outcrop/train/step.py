@@ -52,14 +52,14 @@ class CoderState:
         """Of each layer, at a step."""
         return k_at(step, n_steps, self.coder.architecture.k_per_layer, config.k_start, config.k_decay_share)
 
-    def dead(self, dead_after: int) -> Bool[Tensor, "L M"]:
-        return self.since_fired >= dead_after
+    def dead(self, dead_after_tokens: int) -> Bool[Tensor, "L M"]:
+        return self.since_fired >= dead_after_tokens
 
-    def dead_share(self, dead_after: int) -> list[float | None]:
+    def dead_share(self, dead_after_tokens: int) -> list[float | None]:
         """Of each layer: latents that have not fired for so many tokens; None before there were as many."""
-        if self.trained_tokens < dead_after:
+        if self.trained_tokens < dead_after_tokens:
             return [None] * self.coder.n_layers
-        return list(self.dead(dead_after).cpu().double().mean(dim=1).tolist())
+        return list(self.dead(dead_after_tokens).cpu().double().mean(dim=1).tolist())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -118,7 +118,7 @@ def train_step(state: CoderState, batch: ActivationBatch, step: int, n_steps: in
     n = len(batch.position)
     x, y = state.normaliser(parallel.part(batch))
     k = state.k(step, n_steps, config)
-    dead = state.dead(config.dead_after)
+    dead = state.dead(config.tokens_until_dead)
     fired = torch.zeros_like(dead)
     fvu = torch.zeros((), device=x.device)
     size = config.micro_batch_tokens or max(1, len(x))

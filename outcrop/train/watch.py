@@ -82,7 +82,7 @@ class Watch:
             "train_loss": loss,
             "fvu": held.fvu[-1],
             "l0": sum(held.l0),
-            "dead_share": state.dead_share(self.config.dead_after),
+            "dead_share": state.dead_share(self.config.tokens_until_dead),
             "unfired_share": held.unfired_share,
             "rate_histogram": held.rate_histogram,
             "gamma": gamma(batch.source),

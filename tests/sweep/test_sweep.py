@@ -16,7 +16,7 @@ from tests.tiny_run import arguments
 
 GRID = """
 - {}
-- train.optimizer: [adam]
+- train.optimizer: [muon]
   coder.seeds: [[0], [1]]
 - hookpoints: [[model.layers.1]]
   coder.layers: [1]
@@ -37,7 +37,7 @@ def test_every_training_is_a_row_with_what_came_of_it(swept: Path) -> None:
     rows = pq.read_table(swept / "table.parquet").to_pylist()
     assert [(row["point"], row["coder"].split(",")[1]) for row in rows] == [
         *(("base", f"model.layers.{i}") for i in (0, 1)),
-        *((f"optimizer=adam,seeds={seed}", f"model.layers.{i}") for seed in (0, 1) for i in (0, 1)),
+        *((f"optimizer=muon,seeds={seed}", f"model.layers.{i}") for seed in (0, 1) for i in (0, 1)),
         ("hookpoints=model.layers.1,layers=1", "model.layers.1"),
     ]
     for row in rows:
@@ -53,14 +53,14 @@ def test_latents_are_compared_with_those_of_the_seeds_before(swept: Path) -> Non
     rows = pq.read_table(swept / "table.parquet").to_pylist()
     alike = {(row["point"], row["coder"].split(",")[1]): row["matched"] for row in rows}
     for name in ("model.layers.0", "model.layers.1"):
-        assert alike["base", name] is alike["optimizer=adam,seeds=0", name] is None
-        second = alike["optimizer=adam,seeds=1", name]
+        assert alike["base", name] is alike["optimizer=muon,seeds=0", name] is None
+        second = alike["optimizer=muon,seeds=1", name]
         assert len(second) == 2 and all(0 < one < 1 for one in second)
 
 
 def test_seeds_are_averaged_in_the_table_that_people_read(swept: Path) -> None:
     text = (swept / "table.md").read_text()
-    assert text.count("## model.layers.") == 2 and text.count("| optimizer=adam | 2 | 0.") == 2
+    assert text.count("## model.layers.") == 2 and text.count("| optimizer=muon | 2 | 0.") == 2
     assert "| layers=1 | 1 | 0." in text and "tokens to FVU 0.9" in text
     assert {path.name for path in (swept / "figures").iterdir()} >= {"course-0-seconds.png", "end-1.svg"}
 

@@ -30,7 +30,7 @@ def keys(n: int = 1, seed: int = 0) -> list[CoderKey]:
 
 
 def run(
-    model: LanguageModel, corpora: dict[str, Corpus], optimizer: Optimizer = "muon", n: int = 1, **more: Any
+    model: LanguageModel, corpora: dict[str, Corpus], optimizer: Optimizer = "adam", n: int = 1, **more: Any
 ) -> list[Trained]:
     config = TrainConfig(optimizer=optimizer, **SETTINGS, **more.pop("settings", {}))
     coders = more.pop("coders", dict.fromkeys(keys(n), CODER))

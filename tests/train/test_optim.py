@@ -90,6 +90,12 @@ def test_learning_rates_follow_their_laws() -> None:
     assert learning_rate(TrainConfig(lr=0.3), 100, 8) == 0.3
 
 
+def test_the_law_counts_the_latents_of_a_layer_and_the_wider_side() -> None:
+    coder = SparseStack(Architecture(n_latents=4_608, k=2, layers=2, split=True, reads="parallel"), 16, 576)
+    (adam,) = optimizers(coder, TrainConfig(optimizer="adam"))
+    assert adam.param_groups[0]["lr"] == pytest.approx(4e-3 * 2**0.5)
+
+
 def test_the_learning_rate_rises_then_falls_to_nothing() -> None:
     factors = [lr_factor(step, 100, 0.1) for step in range(101)]
     assert factors[:10] == pytest.approx([i / 10 for i in range(1, 11)])
