@@ -36,11 +36,12 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="table.parquet of the sweep")
-    parser.add_argument("--time", type=Path, required=True, help="that of the sweep whose trainings ran alone")
+    parser.add_argument("--time", type=Path, help="that of the sweep whose trainings ran alone")
     parser.add_argument("--figures", type=Path, help="a directory for the figures")
     options = parser.parse_args()
     groups = grouped(pq.read_table(options.file).to_pylist())
-    times = {row["setting"]: 1e6 * row["seconds"] / row["tokens"] for row in pq.read_table(options.time).to_pylist()}
+    alone = pq.read_table(options.time).to_pylist() if options.time else []
+    times = {row["setting"]: 1e6 * row["seconds"] / row["tokens"] for row in alone}
     for place in dict.fromkeys(place for place, _ in groups):
         print(f"### {place}\n\n| {' | '.join(COLUMNS)} |")
         print("|---" * len(COLUMNS) + "|")
