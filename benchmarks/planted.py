@@ -33,8 +33,7 @@ from scipy import special
 from torch import Tensor
 
 from outcrop.config import Architecture, TrainConfig
-from outcrop.metrics.coverage import macro_mean
-from outcrop.sweep.table import CONFIDENCE, plus_minus
+from outcrop.sweep.table import mean, plus_minus
 from outcrop.train.evaluate import measure
 from outcrop.train.normalise import estimate
 from outcrop.train.step import CoderState, new_state, train_step
@@ -156,8 +155,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"| coder | {' | '.join(names)} | true, by layer |", "|---" * (len(names) + 2) + "|"]
     for coder in dict.fromkeys(row["coder"] for row in rows):
         mine = [row for row in rows if row["coder"] == coder]
-        means = macro_mean(np.array([[row[name] for name in names] for row in mine]), CONFIDENCE)
-        cells = [plus_minus(*one, 3) for one in zip(means.value, means.low, means.high, strict=True)]
+        cells = [plus_minus(*mean(mine, name), 3) for name in names]
         true = np.mean([row["true"] for row in mine], axis=0)
         lines.append(f"| {coder} | {' | '.join(cells)} | {', '.join(f'{share:.2f}' for share in true)} |")
     return "\n".join(lines)

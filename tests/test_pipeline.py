@@ -530,10 +530,7 @@ def test_what_was_never_cached_cannot_be_verified(
     assert "nothing is cached" in capfd.readouterr().err
 
 
-def test_the_statistics_of_every_latent_are_shown_and_kept(
-    run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "120")  # room for all columns, whatever the numbers
+def test_the_statistics_of_every_latent_are_shown_and_kept(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["stats", str(run), "--sort", "max_activation", "--top", "5", "--neighbours", "jaccard", "decoder"]
     assert cli.main(command) == 0
     assert "set off by" in capfd.readouterr().out

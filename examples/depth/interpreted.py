@@ -17,6 +17,7 @@ from typing import Any
 from outcrop import config as configs
 from outcrop.config import Where
 from outcrop.pipeline import Run
+from outcrop.report.text import interval, number
 from outcrop.schema import EMBEDDING
 
 COLUMNS = (
@@ -53,11 +54,8 @@ def _cells(scores: Mapping[str, Any]) -> Iterator[str]:
     yield _measure(embedded[0]) if embedded else "—"
 
 
-def _measure(one: Mapping[str, Any]) -> str:
-    value, low, high = one["value"], one["low"], one["high"]
-    if value is None:
-        return "—"
-    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+def _measure(one: dict[str, Any]) -> str:
+    return f"{number(one['value'])} {interval(one)}"
 
 
 if __name__ == "__main__":

@@ -263,9 +263,10 @@ def console_statistics(table: pa.Table, sort: Statistic, *, ascending: bool, top
     title = coder_label(coders.pop()) if len(coders) == 1 else "Latents"
     shown = _table(f"\n{title}", *(["coder"] if coders else []), "latent", *numbered.values())
     for words in ("flags", "set off by", "raises"):
-        shown.add_column(words, header_style="dim")
+        shown.add_column(words, header_style="dim", overflow="fold")
     for column in shown.columns:
-        column.no_wrap, column.overflow = True, "ellipsis"
+        if column.header not in ("coder", "flags"):  # which are folded where the terminal is narrow
+            column.no_wrap, column.overflow = True, "ellipsis"
         if column.header in ("latent", *numbered.values()):
             column.min_width = 7
     for row in rows:

@@ -51,7 +51,7 @@ def plus_minus(value: float | None, low: float | None, high: float | None, digit
     """A mean and half its interval, where it has one."""
     if value is None:
         return "—"
-    half = "" if low is None or high is None or np.isnan(low) else f" ± {(high - low) / 2:.{digits}f}"
+    half = "" if low is None or high is None else f" ± {(high - low) / 2:.{digits}f}"
     return f"{value:.{digits}f}{half}"
 
 
