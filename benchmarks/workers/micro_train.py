@@ -16,7 +16,7 @@ from outcrop.types import ActivationBatch, CoderKey, Hookpoint
 def open_case(case: dict[str, Any]) -> tuple[Step, Any]:
     x, place = batches(case["inputs"])(), Hookpoint("synthetic")
     batch = ActivationBatch(x, x, torch.arange(len(x)))
-    config = TrainConfig(optimizer=case["optimizer"], micro_batch_tokens=case["micro_batch_tokens"])
+    config = TrainConfig(optimizer=case["optimizer"], micro_batch_tokens=case["micro_batch_tokens"], auxk_weight=0.0)
     architecture = Architecture(selection=case["selection"], n_latents=case["m"], k=case["k"])
     state = new_state(CoderKey("benchmark", place, place, 0), architecture, config, estimate(batch, None))
 

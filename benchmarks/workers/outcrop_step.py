@@ -19,7 +19,7 @@ def open_case(case: dict[str, Any]) -> tuple[Step, Any]:
 
 def _training(case: dict[str, Any]) -> tuple[Step, Any]:
     following, place = batches(case["inputs"]), Hookpoint("synthetic")
-    config = TrainConfig(optimizer=case["optimizer"])
+    config = TrainConfig(optimizer=case["optimizer"], auxk_weight=0.0)
     first = _batch(following())
     state = new_state(
         CoderKey("benchmark", place, place, 0),

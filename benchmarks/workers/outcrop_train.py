@@ -40,6 +40,7 @@ def _training(case: dict[str, Any], passed: Passed) -> object:
     text = _corpus(np.load(case["text"]))
     config = TrainConfig(
         optimizer=case["optimizer"],
+        auxk_weight=0.0,  # which sparsify leaves out, too
         batch_tokens=case["batch_tokens"],
         block_tokens=case["turn_tokens"],
         evaluate_every_tokens=text.n_eligible,  # sparsify measures nothing on other text, either
