@@ -428,6 +428,7 @@ def _demo(arguments: Sequence[str]) -> None:
     with connector:
         run = Run(config, command.out, fresh=command.fresh, connect=connector, progress=bars, say=say)
         run.until("report", retry_failed=command.retry_failed)
+    run.statistics(("jaccard", "decoder"))  # for the pages of `outcrop serve`
     _show(run)
 
 

@@ -141,17 +141,17 @@ class Contents:
         return Results(self.directory.results)
 
     def replies(self, *, read_only: bool = False) -> Replies:
-        return Replies(self._replies, read_only=read_only)
+        return Replies(self.replies_file, read_only=read_only)
 
     def asked(self) -> list[dict[str, Any]]:
         """What is in the file of replies: all that this run asked, and others that share the file."""
-        if not self._replies.exists():
+        if not self.replies_file.exists():
             return []
         with self.replies(read_only=True) as replies:
             return replies.totals()
 
     @property
-    def _replies(self) -> Path:
+    def replies_file(self) -> Path:
         return Path(self._config.judge.replies or self.directory.replies)
 
     def tables(self, results: Results) -> Tables:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from outcrop.errors import CorruptError
+
+T = TypeVar("T")
 
 
 def to_read(path: Path, holds: str) -> str:
@@ -14,5 +19,36 @@ def to_read(path: Path, holds: str) -> str:
         raise CorruptError(
             f"there is no {path}, where the {holds} should be; put it back, or start a new run directory"
         )
-    nobody = not path.with_name(path.name + "-wal").exists()
-    return path.resolve().as_uri() + ("?immutable=1" if nobody else "?mode=ro")
+    return path.resolve().as_uri() + ("?mode=ro" if _in_use(path) else "?immutable=1")
+
+
+def unchanged(path: Path, read: Callable[[], T]) -> T:
+    """What `read` gives, read again where a writer came to a database that nobody was at when it was begun: what was
+    opened as one that does not change may then be of two states."""
+    while True:
+        before = None if _in_use(path) else _state(path)
+        try:
+            found = read()
+        except (sqlite3.DatabaseError, CorruptError):
+            if before is None or _state(path) == before:
+                raise
+            continue
+        if before is None or _state(path) == before:
+            return found
+
+
+def _in_use(path: Path) -> bool:
+    return _log(path).exists()
+
+
+def _log(path: Path) -> Path:
+    """Where a writer puts what is not yet in the file."""
+    return path.with_name(path.name + "-wal")
+
+
+def _state(path: Path) -> tuple[bool, int, int]:
+    """Changes as soon as a writer opens the database; that of one that is not there never does."""
+    if not path.exists():
+        return False, 0, 0
+    about = path.stat()
+    return _in_use(path), about.st_mtime_ns, about.st_size

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -164,10 +165,14 @@ class RunDirectory:
         import fcntl
 
         with (self.path / _LOCK).open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another process is working in {self.path}; wait for it, or use another --out"
-                ) from error
+            for patience in (True, True, False):
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if not patience:
+                        raise RunError(
+                            f"another process is working in {self.path}; wait for it, or use another --out"
+                        ) from error
+                    time.sleep(0.05)  # who only asks whether it is `busy` holds it for a moment
             yield

@@ -1,9 +1,9 @@
-"""Training curves, from the lines of metrics.jsonl: held-out FVU over steps, one picture per coder."""
+"""Training curves, from the lines of metrics.jsonl over steps: held-out FVU, and the share of dead latents by layer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -13,19 +13,33 @@ from markupsafe import Markup
 from outcrop.report.figures import svg, svg_line, svg_text
 from outcrop.report.ledger import coder_label
 from outcrop.report.summary import plain
-from outcrop.report.text import count, number
+from outcrop.report.text import count, number, percent
 
 _WIDTH, _HEIGHT = 460, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 12, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 24
+_DOT = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.5" class="curve"><title>{}</title></circle>')
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One coder's: what it is called, its last line, and its picture."""
+    """One coder's: what it is called, its last line, and its pictures."""
 
     label: str
     last: dict[str, Any]
-    picture: Markup
+    fvu: Markup
+    dead: Markup
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Values over steps, and what a point is called before its value; None is left out."""
+
+    name: str
+    points: list[tuple[int, float]]
+
+    @staticmethod
+    def of(name: str, steps: Sequence[int], values: Sequence[float | None]) -> _Line:
+        return _Line(name, [(n, value) for n, value in zip(steps, values, strict=True) if value is not None])
 
 
 def curves(lines: Sequence[dict[str, Any]]) -> list[Curve]:
@@ -33,26 +47,43 @@ def curves(lines: Sequence[dict[str, Any]]) -> list[Curve]:
     by_coder: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
         by_coder.setdefault(line["coder"], []).append(plain(line))
-    return [Curve(coder_label(name), of[-1], _picture(of)) for name, of in sorted(by_coder.items())]
+    return [_curve(coder_label(name), of) for name, of in sorted(by_coder.items())]
 
 
-def _picture(lines: Sequence[dict[str, Any]]) -> Markup:
+def _curve(label: str, lines: Sequence[dict[str, Any]]) -> Curve:
     """FVU on a logarithmic axis, since it falls by factors."""
-    known = [line for line in lines if line["fvu"]]
-    if not known:
+    steps, shares = [line["step"] for line in lines], [line["dead_share"] for line in lines]
+    fvu = _Line.of("", steps, [line["fvu"] or None for line in lines])
+    dead = [_Line.of(f"layer {layer}, ", steps, of) for layer, of in enumerate(zip(*shares, strict=True))]
+    return Curve(
+        label,
+        lines[-1],
+        _picture([fvu], math.log, number, f"Held-out FVU of {len(fvu.points)} evaluations"),
+        _picture(dead, float, percent, f"Dead latents of {len(dead)} layers"),
+    )
+
+
+def _picture(
+    lines: Sequence[_Line], scale: Callable[[float], float], told: Callable[[float], str], label: str
+) -> Markup:
+    """Between the least and the largest value, which stand beside it."""
+    values = [value for line in lines for _, value in line.points]
+    if not values:
         return Markup("")
-    steps, fvu = [line["step"] for line in known], [line["fvu"] for line in known]
-    low, high = math.log(min(fvu)) - 0.05, math.log(max(fvu)) + 0.05
+    last, ends = max(n for line in lines for n, _ in line.points), sorted({min(values), max(values)})
+    low, high = scale(ends[0]), scale(ends[-1])
+    base, room = float(_HEIGHT - _BOTTOM), _HEIGHT - _TOP - _BOTTOM - 12
 
     def place(n: int, value: float) -> tuple[float, float]:
-        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * n / max(steps)
-        return x, _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - math.log(value)) / (high - low)
+        share = (scale(value) - low) / (high - low) if high > low else 0.0
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * n / last, base - 6 - room * share
 
-    points = [place(*point) for point in zip(steps, fvu, strict=True)]
-    base = float(_HEIGHT - _BOTTOM)
     parts = [svg_line(float(_LEFT), base, float(_WIDTH - _RIGHT), base, "axis")]
-    parts += [svg_line(*a, *b, "curve") for a, b in pairwise(points)]
-    parts += [Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.5" class="curve"/>').format(*point) for point in points]
-    parts += [svg_text(_LEFT - 5, points[i][1] + 4, number(fvu[i]), "end") for i in sorted({0, len(points) - 1})]
-    parts.append(svg_text(_WIDTH - _RIGHT, _HEIGHT - 6, f"{count(max(steps))} steps", "end"))
-    return svg(_WIDTH, _HEIGHT, f"Held-out FVU of {len(points)} evaluations", parts, "curves")
+    for line in lines:
+        at = [place(*point) for point in line.points]
+        parts += [svg_line(*a, *b, "curve") for a, b in pairwise(at)]
+        titles = [f"{line.name}step {count(n)}: {told(value)}" for n, value in line.points]
+        parts += [_DOT.format(*point, title) for point, title in zip(at, titles, strict=True)]
+    parts += [svg_text(_LEFT - 5, place(0, value)[1] + 4, told(value), "end") for value in ends]
+    parts.append(svg_text(_WIDTH - _RIGHT, _HEIGHT - 6, f"{count(last)} steps", "end"))
+    return svg(_WIDTH, _HEIGHT, label, parts, "curves")

@@ -10,7 +10,8 @@ from markupsafe import Markup
 
 from outcrop.dashboard.latents import LatentTable
 from outcrop.report.figures import svg, svg_line, svg_text
-from outcrop.report.text import number, one_in, power_of_ten
+from outcrop.report.summary import plain
+from outcrop.report.text import interval, number, one_in, power_of_ten
 from outcrop.results import records
 
 MOST = 3_000  # dots; beyond, as many are drawn at random
@@ -27,8 +28,9 @@ def score_dots(table: LatentTable, address: Callable[[str, int], str]) -> tuple[
     if not len(known):
         return None
     shown = known if len(known) <= MOST else np.sort(np.random.default_rng(0).choice(known, MOST, replace=False))
-    latents = records({name: table.columns[name][shown] for name in ("coder", "latent", "firing_rate", _SCORE)})
-    lowest = math.floor(math.log10(min(rate for _, _, rate, _ in latents)))
+    names = ("coder", "latent", "firing_rate", _SCORE, f"{_SCORE}.low", f"{_SCORE}.high")
+    latents = records({name: table.columns[name][shown] for name in names})
+    lowest = math.floor(math.log10(min(rate for _, _, rate, *_ in latents)))
     right, base = float(_WIDTH - _RIGHT), float(_HEIGHT - _BOTTOM)
 
     def place(rate: float, value: float) -> tuple[float, float]:
@@ -42,8 +44,9 @@ def score_dots(table: LatentTable, address: Callable[[str, int], str]) -> tuple[
     for exponent in range(lowest, 1):
         tick = power_of_ten(exponent) if exponent else "1"
         parts.append(svg_text(place(10.0**exponent, 0.0)[0], _HEIGHT - 8, tick, "end" if exponent == 0 else "middle"))
-    for coder, latent, rate, value in latents:
-        title = f"latent {latent}, {one_in(rate)} tokens, {number(value)}"
+    for coder, latent, rate, value, low, high in latents:
+        told = interval(plain({"low": low, "high": high}))
+        title = f"latent {latent}, {one_in(rate)} tokens, {number(value)} {told}"
         parts.append(_dot(address(coder, latent), title, *place(rate, value)))
     label = f"{len(latents)} latents by firing rate and score"
     return svg(_WIDTH, _HEIGHT, label, parts, "dots"), len(latents), len(known)

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow.csv
 import pyarrow.parquet
 
-from outcrop.dashboard.latents import FLAGS, MOST_ROWS, PAGE, SCORES, STATISTICS, LatentTable, View
+from outcrop.dashboard.latents import FLAGS, MOST_ROWS, PAGE, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import FileLinks
 from outcrop.dashboard.opened import Contexts, OpenedRun, State
 from outcrop.dashboard.pages import asked_page, document_frame, latent_page, run_page, table_page
@@ -99,13 +99,14 @@ class _Folder:
     def _about_table(self) -> dict[str, Any]:
         """What table.js shows, searches and sorts by, whoever explained: `shown_…` is how it is shown."""
         rows = [self._table.row(i) for i in range(len(self._table))]
-        names = ("coder", "latent", "layer", "prefix", "status", *FLAGS, *STATISTICS)
+        names = ("hookpoint", "coder", "latent", "layer", "prefix", "status", *FLAGS, *STATISTICS)
         columns = {name: [row[name] for row in rows] for name in names}
         columns |= {f"shown_{name}": [_shown_statistic(name, row[name]) for row in rows] for name in STATISTICS}
         columns["shown_coder"] = [visible(coder_label(coder), _LABEL) for coder in columns["coder"]]
         columns["address"] = [self._here.latent(row["coder"], row["latent"]) for row in rows]
         choices = {
             "explained_by": [explained_by(*one) for one in self._now.explainers],
+            "hookpoint": self._table.hookpoints,
             "coder": self._table.coders,
             "layer": [str(layer) for layer in self._table.layers],
             "prefix": [str(prefix) for prefix in self._table.prefixes],
@@ -154,8 +155,8 @@ class _Folder:
 def _explained(table: LatentTable) -> dict[str, list[Any]]:
     """What the table shows of one explainer."""
     rows = [table.row(i) for i in range(len(table))]
-    columns = {name: [row[name] for row in rows] for name in SCORES}
-    columns |= {f"shown_{name}": [_shown_score(name, row) for row in rows] for name in SCORES}
+    columns = {name: [row[name] for row in rows] for name in table.scores}
+    columns |= {f"shown_{name}": [_shown_score(name, row) for row in rows] for name in table.scores}
     texts = [row["text"] for row in rows]
     columns["text"] = [None if text is None else text[:_TEXT] for text in texts]
     columns["shown_text"] = [None if text is None else visible(text, _SHOWN_TEXT) for text in texts]
@@ -169,10 +170,11 @@ def _shown_statistic(name: str, value: float | None) -> str:
 
 
 def _shown_score(name: str, row: dict[str, Any]) -> tuple[str, str] | None:
-    """The value and its interval."""
+    """The value and its interval; empty where the score has none."""
     if row[name] is None:
         return None
-    return number(row[name]), interval({"low": row[f"{name}.low"], "high": row[f"{name}.high"]})
+    ends = {end: row.get(f"{name}.{end}") for end in ("low", "high")}
+    return number(row[name]), interval(ends) if f"{name}.low" in row else ""
 
 
 def _fired(activations: list[float], peak: float) -> dict[int, tuple[int, str]]:

@@ -21,7 +21,7 @@ _POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -29,6 +29,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_LONGEST = 4_000  # bytes of an address before its query
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -52,7 +53,7 @@ class Guard(BaseHTTPMiddleware):
 
     async def dispatch(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response = self._refusal(request) or await call_next(request)
-        response.headers.update(_HEADERS)
+        response.headers.update(HEADERS)
         return response
 
     def _refusal(self, request: Request) -> Response | None:
@@ -63,13 +64,16 @@ class Guard(BaseHTTPMiddleware):
             return PlainTextResponse("requests from other sites are not answered", 403)
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("nothing here can be changed", 405)
+        if len(request.scope["path"]) > _LONGEST:
+            return PlainTextResponse("no address here is so long", 414)
         return None if self._token is None else self._token_refusal(request, self._token)
 
     def _token_refusal(self, request: Request, token: str) -> Response | None:
         let_in = _digest(f"let in {token}")
         if secrets.compare_digest(request.query_params.get("token", "").encode(), token.encode()):
-            left = request.url.remove_query_params("token")
-            answer = RedirectResponse(left.path + (f"?{left.query}" if left.query else ""), 303)
+            path = request.scope["raw_path"].decode("ascii")  # quoted as it was: names of coders are, twice
+            left = request.url.remove_query_params("token").query
+            answer = RedirectResponse(path + (f"?{left}" if left else ""), 303)
             answer.set_cookie(self._cookie, let_in, httponly=True, samesite="strict")
             return answer
         if secrets.compare_digest(request.cookies.get(self._cookie, "").encode(), let_in.encode()):

@@ -20,10 +20,12 @@ from numpy import ndarray
 
 from outcrop.config.latents import Flag
 from outcrop.errors import ConfigError
-from outcrop.report.scores import Scores
+from outcrop.report.ledger import place_label
 from outcrop.report.summary import plain
+from outcrop.report.tables import Tables
 from outcrop.results import records
-from outcrop.schema import STATUSES
+from outcrop.schema import EMBEDDING, FUZZING, INTRUDER, SIMULATION, STATUSES, SURPRISAL
+from outcrop.types import CoderKey
 
 FLAGS: tuple[str, ...] = (*get_args(Flag), "rare")
 STATISTICS = {
@@ -40,7 +42,15 @@ SCORES = {
     "token_illusion": "token illusion",
     "beyond_tokens": "beyond tokens",
 }
-SORTABLE = ("latent", "layer", *STATISTICS, *SCORES)
+# Of the other scorers, the metric by which latents can be compared; none has an interval of one latent.
+OTHERS = {
+    FUZZING: ("auroc", "fuzzing AUROC"),
+    INTRUDER: ("above_chance", "intruder"),
+    EMBEDDING: ("auroc", "embedding AUROC"),
+    SURPRISAL: ("auroc", "surprisal AUROC"),
+    SIMULATION: ("correlation", "simulation"),
+}
+SORTABLE = ("latent", "layer", *STATISTICS, *SCORES, *OTHERS)
 PAGE, MOST_ROWS = 100, 1_000  # rows of a page, and of the longest
 
 
@@ -48,6 +58,7 @@ PAGE, MOST_ROWS = 100, 1_000  # rows of a page, and of the longest
 class View:
     """What is shown of the table; the fields are the names in an address."""
 
+    hookpoint: str = ""
     coder: str = ""
     layer: int | None = None
     prefix: int | None = None
@@ -90,6 +101,11 @@ class View:
         """Whether more is asked for than words and an order."""
         return replace(self, words="", sort=View.sort, ascending=View.ascending, page=1, size=PAGE) != View()
 
+    @property
+    def named(self) -> str:
+        """A query that is never empty, for an address that would have none in no view at all."""
+        return self.query() or f"sort={self.sort}"
+
     def query(self, **changes: Any) -> str:
         """The address's query with some fields changed; those at their defaults are left out."""
         other = replace(self, **changes)
@@ -107,7 +123,7 @@ def _read(name: str, kind: str, values: Sequence[str]) -> Any:
             case "tuple[str, ...]":
                 return tuple(values)
             case "bool":
-                return values[-1] == "1"
+                return ("0", "1").index(values[-1]) == 1
             case "int" | "int | None":
                 return int(values[-1])
             case "float | None":
@@ -144,14 +160,19 @@ class LatentTable:
 
     columns: dict[str, ndarray]
     text: pa.Array  # null where there is no explanation
+    scores: dict[str, str]  # those that the run has, whoever explained, and their titles
     _orders: dict[str, Int[ndarray, "L"]] = field(default_factory=dict)
 
     @staticmethod
-    def of(latents: Mapping[str, ndarray], scores: Scores, explainer: str, source: str) -> LatentTable:
+    def of(tables: Tables, explainer: str, source: str) -> LatentTable:
+        latents, scores = tables.latents, tables.scores
         n = len(latents["latent"])
         mine = np.flatnonzero(scores.by(explainer, source))
-        row = _rows(latents, scores.about, mine)
-        columns = dict(latents)
+        place = {name: i for i, name in enumerate(records(latents, "coder", "latent"))}
+        row = _rows(place, scores.about, mine)
+        places = {name: place_label(CoderKey.parse(name)) for name in tables.coder_names}
+        hookpoint = np.array([places[name] for name in latents["coder"].tolist()], dtype=object)
+        columns = latents | {"hookpoint": hookpoint}
         for metric in SCORES:
             of = scores.arms["explanation"][metric]
             for name, values in of.estimate.columns(metric).items():
@@ -159,10 +180,23 @@ class LatentTable:
                 columns[name][row] = values[mine]
         text = np.full(n, None, dtype=object)
         text[row] = scores.about["text"][mine]
-        return LatentTable(columns, pa.array(text, pa.string()))
+        others, there = tables.scorers, dict[str, str]()
+        for scorer, (metric, title) in OTHERS.items():
+            if not (others["scorer"] == scorer).any():
+                continue
+            there[scorer] = title
+            named = {"scorer": scorer, "metric": metric, "arm": "plain", "explainer": explainer, "source": source}
+            rows = np.flatnonzero(np.logical_and.reduce([others[name] == value for name, value in named.items()]))
+            columns[scorer] = np.full(n, np.nan)
+            columns[scorer][_rows(place, others, rows)] = others["value"][rows]
+        return LatentTable(columns, pa.array(text, pa.string()), SCORES | there)
 
     def __len__(self) -> int:
         return len(self.columns["latent"])
+
+    @cached_property
+    def hookpoints(self) -> list[str]:
+        return sorted(set(self.columns["hookpoint"].tolist()))
 
     @cached_property
     def coders(self) -> list[str]:
@@ -177,7 +211,9 @@ class LatentTable:
         return sorted({int(prefix) for prefix in np.unique(self.columns["prefix"])})
 
     def chosen(self, view: View) -> Int[ndarray, "n"]:
-        """The rows of a view, in its order."""
+        """The rows of a view, in its order. ConfigError where it is of a scorer that was not there."""
+        if view.sort not in self.columns:
+            raise ConfigError(f"{view.sort} has scored nothing here; there are {', '.join(self.scores)} to sort by")
         order = self._order(view.sort)
         known = self._n_known(view.sort)
         order = order if view.ascending else np.concatenate([order[:known][::-1], order[known:]])
@@ -226,6 +262,7 @@ class LatentTable:
     def _kept(self, view: View) -> Bool[ndarray, "L"]:
         kept = np.ones(len(self), dtype=bool)
         for asked, name, there in (
+            (view.hookpoint, "hookpoint", self.hookpoints),
             (view.coder, "coder", self.coders),
             (view.layer, "layer", self.layers),
             (view.prefix, "prefix", self.prefixes),
@@ -268,8 +305,7 @@ class LatentTable:
         return int((~np.isnan(self.columns[name])).sum())
 
 
-def _rows(latents: Mapping[str, ndarray], about: Mapping[str, ndarray], mine: ndarray) -> Int[ndarray, "n"]:
+def _rows(place: Mapping[Any, int], about: Mapping[str, ndarray], mine: ndarray) -> Int[ndarray, "n"]:
     """Where the latents of some explanations stand."""
-    place = {name: i for i, name in enumerate(records(latents, "coder", "latent"))}
     names = records({key: about[key][mine] for key in ("coder", "latent")})
     return np.array([place[name] for name in names], dtype=np.int64)

@@ -68,7 +68,7 @@ class Live:
 
 
 def _corpus(model: LanguageModel, config: TextConfig, text: str) -> Corpus:
-    whole = replace(config, max_document_tokens=LONGEST)  # a token has one character at least
+    whole = replace(config, max_document_tokens=4 * LONGEST)  # a token has a byte at least, a character four at most
     try:
         return deal([text], model.tokenizer, whole, {"text": 1})["text"]
     except TextError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,12 @@ def source(config: RunConfig, key: CoderKey) -> dict[str, Any]:
         raise ConfigError(f"Neuronpedia orders coders by layer, and {key.source} is in none")
     behind = [place[2].strip(".:"), *([str(key.target)] if key.target != key.source else [])]
     named = [key.setting, *behind, *([f"seed{key.seed}"] if key.seed else [])]
-    return {"model_id": Path(config.model.name).name, "layer": int(place[1]), "sae_set": "-".join(filter(None, named))}
+    return {
+        "model_id": Path(config.model.name).name,
+        "layer": int(place[1]),
+        "sae_set": "-".join(filter(None, named)),
+        "sae_id_suffix": None,  # the set tells all of them apart
+    }
 
 
 def feature(
@@ -65,10 +70,12 @@ def feature(
     }
 
 
-def explanations(about: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], explainer: str, model: str) -> str:
-    """Of the rows that have a text; `about` is their `source`."""
-    lines = (
-        {
+def explanations(
+    about: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], explainer: str, model: str
+) -> Iterator[str]:
+    """Lines, of rows that have a text; `about` is their `source`."""
+    for row in rows:
+        line = {
             "modelId": about["model_id"],
             "layer": f"{about['layer']}-{about['sae_set']}",
             "index": str(row["latent"]),
@@ -76,10 +83,7 @@ def explanations(about: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], ex
             "typeName": explainer,
             "explanationModelName": model,
         }
-        for row in rows
-        if row["text"] is not None
-    )
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def _bins(counts: Sequence[int]) -> Iterable[tuple[float, int]]:
@@ -100,4 +104,5 @@ def _activations(windows: Sequence[Example], vocabulary: Vocabulary) -> Iterable
                 "bin_contains": 1 / len(quantiles),
                 "tokens": vocabulary.strings(window.tokens),
                 "values": [float(value) for value in window.activations],
+                "qualifying_token_index": int(window.activations.argmax()),
             }

@@ -5,12 +5,12 @@ What stages left is read when it is first asked for, and anew once a stage is be
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy import ndarray
@@ -24,20 +24,23 @@ from outcrop.dashboard import asked, neuronpedia
 from outcrop.dashboard.asked import Asked, Purpose
 from outcrop.dashboard.latents import LatentTable
 from outcrop.dashboard.portrait import Portrait, portrait, statistics_of
+from outcrop.database import unchanged
 from outcrop.errors import CorruptError, RunError
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.sampling import quantiles
 from outcrop.latents.windows import Grid, build_grid
 from outcrop.progress import silent
+from outcrop.replies import Replies
 from outcrop.report.judged import explainers
 from outcrop.report.page import Card, Cards, findings
 from outcrop.report.summary import plain, summarise
 from outcrop.report.tables import Tables
-from outcrop.report.windows import WindowGroup, latent_pages, window_groups
+from outcrop.report.windows import LatentPage, WindowGroup, latent_pages, window_groups
 from outcrop.results import Results, records
 from outcrop.run import RunDirectory, StageMark
 from outcrop.types import CoderKey, Example, LatentExamples, LatentId, StratumShare, Vocabulary
 
+T = TypeVar("T")
 Contexts = list[tuple[ndarray, ndarray]]  # of a document: the tokens [t] and a latent's activations [t] of each
 
 _STRONGEST = 4  # windows of each quantile that are shown of a latent without examples
@@ -102,7 +105,8 @@ class State:
     @cached_property
     def tables(self) -> Tables | None:
         """None as long as no latent is known."""
-        return self._contents.tables_as_they_are() if "examples" in self.marks else None
+        read = self._contents.tables_as_they_are
+        return unchanged(self.directory.results, read) if "examples" in self.marks else None
 
     @cached_property
     def findings(self) -> dict[str, Any] | None:
@@ -127,20 +131,17 @@ class State:
         """What was asked of each model so far, and what it cost, by all runs that share the file of replies; with the
         reason where that cannot be read although something was asked."""
         try:
-            with self._contents.replies(read_only=True) as replies:
-                return replies.totals(), None
+            return self._of_replies(Replies.totals), None
         except (CorruptError, RunError) as error:
             return [], str(error) if any(mark.models for mark in self.marks.values()) else None
 
     def purposes(self, latent: LatentId) -> list[Purpose]:
-        with Results(self.directory.results, read_only=True) as results:
-            return asked.purposes(results, latent, self.explainers)
+        return self._of_results(lambda results: asked.purposes(results, latent, self.explainers))
 
     def with_replies(self, requests: Sequence[str]) -> tuple[list[Asked], str | None]:
         """With the reason where the file of replies cannot be read."""
         try:
-            with self._contents.replies(read_only=True) as replies:
-                return asked.with_replies(replies, requests), None
+            return self._of_replies(lambda replies: asked.with_replies(replies, requests)), None
         except (CorruptError, RunError) as error:
             return [Asked(request, (), None) for request in requests], str(error)
 
@@ -164,19 +165,36 @@ class State:
         if self.tables is None:
             return None
         if (explainer, source) not in self._tables_of:
-            of = LatentTable.of(self.tables.latents, self.tables.scores, explainer, source)
+            of = LatentTable.of(self.tables, explainer, source)
             self._tables_of[explainer, source] = of
         return self._tables_of[explainer, source]
 
     def shown(self, latent: LatentId) -> Shown:
-        with Results(self.directory.results, read_only=True) as results:
-            examples = self._examples(results, latent)
-            pages = latent_pages(results, [examples], self.vocabulary) if examples else []
-            purposes = asked.purposes(results, latent, self.explainers)
+        pages, purposes = self._of_results(
+            lambda results: (self._pages(results, latent), asked.purposes(results, latent, self.explainers))
+        )
         cards = sorted(self._cards(pages), key=self._place_of)
         strongest = () if cards else window_groups(self._strongest(latent), self.vocabulary)
         row = statistics_of(self.directory.statistics, latent.coder, [latent.index]).get(latent.index)
         return Shown(cards, strongest, None if row is None else portrait(row), self._bands(latent), purposes)
+
+    def _pages(self, results: Results, latent: LatentId) -> list[LatentPage]:
+        examples = self._examples(results, latent)
+        return latent_pages(results, [examples], self.vocabulary) if examples else []
+
+    def _of_results(self, read: Callable[[Results], T]) -> T:
+        def opened() -> T:
+            with Results(self.directory.results, read_only=True) as results:
+                return read(results)
+
+        return unchanged(self.directory.results, opened)
+
+    def _of_replies(self, read: Callable[[Replies], T]) -> T:
+        def opened() -> T:
+            with self._contents.replies(read_only=True) as replies:
+                return read(replies)
+
+        return unchanged(self._contents.replies_file, opened)
 
     def _place_of(self, card: Card) -> int:
         """Where its explainer stands among all; one of which no explanation has a text stands last."""
@@ -212,22 +230,13 @@ class State:
             found.append(contexts)
         return found
 
-    def neuronpedia(self, coder: CoderKey, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Some rows of the table of latents, all of one coder, as a batch for Neuronpedia."""
-        about = statistics_of(self.directory.statistics, coder, sorted(row["latent"] for row in rows))
+    def feature(self, coder: CoderKey, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row of the table of latents as a feature for Neuronpedia."""
+        index = row["latent"]
+        about = statistics_of(self.directory.statistics, coder, [index]).get(index, {})
         n_contexts = self._cached(coder)[0].corpus.n_contexts
-        features = [
-            neuronpedia.feature(
-                row,
-                about.get(row["latent"], {}),
-                self._strongest(LatentId(coder, row["latent"])),
-                self.config,
-                n_contexts,
-                self.vocabulary,
-            )
-            for row in rows
-        ]
-        return neuronpedia.source(self.config, coder) | {"features": features}
+        strongest = self._strongest(LatentId(coder, index))
+        return neuronpedia.feature(row, about, strongest, self.config, n_contexts, self.vocabulary)
 
     def _strongest(self, latent: LatentId) -> list[Example]:
         cache, grid = self._cached(latent.coder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from outcrop import config as configs
 from outcrop.dashboard.asked import Asked, Purpose
 from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
-from outcrop.dashboard.latents import FLAGS, SCORES, STATISTICS, LatentTable, View
+from outcrop.dashboard.latents import FLAGS, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import Links
 from outcrop.dashboard.live import LONGEST, Tried
 from outcrop.dashboard.opened import Contexts, Shown, State
@@ -47,6 +48,8 @@ def run_page(now: State, table: LatentTable | None, by: str, links: Links) -> st
         dots=None if table is None else score_dots(table, links.latent),
         explained_by=by,
         config=configs.dump(now.config),
+        path=shlex.quote(str(now.directory.path)),
+        config_path=shlex.quote(str(now.directory.config)),
         **(now.findings or {"summary": None}),
     )
 
@@ -82,7 +85,7 @@ def _table_page(
         statuses=STATUSES,
         flags=FLAGS,
         statistics=STATISTICS,
-        scores=SCORES,
+        scores=None if table is None else table.scores,
         **context,
     )
 
@@ -126,7 +129,7 @@ def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: L
     about = table.row(row)
     coder, index = about["coder"], about["latent"]
     assert now.findings is not None, "a run with a table has findings"
-    query = "" if view is None else f"?{view.query()}"
+    query = "" if view is None else f"?{view.named}"
     before, behind = (_latent_link(table, one, links, query) for one in table.around(row, view))
     return render(
         "latent.html.j2",

@@ -102,5 +102,5 @@ def _positions(rates: list[float | None]) -> Markup:
         f"{2**i if i else 0} to {2 ** (i + 1) - 1}" if i < N_PLACES - 1 else f"{2**i} on" for i in range(len(shown))
     ]
     titles = [f"positions {place}: {count(n)} per million" for place, n in zip(places, shown, strict=True)]
-    ticks = {i: count(2**i) for i in range(0, len(shown), 2)}
+    ticks = {i: count(2**i if i else 0) for i in range(0, len(shown), 2)}
     return histogram(shown, titles, ticks, "Firings per million tokens by position in the context")

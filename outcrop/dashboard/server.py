@@ -4,7 +4,7 @@
     /RUN/                       what was found in one
     /RUN/latents?…              all its latents, searched, filtered and sorted (`latents.View`)
     /RUN/latents.csv?…          the same rows, whole; also .parquet
-    /RUN/neuronpedia.json?…     the rows of one page of a view, of one coder, for Neuronpedia
+    /RUN/neuronpedia.json?…     the same rows, of one coder, as features for Neuronpedia
     /RUN/neuronpedia.jsonl?…    their explanations, for Neuronpedia, too
     /RUN/latent/CODER/INDEX?…   one latent, between its neighbours in a view
     /RUN/document/CODER/INDEX/NUMBER   a document of the cache, with the activations of one latent
@@ -22,7 +22,7 @@ import io
 import json
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -34,18 +34,18 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from outcrop.dashboard import neuronpedia
-from outcrop.dashboard.guard import Guard, is_loopback
+from outcrop.dashboard.guard import HEADERS, Guard, is_loopback
 from outcrop.dashboard.latents import LatentTable, View
 from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.live import Live
 from outcrop.dashboard.opened import OpenedRun, State
 from outcrop.dashboard.pages import asked_page, document_page, latent_page, latents_page, render, run_page, try_page
-from outcrop.errors import ConfigError, OutcropError
+from outcrop.errors import ConfigError, OutcropError, RunError
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
 from outcrop.report.page import style_sheet
@@ -61,12 +61,12 @@ def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None
     app = application([OpenedRun(path) for path in paths], host, token, live=live)
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"nothing can listen at port {port} of {host} ({error.strerror}); --port names another"
+            f"nothing can listen at port {port} of {host} ({error}); --port and --host name others"
         ) from error
     shown = f"[{host}]" if ":" in host else host
-    say(f"http://{shown}:{port}/" + (f"?token={token}" if token else "") + "   (Ctrl-C stops)")
+    say(f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "") + "   (Ctrl-C stops)")
     uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listening])
 
 
@@ -88,19 +88,23 @@ def application(
         Route("/static/page.css", pages.style),
         Mount("/static", StaticFiles(directory=_HERE / "static")),
     ]
-    handlers: dict[Any, Any] = {OutcropError: _complain, HTTPException: _missing}
+    handlers: dict[Any, Any] = {OutcropError: _complain, HTTPException: _missing, Exception: _fail}
     guard = Middleware(Guard, host=host, token=token)
     return Starlette(routes=routes, middleware=[guard], exception_handlers=handlers)
 
 
 def _complain(_: Request, error: Exception) -> Response:
-    return _page(
-        "error.html.j2", 400 if isinstance(error, ConfigError) else 500, title="This cannot be shown", error=str(error)
-    )
+    status = 400 if isinstance(error, ConfigError) else 409 if isinstance(error, RunError) else 500
+    return _page("error.html.j2", status, title="This cannot be shown", error=str(error))
 
 
 def _missing(_: Request, error: HTTPException) -> Response:
     return _page("error.html.j2", error.status_code, title="There is no such page", error=error.detail)
+
+
+def _fail(_: Request, error: Exception) -> Response:
+    """Of an error that nobody expected, which is raised again behind this answer and not seen by the guard."""
+    return PlainTextResponse(f"this page failed ({type(error).__name__}); the server goes on", 500, headers=HEADERS)
 
 
 def _page(template: str, status: int = 200, **context: Any) -> HTMLResponse:
@@ -164,26 +168,30 @@ class _Pages:
         with run.lock:
             now = run.now
             table, by = _table(now, view)
-            page = None if table is None else table.page(view)
-            if page is None or not page.rows or view.page > page.n_pages:
-                raise ConfigError("no latent is on this page; the address chooses none, or a page behind the last")
-            rows = page.rows
-            coders = {row["coder"] for row in rows}
+            chosen = [] if table is None else table.chosen(view).tolist()
+            if table is None or not chosen:
+                raise ConfigError("the address chooses no latent")
+            coders = {str(table.columns["coder"][row]) for row in chosen}
             if len(coders) > 1:
                 raise ConfigError(f"what Neuronpedia takes is of one coder, and here are {len(coders)}; choose one")
             coder = CoderKey.parse(coders.pop())
+            about = neuronpedia.source(now.config, coder)
+            explained = [row for row in chosen if table.text[row].is_valid]
             match kind:
                 case "json":
-                    content = json.dumps(now.neuronpedia(coder, rows), ensure_ascii=False)
+                    name, content = "batch-0.json", _batch(run, now, table, chosen, coder)
+                case "jsonl" if explained:
+                    rows, model = map(table.row, explained), now.explaining_model(by[0])
+                    name, content = (
+                        "explanations.jsonl",
+                        neuronpedia.explanations(about, rows, explained_by(*by), model),
+                    )
                 case "jsonl":
-                    about = neuronpedia.source(now.config, coder)
-                    if all(row["text"] is None for row in rows):
-                        raise ConfigError("no latent on this page has an explanation; the address chooses others")
-                    content = neuronpedia.explanations(about, rows, explained_by(*by), now.explaining_model(by[0]))
+                    raise ConfigError("none of these latents has an explanation; the address chooses others")
                 case _:
                     raise HTTPException(404, f"Neuronpedia takes json and jsonl, not {kind[:20]}")
-        headers = {"Content-Disposition": f'attachment; filename="neuronpedia.{kind}"'}
-        return Response(content, media_type="application/json", headers=headers)
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return StreamingResponse(content, media_type="application/json", headers=headers)
 
     def latent(self, request: Request) -> Response:
         run, links = self._run(request)
@@ -253,7 +261,7 @@ class _Pages:
 
 
 def _whole(text: str) -> int:
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > 9:
         raise ConfigError(f"a run is named {text[:60]!r}; expected its number, from 0")
     return int(text)
 
@@ -266,6 +274,16 @@ def _latent(now: State, request: Request, view: View) -> tuple[LatentId, LatentT
     if table is None or row is None:
         raise HTTPException(404, f"there is no latent {index} of {coder[:200]}")
     return LatentId(CoderKey.parse(coder), index), table, row
+
+
+def _batch(run: OpenedRun, now: State, table: LatentTable, rows: Sequence[int], coder: CoderKey) -> Iterator[str]:
+    """A batch of Neuronpedia's, feature by feature by number; other pages get their turn in between."""
+    yield json.dumps(neuronpedia.source(now.config, coder))[:-1] + ', "features": ['
+    for i, row in enumerate(sorted(rows, key=lambda row: int(table.columns["latent"][row]))):
+        with run.lock:
+            feature = now.feature(coder, table.row(row))
+        yield ("," if i else "") + json.dumps(feature)
+    yield "]}"
 
 
 def _view(request: Request) -> View:

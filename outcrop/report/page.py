@@ -201,17 +201,20 @@ class Cards:
         row = self._rows.get((*name, page.explainer, page.source))
         scores = None if row is None else scores_of(self._scores, row)
         anchor = f"latent-{self._coders.index(name[0])}-{page.latent.index}-{number}"
-        return Card(anchor, page, coder_label(name[0]), scores, _status(scores, self._statuses[name]))
+        return Card(anchor, page, coder_label(name[0]), scores, _status(page, scores, self._statuses[name]))
 
 
 _EXPLANATION = ("coder", "latent", "explainer", "source")
 _LATENT = ("coder", "latent", "status")
 
 
-def _status(scores: dict[str, Any] | None, of_latent: str) -> str:
-    """That of the explanation: its latent may be scored by another one, or by another scorer."""
-    if scores is None:
+def _status(page: LatentPage, scores: dict[str, Any] | None, of_latent: str) -> str:
+    """That of the explanation: its latent may be scored by another one, or by another scorer; and it may be younger
+    than the tables."""
+    if page.text is None:
         return "failed"
+    if scores is None:
+        return "explained only"
     judged = scores["explanation"]["balanced_accuracy"]["n"] > 0
     return of_latent if judged or of_latent != "scored" else "not judged by detection"
 

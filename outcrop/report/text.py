@@ -16,7 +16,8 @@ from markupsafe import Markup, escape
 from outcrop.interp.explainers.telling import WHOLE
 
 _SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"}  # the usual space is not looked at
+_BLANK = re.compile("[\u115f\u1160\u3164\uffa0\U000e0100-\U000e01ef]")  # letters and marks of which nothing is seen
 _JOINERS = "\u200c\u200d"  # of emoji and of Persian and Indic script; harmless
 _UNUSUAL = re.compile("[^ -~]")
 PLACEHOLDER = "[↵⇥␍]|⟨[^⟨⟩]{1,40}⟩"  # a pattern of Python's and of JavaScript's
@@ -38,7 +39,8 @@ def visible_token(text: str, limit: int = 48) -> str:
 def _sign(character: str) -> str:
     if character in _SIGNS:
         return _SIGNS[character]
-    if unicodedata.category(character) in _HIDDEN and character not in _JOINERS:
+    hidden = unicodedata.category(character) in _HIDDEN and character not in _JOINERS
+    if hidden or _BLANK.match(character):
         return f"⟨U+{ord(character):04X}⟩"
     return character
 

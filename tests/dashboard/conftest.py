@@ -55,7 +55,8 @@ def hostile(described: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_vocabulary(Vocabulary((HOSTILE.encode(), *(b"<b>" + piece for piece in pieces[1:]))), path)
     with Results(run / "results.sqlite") as results:
         results._db.execute("UPDATE explanations SET text = ? WHERE text IS NOT NULL", (HOSTILE,))
-        results._db.execute("UPDATE explanations SET failure_detail = ? WHERE text IS NULL", (HOSTILE,))
+        untold = "UPDATE explanations SET text = NULL, failure = 'unreadable', failure_detail = ? WHERE "
+        assert results._db.execute(untold + "explainer = 'contrastive' AND latent % 4 = 1", (HOSTILE,)).rowcount > 0
         failed = "predicted = NULL, probability = NULL, failure = 'unreadable', failure_detail = ?"
         where = "example % 3 = 0 AND scorer = 'detection'"
         assert results._db.execute(f"UPDATE judgements SET {failed} WHERE {where}", (HOSTILE,)).rowcount > 0

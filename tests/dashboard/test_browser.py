@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -47,8 +48,15 @@ VIEWS = (
 
 @pytest.fixture(scope="module")
 def address(finished: Path, described: Path) -> Iterator[str]:
-    runs = [OpenedRun(finished), OpenedRun(described)]
-    server = uvicorn.Server(uvicorn.Config(application(runs, live=True), port=0, log_level="warning"))
+    with served([OpenedRun(finished), OpenedRun(described)], live=True) as address:
+        yield address
+
+
+@contextmanager
+def served(runs: Sequence[OpenedRun], *guarded: str, live: bool = False) -> Iterator[str]:
+    """Where they are; `guarded` are the host and the token of `application`."""
+    app = application(runs, *guarded, live=live)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -309,6 +317,30 @@ def test_foreign_text_in_a_folder_stays_text(browser: Browser, hostile: Path, tm
         assert "<script>alert(1)</script>" in page.inner_text("main") and fits(page)
 
 
+def test_foreign_text_on_a_server_stays_text(browser: Browser, hostile: Path) -> None:
+    with (
+        served([OpenedRun(hostile), OpenedRun(hostile)], live=True) as address,
+        opened(browser, "phone", "light") as page,
+    ):
+        page.goto(f"{address}/0/latents?status=scored")
+        follow(page, "tbody th a >> nth=0")
+        latent = page.url
+        for at in ("/0/", "/0/latents?status=scored", latent.removeprefix(address), "/compare?first=0&second=1"):
+            page.goto(address + at)
+            assert fits(page), at
+            assert page.locator("main img, main script").count() == 0, at
+            assert "compare" in at or "<script>alert(1)</script>" in page.inner_text("main"), at
+
+
+def test_an_address_with_its_token_leads_to_a_coder_whose_name_is_quoted(finished: Path) -> None:
+    """Names of coders hold quoted hookpoints, and stand in addresses quoted again."""
+    with served([OpenedRun(finished)], "0.0.0.0", "secret") as address:
+        asked = f"{address}/0/latent/topk,mlp%253Ainput,mlp%253Ainput,0/3"
+        answer = httpx.get(f"{asked}?token=secret&sort=latent")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == f"{asked.removeprefix(address)}?sort=latent"
+
+
 def test_every_page_is_photographed(page: Page, address: str, tmp_path: Path) -> None:
     """Nothing is wider than the window, and every picture shows something."""
     page.goto(f"{address}/1/latents?status=scored")
@@ -349,16 +381,18 @@ def test_all_text_stands_out_from_what_is_behind_it(theme: str, browser: Browser
             assert contrast >= 4.5, (at, whose)
 
 
-def test_the_window_is_filled_before_it_is_scrolled(page: Page, address: str) -> None:
+def test_the_window_is_filled_before_it_is_scrolled(page: Page, address: str, folder: Path) -> None:
     """No layout shift, on a slow machine and a slow line too: what stands there stays where it is."""
     devtools = page.context.new_cdp_session(page)
     devtools.send("Emulation.setCPUThrottlingRate", {"rate": 10})
     line = {"offline": False, "latency": 5, "downloadThroughput": 100_000, "uploadThroughput": -1}
     devtools.send("Network.emulateNetworkConditions", line)
-    page.goto(f"{address}/0/latents")
-    shift = page.evaluate(
-        "new Promise(done => { let sum = 0;"
-        "new PerformanceObserver(list => { for (const e of list.getEntries()) sum += e.value; })"
-        ".observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(sum), 500); })"
-    )
-    assert shift < 0.01
+    for at in (f"{address}/0/latents", (folder / "latents.html").as_uri()):
+        page.goto(at)
+        page.locator("tbody th a").first.wait_for()
+        shift = page.evaluate(
+            "new Promise(done => { let sum = 0;"
+            "new PerformanceObserver(list => { for (const e of list.getEntries()) sum += e.value; })"
+            ".observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(sum), 500); })"
+        )
+        assert shift < 0.01, at

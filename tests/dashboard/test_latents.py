@@ -33,7 +33,7 @@ views = st.builds(
 
 @pytest.fixture(scope="module")
 def table(tables: Tables) -> LatentTable:
-    return LatentTable.of(tables.latents, tables.scores, "contrastive", "all")
+    return LatentTable.of(tables, "contrastive", "all")
 
 
 @given(views)

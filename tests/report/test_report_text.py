@@ -11,6 +11,7 @@ from outcrop.report.text import foreign, interval, number, one_in, percent, visi
 def test_whitespace_and_hidden_characters_become_signs() -> None:
     assert visible("a\n\tb\u202ec\u0000\ufeff", 99) == "a↵⇥b⟨U+202E⟩c⟨U+0000⟩⟨U+FEFF⟩"
     assert visible("a lone surrogate \ud800", 99) == "a lone surrogate ⟨U+D800⟩"
+    assert visible("a\u00a0b\u3000c\u3164d\U000e0141 e", 99) == "a⟨U+00A0⟩b⟨U+3000⟩c⟨U+3164⟩d⟨U+E0141⟩ e"
 
 
 def test_a_token_of_spaces_is_dotted_and_other_spaces_are_left() -> None:
@@ -27,7 +28,7 @@ def test_no_markup_and_no_hidden_character_survives(text: str) -> None:
     shown = foreign(text).replace('<span class="sign">', "").replace("</span>", "")
     assert "<" not in shown
     assert '"' not in shown
-    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in shown)
+    assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp", "Zs") for c in shown.replace(" ", ""))
     shown.encode("utf-8")
 
 

@@ -65,7 +65,7 @@ const address = (changes = {}) => {
 
 const kept = () => {
   const words = value("words").toLowerCase(), statuses = ticked("status"), wanted = ticked("flag");
-  const same = ["coder", "layer", "prefix"].filter((name) => value(name)).map((name) => [columns[name], value(name)]);
+  const same = ["hookpoint", "coder", "layer", "prefix"].filter((name) => value(name)).map((name) => [columns[name], value(name)]);
   const bounds = [["firing_rate", "least_rate", "most_rate"], [value("sort"), "least", "most"]]
     .map(([name, least, most]) => [column(name), value(least), value(most)]);
   const within = (number, least, most) => (least === "" || (number !== null && number >= Number(least))) && (most === "" || (number !== null && number <= Number(most)));
@@ -150,15 +150,18 @@ const show = async (addressed, mine) => {
   }
 };
 
+// Columns grow with their rows: what is found is shown once it is there.
+const unveil = () => { document.querySelector(".found").hidden = false; };
 const shown = (addressed) => {
   const mine = ++turn;
-  return show(addressed, mine).catch((error) => {
+  return show(addressed, mine).then(unveil, (error) => {
     if (mine !== turn) return;
     body.replaceChildren();
     shownPage.textContent = "";
     previous.hidden = next.hidden = true;
     status.textContent = error.message;
     status.classList.add("failure");
+    unveil();
   });
 };
 addEventListener("hashchange", () => { typedIn = null; shown(true); });
