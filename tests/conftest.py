@@ -23,6 +23,11 @@ from tests.tiny import write_corpus, write_model
 from tests.tiny_run import arguments, write_inputs
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "also photograph every page of this run, such as runs/demo, into RUN-pictures"
+    parser.addoption("--photograph", type=Path, metavar="RUN", help=told)
+
+
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"))

@@ -341,7 +341,31 @@ def test_an_address_with_its_token_leads_to_a_coder_whose_name_is_quoted(finishe
     assert answer.headers["location"] == f"{asked.removeprefix(address)}?sort=latent"
 
 
-def test_every_page_is_photographed(page: Page, address: str, tmp_path: Path) -> None:
+def test_every_page_is_photographed(page: Page, address: str, folder: Path, tmp_path: Path) -> None:
+    photograph(page, address, folder, tmp_path)
+
+
+def test_every_page_of_a_run_of_ones_own_is_photographed(
+    page: Page, own: tuple[str, Path], request: pytest.FixtureRequest
+) -> None:
+    pictures = Path(f"{request.config.getoption('--photograph')}-pictures") / request.node.callspec.params["page"]
+    pictures.mkdir(parents=True, exist_ok=True)
+    photograph(page, *own, pictures)
+
+
+@pytest.fixture(scope="module")
+def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The run that --photograph names, on a server twice and in a folder."""
+    path = request.config.getoption("--photograph")
+    if path is None:
+        pytest.skip("--photograph names no run")
+    folder = tmp_path_factory.mktemp("own") / "pages"
+    export(OpenedRun(path), folder, silent)
+    with served([OpenedRun(path), OpenedRun(path)], live=True) as address:
+        yield address, folder
+
+
+def photograph(page: Page, address: str, folder: Path, pictures: Path) -> None:
     """Nothing is wider than the window, and every picture shows something."""
     page.goto(f"{address}/1/latents?status=scored")
     follow(page, "tbody th a >> nth=0")
@@ -361,13 +385,16 @@ def test_every_page_is_photographed(page: Page, address: str, tmp_path: Path) ->
         "asked": asked,
         "try": f"{address}/1/try?text=The+river+ran+past+the+old+mill+and+under+the+bridge+into+the+town.",
         "compare": f"{address}/compare?first=0&second=1",
+        "folder-run": (folder / "index.html").as_uri(),
+        "folder-latents": (folder / "latents.html").as_uri(),
     }
     for name, at in pages.items():
         answer = page.goto(at)
         assert answer is not None and answer.ok and page.locator("h1").count() == 1, name
+        page.wait_for_load_state("networkidle")
         assert fits(page), name
-        page.screenshot(path=tmp_path / f"{name}.png", full_page=True)
-        assert (tmp_path / f"{name}.png").stat().st_size > 10_000, name
+        page.screenshot(path=pictures / f"{name}.png", full_page=True)
+        assert (pictures / f"{name}.png").stat().st_size > 10_000, name
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

@@ -79,6 +79,7 @@ def test_a_latent_that_fires_where_contexts_begin_is_positional_and_a_common_one
     planted = {f.name: getattr(real, f.name) for f in fields(Counts)} | {
         "places": places,
         "n_fired": places.sum(axis=1),
+        "total": places.sum(axis=1).astype(float),
     }
     monkeypatch.setattr("outcrop.latents.statistics.count", lambda *_: Counts(**planted))
     found = latent_statistics(cached.cache, cached.grid, cached.is_score)
