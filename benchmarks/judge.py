@@ -2,9 +2,10 @@
 
     python benchmarks/judge.py [--quick] [--judge qwen-0.5b]
 
-Two jobs on the same real prompts, of the demo's windows cut from Wikipedia leads: label
-probabilities (windows judged per second) and short texts (explanations per second). The last
-line is JSON: medians over the rounds, and the ratios llama.cpp / in process (above 1: the server is faster).
+Jobs on real prompts, of the demo's windows cut from Wikipedia leads: label probabilities (windows judged per
+second), the same of prompts that begin with a number of their own, so that no beginning is shared, and short texts
+(explanations per second). The last line is JSON: medians over the rounds, the ratios llama.cpp / in process (above
+1: the server is faster), and for either what sharing beginnings makes of the rate.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -78,6 +80,16 @@ def _latent(scored: tuple[Example, ...]) -> LatentExamples:
     return LatentExamples(LatentId(CoderKey("b", place, place, 0), 0), 0.01, 0.1, (), scored, ())
 
 
+def apart(asked: list[Request]) -> list[Request]:
+    """The same with different first words."""
+    return [
+        replace(
+            one, messages=(replace(one.messages[0], content=f"{number}. {one.messages[0].content}"), *one.messages[1:])
+        )
+        for number, one in enumerate(asked, start=100)
+    ]
+
+
 def rate(client: Client, asked: list[Request]) -> float:
     """Answers per second."""
     start = time.perf_counter()
@@ -103,16 +115,21 @@ def main() -> None:
         }
         for number in range(rounds):  # fresh prompts in each round, so that no cache answers for the model
             for name, client in clients.items():
-                some = labels[number * n_labels :][:n_labels], texts[number * n_texts :][:n_texts]
-                for job, asked in zip(("labels", "texts"), some, strict=True):
+                some, written = labels[number * n_labels :][:n_labels], texts[number * n_texts :][:n_texts]
+                jobs = {"labels": some, "labels, nothing shared": apart(some), "texts": written}
+                for job, asked in jobs.items():
                     figures.setdefault(f"{name}, {job} per second", []).append(rate(client, asked))
     medians = {name: statistics.median(values) for name, values in figures.items()}
     for name, values in figures.items():
-        print(f"{name:32} median {medians[name]:.2f}, from {min(values):.2f} to {max(values):.2f}")
+        print(f"{name:48} median {medians[name]:.2f}, from {min(values):.2f} to {max(values):.2f}")
     ratios = {
         f"{job}: llama.cpp / in process": medians[f"llama.cpp, {job} per second"]
         / medians[f"in process, {job} per second"]
         for job in ("labels", "texts")
+    } | {
+        f"{name}: shared / nothing shared": medians[f"{name}, labels per second"]
+        / medians[f"{name}, labels, nothing shared per second"]
+        for name in clients
     }
     print(json.dumps({k: round(v, 3) for k, v in {**medians, **ratios}.items()}))
 

@@ -40,8 +40,8 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="a directory for the figures")
     options = parser.parse_args()
     groups = grouped(pq.read_table(options.file).to_pylist())
-    alone = pq.read_table(options.time).to_pylist() if options.time else []
-    times = {row["setting"]: 1e6 * row["seconds"] / row["tokens"] for row in alone}
+    alone = grouped(pq.read_table(options.time).to_pylist()) if options.time else {}
+    times = {key: 1e6 * row["seconds"] / row["tokens"] for key, (row,) in alone.items()}
     for place in dict.fromkeys(place for place, _ in groups):
         print(f"### {place}\n\n| {' | '.join(COLUMNS)} |")
         print("|---" * len(COLUMNS) + "|")
@@ -54,7 +54,7 @@ def main() -> None:
             write_atomically(options.figures / name, content)
 
 
-def _cells(groups: Groups, place: str, setting: str, times: Mapping[str, float]) -> Iterator[str]:
+def _cells(groups: Groups, place: str, setting: str, times: Mapping[tuple[str, str], float]) -> Iterator[str]:
     rows = groups[place, setting]
     yield from (setting.replace(",", ", "), str(len(rows)))
     yield plus_minus(*mean(rows, "fvu"), 4)
@@ -64,7 +64,7 @@ def _cells(groups: Groups, place: str, setting: str, times: Mapping[str, float])
     yield f"{_value(rows, 'overlap'):.2f}" if rows[0]["overlap"] else "—"
     matched = mean_matched(rows)
     yield "—" if matched is None else f"{matched:.2f}"
-    yield f"{times[setting]:.1f}" if setting in times else "—"
+    yield f"{times[place, setting]:.1f}" if (place, setting) in times else "—"
 
 
 def _value(rows: Sequence[Row], name: str) -> float:

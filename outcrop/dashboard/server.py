@@ -22,7 +22,7 @@ import io
 import json
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -179,7 +179,7 @@ class _Pages:
             explained = [row for row in chosen if table.text[row].is_valid]
             match kind:
                 case "json":
-                    name, content = "batch-0.json", _batch(run, now, table, chosen, coder)
+                    name, content = "batch-0.json", _batch(run, now, table, chosen, about)
                 case "jsonl" if explained:
                     rows, model = map(table.row, explained), now.explaining_model(by[0])
                     name, content = (
@@ -276,9 +276,12 @@ def _latent(now: State, request: Request, view: View) -> tuple[LatentId, LatentT
     return LatentId(CoderKey.parse(coder), index), table, row
 
 
-def _batch(run: OpenedRun, now: State, table: LatentTable, rows: Sequence[int], coder: CoderKey) -> Iterator[str]:
-    """A batch of Neuronpedia's, feature by feature by number; other pages get their turn in between."""
-    yield json.dumps(neuronpedia.source(now.config, coder))[:-1] + ', "features": ['
+def _batch(
+    run: OpenedRun, now: State, table: LatentTable, rows: Sequence[int], about: Mapping[str, Any]
+) -> Iterator[str]:
+    """A batch of Neuronpedia's of rows of one coder, by number; other pages get their turn in between."""
+    coder = CoderKey.parse(str(table.columns["coder"][rows[0]]))
+    yield json.dumps(about)[:-1] + ', "features": ['
     for i, row in enumerate(sorted(rows, key=lambda row: int(table.columns["latent"][row]))):
         with run.lock:
             feature = now.feature(coder, table.row(row))
