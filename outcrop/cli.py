@@ -215,15 +215,16 @@ def _export(run: Run) -> None:
 def _sweep(arguments: Sequence[str]) -> None:
     command = parse_run("outcrop sweep", arguments, SweepCommand)
     from outcrop.console import bars, quiet, say
-    from outcrop.sweep import keep_settings, read_grid, sweep
+    from outcrop.sweep import keep_settings, keep_targets, read_grid, sweep
 
     quiet()
     grid = command.grid or command.out / "grid.yaml"
     if not grid.exists():
         raise ConfigError(f"there is no {grid}; --grid names a file with the settings that the trainings differ in")
     points = read_grid(grid, command.config)
-    keep_settings(command.out, command.config, grid.read_bytes())
-    sweep(points, command.out, targets=command.target_fvu, progress=bars, say=say)
+    keep_settings(command.out, command.config, grid.read_bytes(), fresh=command.fresh)
+    targets = keep_targets(command.out, command.target_fvu)
+    sweep(points, command.out, targets=targets, progress=bars, say=say)
     print((command.out / "table.md").read_text(encoding="utf-8"))  # noqa: T201
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from outcrop import config as configs
 from outcrop.config import Where
+from outcrop.errors import OutcropError
 from outcrop.pipeline import Run
 from outcrop.report.text import interval, number
 from outcrop.schema import EMBEDDING
@@ -29,14 +30,20 @@ COLUMNS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run directories whose report is made")
+    try:
+        runs = [Run(configs.load(path / "config.yaml"), path) for path in parser.parse_args().runs]
+        for run in runs:
+            run.summary(Where())
+    except OutcropError as error:
+        parser.error(str(error))
     print(f"| {' | '.join(COLUMNS)} |")
     print("|---" * len(COLUMNS) + "|")
-    for path in parser.parse_args().runs:
-        run = Run(configs.load(path / "config.yaml"), path)
+    for run in runs:
         n_layers = run.config.coder.layers
         for layers in [tuple(range(n_layers)), *((layer,) for layer in range(n_layers) if n_layers > 1)]:
             about = "all" if len(layers) == n_layers else str(layers[0])
-            print(f"| {path.name} | {about} | {' | '.join(_cells(run.summary(Where(layers=layers))['scores']))} |")
+            cells = _cells(run.summary(Where(layers=layers))["scores"])
+            print(f"| {run.directory.name} | {about} | {' | '.join(cells)} |")
 
 
 def _cells(scores: Mapping[str, Any]) -> Iterator[str]:

@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 
+from outcrop.errors import ConfigError
 from outcrop.report.drawing import COLOURS, MARKS, Drawn, files, new_axes
 from outcrop.run import write_atomically
-from outcrop.sweep.table import Groups, grouped, mean, mean_matched, plus_minus, worst_unfired
+from outcrop.sweep.table import Groups, Row, grouped, mean, mean_matched, plus_minus, read_rows, worst_unfired
 
-Row = Mapping[str, Any]
 ONE = "layers=1"
 STACKS = {depth: f"layers={depth}" for depth in range(1, 6)}
 WIDE = {1: ONE} | {times: f"n_latents={2304 * times},k={16 * times}" for times in range(2, 6)}
@@ -39,9 +37,13 @@ def main() -> None:
     parser.add_argument("--time", type=Path, help="that of the sweep whose trainings ran alone")
     parser.add_argument("--figures", type=Path, help="a directory for the figures")
     options = parser.parse_args()
-    groups = grouped(pq.read_table(options.file).to_pylist())
-    alone = grouped(pq.read_table(options.time).to_pylist()) if options.time else {}
-    times = {key: 1e6 * row["seconds"] / row["tokens"] for key, (row,) in alone.items()}
+    try:
+        groups, alone = grouped(read_rows(options.file)), grouped(read_rows(options.time) if options.time else [])
+    except ConfigError as error:
+        parser.error(str(error))
+    if not all((place, ONE) in groups for place, _ in groups):
+        parser.error(f"{options.file} is not of stack.yaml: it has no training with {ONE}")
+    times = {key: 1e6 * rows[0]["seconds"] / rows[0]["tokens"] for key, rows in alone.items()}
     for place in dict.fromkeys(place for place, _ in groups):
         print(f"### {place}\n\n| {' | '.join(COLUMNS)} |")
         print("|---" * len(COLUMNS) + "|")

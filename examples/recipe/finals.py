@@ -12,17 +12,15 @@ import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from outcrop.errors import ConfigError
 from outcrop.report.ledger import place_label
-from outcrop.sweep.table import mean, mean_matched, plus_minus, worst_unfired
+from outcrop.sweep.table import Row, mean, mean_matched, plus_minus, read_rows, worst_unfired
 from outcrop.sweep.trainings import reached
 from outcrop.types import CoderKey
 
-Row = dict[str, Any]
 BASE = "optimizer=adam"
 UNITS = ("seconds", "tokens")
 COLUMNS = (
@@ -35,7 +33,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="table.parquet of the sweep")
     groups = defaultdict[tuple[str, str, str], list[Row]](list)
-    for row in pq.read_table(parser.parse_args().file).to_pylist():
+    file = parser.parse_args().file
+    try:
+        rows = read_rows(file)
+    except ConfigError as error:
+        parser.error(str(error))
+    if not all(row["setting"].startswith("layers=") for row in rows):
+        parser.error(f"{file} is not of finals.yaml: it has settings that do not begin with layers=")
+    for row in rows:
         layers, _, training = row["setting"].partition(",")
         groups[place_label(CoderKey.parse(row["coder"])), layers, training].append(row)
     print(f"| {' | '.join(COLUMNS)} |")

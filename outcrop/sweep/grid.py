@@ -3,7 +3,7 @@
 - {}                                   # a training without any change
 - train.optimizer: [muon, signum]      # two more
 - train.optimizer: [adam]              # three more: every combination within one grid
-  train.lr: [2e-3, 4e-3, 8e-3]
+  train.lr: [0.002, 0.004, 0.008]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import yaml
 
 from outcrop import config as configs
-from outcrop.config import RunConfig
+from outcrop.config import ModelConfig, RunConfig, TextConfig
 from outcrop.errors import ConfigError
 
 _SEEDS = "coder.seeds"
@@ -27,7 +28,7 @@ _LONGEST = 100  # characters of a name
 
 @dataclass(frozen=True)
 class Point:
-    """One training: what it changes, by setting, and all its settings."""
+    """One training: what it changes, by setting and as read, and all its settings."""
 
     changes: dict[str, Any]
     config: RunConfig
@@ -60,12 +61,14 @@ def points(grids: Any, base: RunConfig, origin: str) -> list[Point]:
     """Those of all grids, each once, in their order."""
     if not isinstance(grids, Sequence) or not grids or not all(_is_grid(grid) for grid in grids):
         raise ConfigError(
-            f"{origin} is no list of grids; expected for example `- train.lr: [1e-3, 2e-3]`, with a list of values for "
-            "each setting"
+            f"{origin} is no list of grids; expected for example `- train.lr: [0.001, 0.002]`, with a list of values "
+            "for each setting"
         )
     found = dict[str, Point]()
     for changes in (changes for grid in grids for changes in _combinations(grid)):
-        point = Point(changes, _changed(base, changes, origin))
+        config = _changed(base, changes, origin)
+        read = configs.to_dict(config)
+        point = Point({_plain(setting): _at(read, setting) for setting in changes}, config)
         found.setdefault(point.name, point)
     return list(found.values())
 
@@ -82,19 +85,42 @@ def _combinations(grid: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
 def _changed(base: RunConfig, changes: Mapping[str, Any], origin: str) -> RunConfig:
     data = configs.to_dict(base)
     for setting, value in changes.items():
-        *rooms, name = setting.replace("-", "_").split(".")
-        place: Any = data
-        for room in rooms:
-            place = place.get(room) if isinstance(place, dict) else None
+        room, _, name = _plain(setting).rpartition(".")
+        place = _at(data, room) if room else data
         if not isinstance(place, dict):
             raise ConfigError(f"{origin} changes {setting!r}, which is no setting")
         place[name] = value
     return configs.from_dict(data, origin)
 
 
+def _plain(setting: str) -> str:
+    """As `config.yaml` has it."""
+    return setting.replace("-", "_")
+
+
+def _at(data: Any, setting: str) -> Any:
+    """None where there is nothing of that name."""
+    for name in _plain(setting).split("."):
+        data = data.get(name) if isinstance(data, dict) else None
+    return data
+
+
 def _named(changes: Mapping[str, Any]) -> str:
-    told = (f"{setting.rpartition('.')[2]}={_told(value)}" for setting, value in changes.items())
-    return ",".join(told) or "base"
+    return ",".join(f"{_short(setting)}={_told(value)}" for setting, value in changes.items()) or "base"
+
+
+def _short(setting: str) -> str:
+    """Without its room where no other room has a setting of that name."""
+    short = setting.rpartition(".")[2]
+    return setting if short in _shared() else short
+
+
+@cache
+def _shared() -> set[str]:
+    """The names of settings that several rooms have."""
+    data = configs.to_dict(RunConfig(ModelConfig(""), TextConfig(""), ("",)))
+    names = [name for room in data.values() if isinstance(room, dict) for name in room]
+    return {name for name in names if names.count(name) + (name in data) > 1}
 
 
 def _told(value: Any) -> str:
@@ -102,7 +128,7 @@ def _told(value: Any) -> str:
         case bool() | None:
             return str(value).lower()
         case float():
-            return f"{value:g}"
+            return f"{value:.12g}"
         case list():
             return "+".join(map(_told, value))
         case _:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from outcrop.errors import ConfigError
 from outcrop.metrics.coverage import macro_mean
 from outcrop.report.ledger import place_label
 from outcrop.report.text import count, number
@@ -15,6 +19,17 @@ from outcrop.types import CoderKey
 CONFIDENCE = 0.95
 Row = Mapping[str, Any]
 Groups = dict[tuple[str, str], list[Row]]  # by place and setting
+
+
+def read_rows(path: Path) -> list[Row]:
+    """One per coder, of a sweep's `table.parquet`. ConfigError for another file."""
+    try:
+        rows: list[Row] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{path} cannot be read as the table of a sweep ({error})") from error
+    if not rows or not {"coder", "setting", "course_fvu"} <= rows[0].keys():
+        raise ConfigError(f"{path} is no table of a sweep; expected its table.parquet")
+    return rows
 
 
 def grouped(rows: Sequence[Row]) -> Groups:
@@ -73,7 +88,10 @@ def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
         "seconds": "seconds",
     }
     for target in targets:
-        columns |= {f"tokens_to_{target:g}": f"tokens to FVU {target:g}", f"seconds_to_{target:g}": "seconds"}
+        columns |= {
+            f"tokens_to_{target:g}": f"tokens to FVU {target:g}",
+            f"seconds_to_{target:g}": f"seconds to FVU {target:g}",
+        }
     groups = grouped(rows)
     lines: list[str] = []
     for place in dict.fromkeys(place for place, _ in groups):
@@ -82,14 +100,24 @@ def markdown(rows: Sequence[Row], targets: Sequence[float]) -> str:
         for (of, setting), some in groups.items():
             if of == place:
                 means = {name: mean(some, name) for name in columns} | {"matched": (mean_matched(some), None, None)}
-                cells = (_cell(*one, whole=name.startswith(("tokens", "seconds"))) for name, one in means.items())
+                cells = (_most(some, name) + _cell(*one, name) for name, one in means.items())
                 lines.append(f"| {setting} | {len(some)} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
 
 
-def _cell(value: float | None, low: float | None, high: float | None, *, whole: bool) -> str:
-    written = count if whole else lambda one: number(one) if abs(one) >= 1 else f"{one:.4f}"
+def _most(rows: Sequence[Row], name: str) -> str:
+    """A sign before what is no more than an upper bound: a target was reached before FVU was first measured."""
+    unit, _, target = name.partition("_to_")
+    return "≤ " if target and any(row[name] == row[f"course_{unit}"][0] for row in rows) else ""
+
+
+def _cell(value: float | None, low: float | None, high: float | None, name: str) -> str:
+    def written(one: float) -> str:
+        if name.startswith("tokens") or (name.startswith("seconds") and one >= 10):
+            return count(one)
+        return number(one) if abs(one) >= 1 else f"{one:.4f}"
+
     if value is None:
         return "—"
     return written(value) if low is None or high is None else f"{written(value)} [{written(low)}, {written(high)}]"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,11 @@ Row = dict[str, Any]
 
 def train_all(
     points: Sequence[Point], folder: Path, targets: Sequence[float], *, progress: Progress, say: Say
-) -> list[Row]:
-    """One row per coder of every point (`_row`). A text is dealt, and its activations at the places of all points that
+) -> Iterator[list[Row]]:
+    """Of every point, one row per coder (`_row`). A text is dealt, and its activations at the places of all points that
     read it are kept, before the first of them is trained. StaleError where a point was made with other settings."""
     texts = dict[str, _Text]()
     seeds: defaultdict[tuple[str, Place], list[Path]] = defaultdict(list)  # coders so far that differ in nothing else
-    found = []
     for number, point in enumerate(points, start=1):
         say(f"{number} of {len(points)}: {point.name}")
         config = replace(point.config, train=replace(point.config.train, activations=str(folder / "activations")))
@@ -64,17 +63,18 @@ def train_all(
             texts[kind].lend(run)
             run.until("train")
             kept = {"made_with": made_with, "coders": _measured(run.contents, texts[kind])}
+        rows = list[Row]()
         for one in kept["coders"]:
             coder = run.directory.coders / one["coder"]
             others = seeds[point.setting, CoderKey.parse(one["coder"]).place]
             if new:
                 one["matched"] = _matched(coder, others)
             others.append(coder)
-            found.append(_row(point, one, targets))
+            rows.append(_row(point, one, targets))
         if new:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, json.dumps(kept).encode())
-    return found
+        yield rows
 
 
 def _kind_of_text(config: RunConfig) -> str:
@@ -182,7 +182,8 @@ def _row(point: Point, measured: Mapping[str, Any], targets: Sequence[float]) ->
 
 
 def reached(at: np.ndarray, fvu: np.ndarray, target: float) -> float | None:
-    """Where FVU first falls to the target, between two measurements; None where it does not."""
+    """Where FVU first falls to the target, between two measurements, or where it was first measured if it was there
+    before; None where it does not."""
     below = np.flatnonzero(fvu <= target)
     if not len(below):
         return None

@@ -34,8 +34,22 @@ def test_seeds_and_hookpoints_are_no_other_setting() -> None:
     grid = {"hookpoints": [["a"], ["b"]], "coder.seeds": [[0], [1]], "train.balance-rows": [True]}
     found = points([grid], BASE, "here")
     assert len({point.name for point in found}) == 4
-    assert {point.setting for point in found} == {"balance-rows=true"}
+    assert {point.setting for point in found} == {"balance_rows=true"}
     assert {point.config.hookpoints for point in found} == {("a",), ("b",)}
+
+
+def test_settings_of_one_name_in_several_rooms_are_told_apart_and_values_are_as_read() -> None:
+    grids = [
+        {"train.batch_tokens": [1024]},
+        {"model.batch_tokens": [1024]},
+        {"train.lr": [0.001, "1e-3", 0.0010000001]},
+    ]
+    assert [point.name for point in points(grids, BASE, "here")] == [
+        "train.batch_tokens=1024",
+        "model.batch_tokens=1024",
+        "lr=0.001",
+        "lr=0.0010000001",
+    ]
 
 
 def test_names_are_fit_for_files_and_stay_apart() -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from outcrop import cli
-from outcrop.sweep.table import mean
+from outcrop.sweep.table import markdown, mean
 from outcrop.sweep.trainings import reached
 from tests.tiny_run import arguments
 
@@ -77,7 +77,7 @@ def test_a_sweep_goes_on_where_it_was(swept: Path, tmp_path: Path) -> None:
     kept = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("optimizer*/**/*") if path.is_file()}
     before = pq.read_table(out / "table.parquet").drop_columns(["seconds", "course_seconds", "seconds_to_0.9"])
     shutil.rmtree(out / "runs" / "base")
-    assert cli.main(["sweep", str(out), "--target-fvu", "0.9", "0.001"]) == 0
+    assert cli.main(["sweep", str(out)]) == 0  # the targets are those that were named
     after = pq.read_table(out / "table.parquet").drop_columns(["seconds", "course_seconds", "seconds_to_0.9"])
     assert after == before
     assert kept == {path: path.stat().st_mtime_ns for path in kept} and len(kept) > 10
@@ -89,6 +89,35 @@ def test_other_settings_for_all_are_refused_where_something_was_made(
     out = Path(shutil.copytree(swept, tmp_path / "out"))
     assert cli.main(["sweep", str(out), "--coder.k", "3"]) == 2
     assert "was made with other settings: coder.k was 4, is 3. Another --out" in capfd.readouterr().err
+    assert cli.main(["sweep", str(out), "--target-fvu", "-1"]) == 2
+    assert "the target FVUs are -1; each must be positive" in capfd.readouterr().err
+
+
+def test_a_sweep_is_made_anew_where_that_is_asked_for_or_nothing_was_made(
+    inputs: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grid, out = tmp_path / "grid.yaml", tmp_path / "out"
+    grid.write_text("- hookpoints: [[model.layers.0]]\n  coder.layers: [1]\n- train.lr: [0.001]\n")
+    settings, few = arguments(*inputs, None), ["--coder.layers", "1", "--hookpoints", "model.layers.0"]
+    assert cli.main(["sweep", str(out), "--grid", str(grid), *settings, "--model", str(tmp_path / "none")]) == 2
+    assert cli.main(["sweep", str(out), "--grid", str(grid), *settings, *few]) == 0
+    table = (out / "table.parquet").read_bytes()
+    assert cli.main(["sweep", str(out), "--coder.k", "3"]) == 2 and (out / "table.parquet").read_bytes() == table
+    assert cli.main(["sweep", str(out), "--coder.k", "3", "--fresh"]) == 0
+    assert {row["l0"] for row in pq.read_table(out / "table.parquet").to_pylist()} == {3.0}
+
+
+def test_a_table_is_there_after_every_training(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Path(shutil.copytree(swept, tmp_path / "out"))
+    (out / "table.parquet").unlink()
+    (out / "rows" / "hookpoints=model.layers.1,layers=1.json").unlink()
+
+    def fail(*_: object) -> None:
+        raise OSError("no more")
+
+    monkeypatch.setattr("outcrop.sweep.trainings._measured", fail)
+    assert cli.main(["sweep", str(out)]) != 0
+    assert len(pq.read_table(out / "table.parquet")) == 6
 
 
 def test_a_sweep_needs_a_grid(swept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +130,19 @@ def test_a_target_is_reached_between_two_measurements() -> None:
     at, fvu = np.array([100.0, 200.0, 300.0]), np.array([0.6, 0.4, 0.3])
     assert reached(at, fvu, 0.5) == pytest.approx(150)
     assert reached(at, fvu, 0.7) == 100 and reached(at, fvu, 0.1) is None
+
+
+def test_what_was_reached_before_the_first_measurement_is_an_upper_bound() -> None:
+    row = {"coder": "topk,h.0,h.0,0", "setting": "base", "matched": None, "overlap": [], "unfired_tokens": 9}
+    row |= {"fvu": 0.3, "l0": 4.0, "ce_recovered": 0.9, "unfired_share": [0.0], "seconds": 30.0}
+    row |= {
+        "course_tokens": [100.0, 300.0],
+        "course_seconds": [10.0, 30.0],
+        "tokens_to_0.7": 100.0,
+        "seconds_to_0.7": 10.0,
+    }
+    row |= {"tokens_to_0.4": 200.0, "seconds_to_0.4": 20.0}
+    assert markdown([row], [0.7, 0.4]).splitlines()[4].endswith("| 30 | ≤ 100 | ≤ 10 | 200 | 20 |")
 
 
 def test_a_mean_over_seeds_has_an_interval_and_that_of_layers_is_the_worst() -> None:
