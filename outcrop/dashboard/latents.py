@@ -242,6 +242,9 @@ class LatentTable:
         columns = {name: pa.array(column[rows], from_pandas=True) for name, column in self.columns.items()}
         return pa.table(columns | {"text": self.text.take(pa.array(rows))})
 
+    def holds(self, row: int, view: View) -> bool:
+        return bool(self._kept(view)[row])
+
     def around(self, row: int, view: View | None = None) -> tuple[int | None, int | None]:
         """The rows before and behind one, in a view or else among the latents of its coder by number."""
         order = self._numbered[self.columns["coder"][row]] if view is None else self.chosen(view)

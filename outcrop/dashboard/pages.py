@@ -11,7 +11,7 @@ from outcrop import config as configs
 from outcrop.dashboard.asked import Asked, Purpose
 from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
-from outcrop.dashboard.latents import FLAGS, STATISTICS, LatentTable, View
+from outcrop.dashboard.latents import FLAGS, OTHERS, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import Links
 from outcrop.dashboard.live import LONGEST, Tried
 from outcrop.dashboard.opened import Contexts, Shown, State
@@ -90,8 +90,10 @@ def _table_page(
     )
 
 
-def try_page(now: State, table: LatentTable | None, text: str, tried: Tried | None, links: Links) -> str:
-    """With the latents that fire on a text, once it was tried."""
+def try_page(
+    now: State, table: LatentTable | None, text: str, tried: Tried | None, links: Links, error: str = ""
+) -> str:
+    """With the latents that fire on a text, once it was tried, or what was wrong with it."""
     fired = dict[str, list[dict[str, Any]]]()
     if tried is not None:
         fired = {str(placed.key): [] for placed in now.coders}
@@ -100,11 +102,13 @@ def try_page(now: State, table: LatentTable | None, text: str, tried: Tried | No
             about = {"latent": one.latent, "peak": one.peak, "pieces": tried.pieces(one, now.vocabulary)}
             told = None if table is None or row is None else table.row(row)["text"]
             fired[str(one.coder)].append(about | {"text": told})
-    return render("try.html.j2", links, title="Try a text", run=now, text=text, fired=fired, longest=LONGEST)
+    return render(
+        "try.html.j2", links, title="Try a text", run=now, text=text, fired=fired, longest=LONGEST, error=error
+    )
 
 
-def document_page(now: State, latent: LatentId, number: int, contexts: Contexts, links: Links) -> str:
-    """A document of the cache, with the activations of a latent on its contexts."""
+def document_page(now: State, latent: LatentId, number: int, contexts: Contexts, links: Links, query: str = "") -> str:
+    """A document of the cache, with the activations of a latent on its contexts; `query` is the view it came from."""
     peak = max(float(activations.max()) for _, activations in contexts)
     return render(
         "document.html.j2",
@@ -113,6 +117,7 @@ def document_page(now: State, latent: LatentId, number: int, contexts: Contexts,
         run=now,
         coder=str(latent.coder),
         index=latent.index,
+        query=query,
         number=number,
         peak=peak,
         contexts=[pieces_of(*context, peak, now.vocabulary, None) for context in contexts],
@@ -125,10 +130,12 @@ def document_frame(now: State, links: Links) -> str:
 
 
 def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: Links, view: View | None = None) -> str:
-    """Of the latent in a row of the table; the pages before and behind are those of its neighbours in a view."""
+    """Of the latent in a row of the table; the pages before and behind are those of its neighbours in a view, or by
+    number where the view does not hold it."""
     about = table.row(row)
     coder, index = about["coder"], about["latent"]
     assert now.findings is not None, "a run with a table has findings"
+    view = view if view is not None and table.holds(row, view) else None
     query = "" if view is None else f"?{view.named}"
     before, behind = (_latent_link(table, one, links, query) for one in table.around(row, view))
     return render(
@@ -143,8 +150,10 @@ def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: L
         band_names=BANDS,
         flags=FLAGS,
         several=len(shown.cards) > 1,
-        index=links.latents,
-        replies=f"{links.asked(coder, index)}#",
+        others={name: title for name, title in table.scores.items() if name in OTHERS},
+        index=f"{links.latents}{query}",
+        query=query,
+        replies=f"{links.asked(coder, index)}{query}#",
         documents=links.documents(coder, index),
         before=before,
         behind=behind,
@@ -158,8 +167,8 @@ def _latent_link(table: LatentTable, row: int | None, links: Links, query: str) 
     return links.latent(str(table.columns["coder"][row]), int(table.columns["latent"][row])) + query
 
 
-def asked_page(now: State, latent: LatentId, purposes: Sequence[Purpose], links: Links) -> str:
-    """Word for word, by what it was asked for."""
+def asked_page(now: State, latent: LatentId, purposes: Sequence[Purpose], links: Links, query: str = "") -> str:
+    """Word for word, by what it was asked for; `query` is the view that the latent came from."""
     found, unread = now.with_replies([request for purpose in purposes for request in purpose.requests])
     by_request = {one.request: one for one in found}
     groups = [_alike([by_request[request] for request in one.requests]) for one in purposes]
@@ -170,6 +179,7 @@ def asked_page(now: State, latent: LatentId, purposes: Sequence[Purpose], links:
         run=now,
         coder=str(latent.coder),
         index=latent.index,
+        query=query,
         purposes=list(zip(purposes, groups, strict=True)),
         unread=unread,
     )

@@ -65,7 +65,8 @@ def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None
         raise ConfigError(
             f"nothing can listen at port {port} of {host} ({error}); --port and --host name others"
         ) from error
-    shown = f"[{host}]" if ":" in host else host
+    wildcard = host in ("0.0.0.0", "::", "")
+    shown = socket.gethostname() if wildcard else f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "") + "   (Ctrl-C stops)")
     uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listening])
 
@@ -211,14 +212,14 @@ class _Pages:
                 (contexts,) = now.documents(latent, [number])
             except KeyError:
                 raise HTTPException(404, f"no document {number} was cached") from None
-            return HTMLResponse(document_page(now, latent, number, contexts, links))
+            return HTMLResponse(document_page(now, latent, number, contexts, links, _came_from(request)))
 
     def asked(self, request: Request) -> Response:
         run, links = self._run(request)
         with run.lock:
             now = run.now
             latent, _, _ = _latent(now, request, View())
-            return HTMLResponse(asked_page(now, latent, now.purposes(latent), links))
+            return HTMLResponse(asked_page(now, latent, now.purposes(latent), links, _came_from(request)))
 
     def tried(self, request: Request) -> Response:
         assert self._live is not None
@@ -226,11 +227,15 @@ class _Pages:
         text = request.query_params.get("text", "").replace("\r\n", "\n")  # as forms send what was typed
         with run.lock:
             config, coders = run.now.config, run.now.coders
-        tried = self._live.tried(config, coders, text) if text else None
+        tried, told = None, ""
+        try:
+            tried = self._live.tried(config, coders, text) if text else None
+        except ConfigError as error:
+            told = str(error)
         with run.lock:
             now = run.now
             table, _ = _table(now, View())
-            return HTMLResponse(try_page(now, table, text, tried, links))
+            return HTMLResponse(try_page(now, table, text, tried, links, told), 400 if told else 200)
 
     def compare(self, request: Request) -> Response:
         missing = [name for name in ("first", "second") if name not in request.query_params]
@@ -287,6 +292,11 @@ def _batch(
             feature = now.feature(coder, table.row(row))
         yield ("," if i else "") + json.dumps(feature)
     yield "]}"
+
+
+def _came_from(request: Request) -> str:
+    """The query of the view that a page belongs to."""
+    return f"?{_view(request).named}" if request.url.query else ""
 
 
 def _view(request: Request) -> View:

@@ -79,6 +79,11 @@ def number(value: int | float | None) -> str:
     return f"{value:.2g}".replace("-", "−") if size >= 1e-3 else scientific(value)
 
 
+def probability(value: float) -> str:
+    """As a number, with so many digits near ½ that one sees on which side it lies."""
+    return number(value) if abs(value - 0.5) >= 0.005 else f"{value:.4f}"
+
+
 def scientific(value: int | float) -> str:
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}×{power_of_ten(int(exponent))}".replace("-", "−")

@@ -340,7 +340,7 @@ def test_the_document_of_a_window_is_one_click_away(client: TestClient, finished
     documents = sorted(link for link in links(client.get(latent).text) if "/document/" in link)
     page = client.get(documents[0]).text
     contents = OpenedRun(finished).now._contents
-    corpus, number = contents.corpus("cache"), int(documents[0].rpartition("/")[2])
+    corpus, number = contents.corpus("cache"), int(documents[0].partition("?")[0].rpartition("/")[2])
     text = contents.vocabulary.text(corpus.tokens[corpus.document_of == number])
     shown = html.unescape(re.sub("<[^>]+>", "", "".join(re.findall(r'<p class="tokens".*?</p>', page, re.S))))
     assert shown.replace("↵", "\n") == text
@@ -356,7 +356,8 @@ def test_a_text_is_tried_only_where_that_was_asked_for(client: TestClient, finis
     with TestClient(application([opened], live=True), base_url=LOCAL) as live:
         assert "/0/try" in links(live.get("/0/").text)
         assert live.get("/0/try").status_code == 200
-        assert "no token of the text" in live.get("/0/try", params={"text": "a"}).text
+        failed = live.get("/0/try", params={"text": "a"}).text
+        assert "no token of the text" in failed and ">a</textarea>" in failed
         assert live.get("/0/try", params={"text": "a " * 3_000}).status_code == 400
         page = live.get("/0/try", params={"text": opened.now.vocabulary.text(tokens)}).text
     cache = opened.now._contents.caches()[0]
@@ -472,6 +473,22 @@ def test_the_next_latent_is_that_of_the_view(client: TestClient) -> None:
     page = html.unescape(client.get(second).text)
     assert f'rel="prev" href="{first}"' in page and f'rel="next" href="{third}"' in page
     assert client.get(second.partition("?")[0] + "?layer=two").status_code == 400
+    query = first.partition("?")[2]
+    behind = [link for link in links(client.get(second).text) if "/asked/" in link or "/document/" in link]
+    assert len(behind) > 2 and all(link.endswith(f"?{query}") for link in behind)
+    assert f'href="/0/latents?{query}"' in page, "the way back leads to the view"
+    for link in (next(one for one in behind if "/asked/" in one), next(one for one in behind if "/document/" in one)):
+        assert f'href="{second}"' in html.unescape(client.get(link).text)
+    outside = client.get(first.partition("?")[0] + "?status=unfired").text
+    assert 'rel="next"' in outside and "?status" not in outside, "a latent that the view does not hold goes by number"
+
+
+def test_a_bound_goes_with_the_score_that_it_is_of(client: TestClient) -> None:
+    page = html.unescape(client.get("/0/latents", params={"status": "scored", "least": "0.1"}).text)
+    heads = re.findall(r'<th scope="col"[^>]*><a href="\?([^"]*)"', page)
+    mine = [head for head in heads if "least=" in head]
+    assert len(heads) > 8 and len(mine) == 1 and "sort=" not in mine[0] and "ascending=1" in mine[0]
+    assert all("status=scored" in head for head in heads)
 
 
 def test_the_next_latent_is_that_of_the_table_as_it_first_stands(client: TestClient) -> None:
@@ -488,6 +505,9 @@ def test_scores_of_other_scorers_are_columns(judged: Path) -> None:
         heads = re.findall(r'<th scope="col"[^>]*><a[^>]*>([^<▲▼]*)', client.get("/0/latents").text)
         assert {"fuzzing AUROC", "intruder", "simulation"} <= {head.strip() for head in heads}
         rows = pyarrow.csv.read_csv(io.BytesIO(client.get("/0/latents.csv", params={"sort": "fuzzing"}).content))
+        scored = next(row for row in rows.to_pylist() if row["fuzzing"] is not None)
+        page = client.get(f"/0/latent/{scored['coder']}/{scored['latent']}").text
+        assert f"<dt>fuzzing AUROC</dt><dd>{number(scored['fuzzing'])}</dd>" in page
     shown = {(row["coder"], row["latent"]): row["fuzzing"] for row in rows.to_pylist() if row["fuzzing"] is not None}
     wanted = {"scorer": "fuzzing", "metric": "auroc", "arm": "plain", "explainer": "contrastive", "source": "all"}
     mine = np.logical_and.reduce([values[name] == value for name, value in wanted.items()]) & ~np.isnan(values["value"])

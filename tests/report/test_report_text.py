@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outcrop.report.text import foreign, interval, number, one_in, percent, visible, visible_token
+from outcrop.report.text import foreign, interval, number, one_in, percent, probability, visible, visible_token
 
 
 def test_whitespace_and_hidden_characters_become_signs() -> None:
@@ -30,6 +30,10 @@ def test_no_markup_and_no_hidden_character_survives(text: str) -> None:
     assert '"' not in shown
     assert not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp", "Zs") for c in shown.replace(" ", ""))
     shown.encode("utf-8")
+
+
+def test_a_probability_near_a_half_shows_on_which_side_it_is() -> None:
+    assert [probability(p) for p in (0.5001, 0.4986, 0.51, 0.2, 1.0)] == ["0.5001", "0.4986", "0.51", "0.20", "1.00"]
 
 
 def test_numbers_near_the_ends_are_not_rounded_onto_them() -> None:

@@ -145,7 +145,7 @@ const show = async (addressed, mine) => {
     const sorted = name === value("sort"), up = sorted && ascending();
     if (sorted) head.setAttribute("aria-sort", up ? "ascending" : "descending");
     else head.removeAttribute("aria-sort");
-    link.href = address({ sort: name, ascending: sorted && !up ? "1" : "", page: 1 });
+    link.href = address(sorted ? { ascending: up ? "" : "1", page: 1 } : { sort: name, ascending: "", least: "", most: "", page: 1 });
     if (sorted) form.elements.least.previousSibling.textContent = `${link.textContent} from `;
   }
 };
