@@ -6,6 +6,7 @@ Every view has an address: a `View` is read from the query of one and written ba
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -51,6 +52,7 @@ OTHERS = {
     SIMULATION: ("correlation", "simulation"),
 }
 SORTABLE = ("latent", "layer", *STATISTICS, *SCORES, *OTHERS)
+_NUMBER = re.compile("[0-9]{1,9}")  # of a latent
 PAGE, MOST_ROWS = 100, 1_000  # rows of a page, and of the longest
 
 
@@ -66,7 +68,7 @@ class View:
     flag: tuple[str, ...] = ()
     least_rate: float | None = None
     most_rate: float | None = None
-    words: str = ""  # in the explanation
+    words: str = ""  # in the explanation, or the number of a latent
     least: float | None = None  # of the score that is sorted by
     most: float | None = None
     explained_by: str = ""
@@ -288,7 +290,10 @@ class LatentTable:
                     kept &= holds(column.astype(float), bound)
         if view.words:
             found = pc.match_substring(self.text, view.words, ignore_case=True)
-            kept &= pc.fill_null(found, False).to_numpy(zero_copy_only=False)
+            told = pc.fill_null(found, False).to_numpy(zero_copy_only=False)
+            if _NUMBER.fullmatch(view.words):
+                told = told | (self.columns["latent"] == int(view.words))
+            kept &= told
         return kept
 
     @cached_property

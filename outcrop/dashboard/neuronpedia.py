@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy import ndarray
+
 from outcrop.config import RunConfig
 from outcrop.errors import ConfigError
 from outcrop.latents.counts import bin_floor
@@ -47,11 +49,13 @@ def feature(
     latent: Mapping[str, Any],
     statistics: Mapping[str, Any],
     strongest: Sequence[Example],
+    peaks: Mapping[int, ndarray],
     config: RunConfig,
     n_contexts: int,
     vocabulary: Vocabulary,
 ) -> dict[str, Any]:
-    """From the row of the latent, its row of the statistics (empty where there are none) and its strongest windows."""
+    """From the row of the latent, its row of the statistics (empty where there are none), its strongest windows, and
+    the peaks of all its windows by quantile."""
     bins = dict(_bins(statistics.get("histogram") or ()))
     return {
         "feature_index": latent["latent"],
@@ -66,7 +70,7 @@ def feature(
         "n_prompts_total": n_contexts,
         "n_tokens_in_prompt": config.text.context_tokens,
         "dataset": Path(config.text.path).name,
-        "activations": list(_activations(strongest, vocabulary)),
+        "activations": list(_activations(strongest, peaks, vocabulary)),
     }
 
 
@@ -91,17 +95,18 @@ def _bins(counts: Sequence[int]) -> Iterable[tuple[float, int]]:
     return ((bin_floor(i), n) for i, n in enumerate(counts) if n)
 
 
-def _activations(windows: Sequence[Example], vocabulary: Vocabulary) -> Iterable[dict[str, Any]]:
-    """Strongest quantile first; each quantile is one bin, from the weakest to the strongest peak shown of it."""
-    quantiles = sorted({window.quantile for window in windows if window.quantile is not None}, reverse=True)
-    for quantile in quantiles:
-        mine = [one.window for one in windows if one.quantile == quantile]
-        peaks = [float(window.activations.max()) for window in mine]
-        for window in mine:
+def _activations(
+    windows: Sequence[Example], peaks: Mapping[int, ndarray], vocabulary: Vocabulary
+) -> Iterable[dict[str, Any]]:
+    """Strongest quantile first; each quantile is one bin, from the weakest to the strongest peak of its windows."""
+    n = sum(map(len, peaks.values()))
+    for quantile in sorted(peaks, reverse=True):
+        of = peaks[quantile]
+        for window in (one.window for one in windows if one.quantile == quantile):
             yield {
-                "bin_min": min(peaks),
-                "bin_max": max(peaks),
-                "bin_contains": 1 / len(quantiles),
+                "bin_min": float(of.min()),
+                "bin_max": float(of.max()),
+                "bin_contains": len(of) / n,
                 "tokens": vocabulary.strings(window.tokens),
                 "values": [float(value) for value in window.activations],
                 "qualifying_token_index": int(window.activations.argmax()),

@@ -174,7 +174,7 @@ class State:
             lambda results: (self._pages(results, latent), asked.purposes(results, latent, self.explainers))
         )
         cards = sorted(self._cards(pages), key=self._place_of)
-        strongest = () if cards else window_groups(self._strongest(latent), self.vocabulary)
+        strongest = () if cards else window_groups(self._strongest(latent)[0], self.vocabulary)
         row = statistics_of(self.directory.statistics, latent.coder, [latent.index]).get(latent.index)
         return Shown(cards, strongest, None if row is None else portrait(row), self._bands(latent), purposes)
 
@@ -235,10 +235,11 @@ class State:
         index = row["latent"]
         about = statistics_of(self.directory.statistics, coder, [index]).get(index, {})
         n_contexts = self._cached(coder)[0].corpus.n_contexts
-        strongest = self._strongest(LatentId(coder, index))
-        return neuronpedia.feature(row, about, strongest, self.config, n_contexts, self.vocabulary)
+        strongest, peaks = self._strongest(LatentId(coder, index))
+        return neuronpedia.feature(row, about, strongest, peaks, self.config, n_contexts, self.vocabulary)
 
-    def _strongest(self, latent: LatentId) -> list[Example]:
+    def _strongest(self, latent: LatentId) -> tuple[list[Example], dict[int, ndarray]]:
+        """Windows of each quantile, and the peaks of all of its windows."""
         cache, grid = self._cached(latent.coder)
         rows, peaks = grid.peaks(cache[latent.index])
         order = np.argsort(peaks, kind="stable")
@@ -246,10 +247,11 @@ class State:
         picked = [i for q in np.unique(quantile) for i in np.flatnonzero(quantile == q)[-_STRONGEST:].tolist()]
         chosen = rows[order[picked]]
         windows = grid.windows(chosen, cache[latent.index])
-        return [
+        examples = [
             Example(i, row, "score", window, quantile=q)
             for i, (row, window, q) in enumerate(zip(chosen.tolist(), windows, quantile[picked].tolist(), strict=True))
         ]
+        return examples, {q: peaks[order[quantile == q]] for q in np.unique(quantile).tolist()}
 
     def _examples(self, results: Results, latent: LatentId) -> LatentExamples | None:
         """Those in the database, with their tokens from the corpus and their activations from the cache."""

@@ -39,6 +39,7 @@ VIEWS = (
     "flag=dense&sort=max_activation",
     "least_rate=0.01&most_rate=0.2&sort=context_rate",
     "words=A",
+    "words=12&sort=latent",
     "size=20&page=2&sort=latent",
     "size=&page=&sort=&explained_by=contrastive&coder=",
     "layer=0&layer=1&sort=firing_rate&sort=latent",
@@ -284,7 +285,7 @@ def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, addre
         page.goto(f"{address}/1/latents?status=scored")
         follow(page, "tbody th a >> nth=0")
         page.goto(str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href")))
-        *_, coder, latent, number = page.url.split("/")
+        *_, coder, latent, number = page.url.partition("?")[0].split("/")
         of_server = page.locator(".tokens").all_inner_texts()
         fired = page.locator(".tokens span[title]").evaluate_all("all => all.map(one => [one.className, one.title])")
         place = sorted(path.name for path in (folder.parent.parent / "coders").iterdir()).index(coder)

@@ -86,6 +86,7 @@ def test_the_statuses_and_the_layers_split_the_table(table: LatentTable) -> None
 def test_words_are_found_in_explanations_whatever_their_case(table: LatentTable) -> None:
     rows = table.page(View(words="DOGS at")).rows
     assert rows and all("dogs at" in row["text"].lower() for row in rows)
+    assert {row["latent"] for row in table.page(View(words="3")).rows if "3" not in (row["text"] or "")} == {3}
     assert table.page(View(words=".*")).n == 0, "what is looked for is no pattern"
 
 

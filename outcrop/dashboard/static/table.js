@@ -64,13 +64,13 @@ const address = (changes = {}) => {
 };
 
 const kept = () => {
-  const words = value("words").toLowerCase(), statuses = ticked("status"), wanted = ticked("flag");
+  const words = value("words").toLowerCase(), numbered = /^[0-9]{1,9}$/.test(words) ? Number(words) : null, statuses = ticked("status"), wanted = ticked("flag");
   const same = ["hookpoint", "coder", "layer", "prefix"].filter((name) => value(name)).map((name) => [columns[name], value(name)]);
   const bounds = [["firing_rate", "least_rate", "most_rate"], [value("sort"), "least", "most"]]
     .map(([name, least, most]) => [column(name), value(least), value(most)]);
   const within = (number, least, most) => (least === "" || (number !== null && number >= Number(least))) && (most === "" || (number !== null && number <= Number(most)));
   return (i) =>
-    (!words || (told.text[i] ?? "").toLowerCase().includes(words)) &&
+    (!words || (told.text[i] ?? "").toLowerCase().includes(words) || columns.latent[i] === numbered) &&
     same.every(([of, asked]) => String(of[i]) === asked) &&
     (!statuses.length || statuses.includes(columns.status[i])) &&
     wanted.every((flag) => columns[flag][i]) &&
