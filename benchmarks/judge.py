@@ -80,13 +80,13 @@ def _latent(scored: tuple[Example, ...]) -> LatentExamples:
     return LatentExamples(LatentId(CoderKey("b", place, place, 0), 0), 0.01, 0.1, (), scored, ())
 
 
-def apart(asked: list[Request]) -> list[Request]:
+def apart(asked: list[Request], start: int) -> list[Request]:
     """The same with different first words."""
     return [
         replace(
             one, messages=(replace(one.messages[0], content=f"{number}. {one.messages[0].content}"), *one.messages[1:])
         )
-        for number, one in enumerate(asked, start=100)
+        for number, one in enumerate(asked, start)
     ]
 
 
@@ -116,7 +116,11 @@ def main() -> None:
         for number in range(rounds):  # fresh prompts in each round, so that no cache answers for the model
             for name, client in clients.items():
                 some, written = labels[number * n_labels :][:n_labels], texts[number * n_texts :][:n_texts]
-                jobs = {"labels": some, "labels, nothing shared": apart(some), "texts": written}
+                jobs = {
+                    "labels": some,
+                    "labels, nothing shared": apart(some, 100 + number * n_labels),
+                    "texts": written,
+                }
                 for job, asked in jobs.items():
                     figures.setdefault(f"{name}, {job} per second", []).append(rate(client, asked))
     medians = {name: statistics.median(values) for name, values in figures.items()}

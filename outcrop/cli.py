@@ -222,6 +222,10 @@ def _sweep(arguments: Sequence[str]) -> None:
     if not grid.exists():
         raise ConfigError(f"there is no {grid}; --grid names a file with the settings that the trainings differ in")
     points = read_grid(grid, command.config)
+    if any(target <= 0 for target in command.target_fvu):
+        raise ConfigError(
+            f"--target-fvu is {' '.join(f'{one:g}' for one in command.target_fvu)}; expected positive FVUs"
+        )
     keep_settings(command.out, command.config, grid.read_bytes(), fresh=command.fresh)
     targets = keep_targets(command.out, command.target_fvu)
     sweep(points, command.out, targets=targets, progress=bars, say=say)
@@ -429,8 +433,9 @@ def _demo(arguments: Sequence[str]) -> None:
     with connector:
         run = Run(config, command.out, fresh=command.fresh, connect=connector, progress=bars, say=say)
         run.until("report", retry_failed=command.retry_failed)
-    run.statistics(("jaccard", "decoder"))  # for the pages of `outcrop serve`
     _show(run)
+    if not run.directory.statistics.exists() or command.fresh:
+        run.statistics(("jaccard", "decoder"))  # for the pages of `outcrop serve`
 
 
 def _complain(message: str, status: int) -> int:

@@ -64,7 +64,7 @@ class Guard(BaseHTTPMiddleware):
             return PlainTextResponse("requests from other sites are not answered", 403)
         if request.method not in ("GET", "HEAD"):
             return PlainTextResponse("nothing here can be changed", 405)
-        if len(request.scope["path"]) > _LONGEST:
+        if len(request.scope["raw_path"]) > _LONGEST:
             return PlainTextResponse("no address here is so long", 414)
         return None if self._token is None else self._token_refusal(request, self._token)
 

@@ -105,7 +105,7 @@ class View:
 
     @property
     def named(self) -> str:
-        """A query that is never empty, for an address that would have none in no view at all."""
+        """A query that is never empty: an address without one is in no view."""
         return self.query() or f"sort={self.sort}"
 
     def query(self, **changes: Any) -> str:
@@ -203,6 +203,11 @@ class LatentTable:
     @cached_property
     def coders(self) -> list[str]:
         return sorted(set(self.columns["coder"].tolist()))
+
+    def coders_in(self, view: View) -> list[str]:
+        """Those whose latents a view may hold."""
+        at = (one for one in self.coders if view.hookpoint in ("", place_label(CoderKey.parse(one))))
+        return [one for one in at if view.coder in ("", one)]
 
     @cached_property
     def layers(self) -> list[int]:

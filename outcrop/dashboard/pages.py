@@ -56,7 +56,8 @@ def run_page(now: State, table: LatentTable | None, by: str, links: Links) -> st
 
 def latents_page(now: State, table: LatentTable | None, by: str, view: View, links: Links) -> str:
     page = None if table is None else table.page(view)
-    return _table_page("latents.html.j2", now, table, by, view, links, page=page)
+    one_coder = table is not None and len(table.coders_in(view)) == 1
+    return _table_page("latents.html.j2", now, table, by, view, links, page=page, one_coder=one_coder)
 
 
 def table_page(now: State, table: LatentTable, by: str, links: Links) -> str:

@@ -7,8 +7,8 @@
     /RUN/neuronpedia.json?…     the same rows, of one coder, as features for Neuronpedia
     /RUN/neuronpedia.jsonl?…    their explanations, for Neuronpedia, too
     /RUN/latent/CODER/INDEX?…   one latent, between its neighbours in a view
-    /RUN/document/CODER/INDEX/NUMBER   a document of the cache, with the activations of one latent
-    /RUN/asked/CODER/INDEX      what language models were asked about one latent, word for word, and what they answered
+    /RUN/document/CODER/INDEX/NUMBER?…   a document of the cache, with the activations of one latent of a view
+    /RUN/asked/CODER/INDEX?…    what language models were asked about one latent, word for word, and what they answered
     /RUN/try?text=              which latents fire on a text, where this was asked for
     /compare?first=&second=     what differs between two runs
     /static/…                   style sheets and scripts

@@ -20,18 +20,18 @@ import pyarrow as pa
 from outcrop import config as configs
 from outcrop import stages
 from outcrop.config import RunConfig
-from outcrop.errors import ConfigError, StaleError
+from outcrop.errors import StaleError
 from outcrop.progress import Progress, silent
 from outcrop.report.drawing import files
 from outcrop.run import RunDirectory, write_atomically, write_parquet
 from outcrop.sweep.figures import figures
 from outcrop.sweep.grid import Point, points, read_grid
 from outcrop.sweep.table import markdown
-from outcrop.sweep.trainings import Row, Say, train_all
+from outcrop.sweep.trainings import Say, train_all
 
 __all__ = ["Point", "keep_settings", "keep_targets", "points", "read_grid", "sweep"]
 
-_MADE = ("runs", "rows", "figures")
+_TABLE, _READ = "table.parquet", "table.md"
 
 
 def keep_settings(folder: Path, config: RunConfig, grid: bytes, *, fresh: bool = False) -> None:
@@ -48,17 +48,17 @@ def keep_settings(folder: Path, config: RunConfig, grid: bytes, *, fresh: bool =
                 "--fresh makes this one anew."
             )
         if changes:
-            for name in _MADE:
+            for name in ("runs", "rows", "figures"):
                 shutil.rmtree(folder / name, ignore_errors=True)
+            for name in (_TABLE, _READ):
+                (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(kept, configs.dump(config).encode())
     write_atomically(folder / "grid.yaml", grid)
 
 
 def keep_targets(folder: Path, targets: Sequence[float]) -> list[float]:
-    """Those that are named, kept for a sweep that goes on; else those that were. ConfigError for an impossible one."""
-    if any(target <= 0 for target in targets):
-        raise ConfigError(f"the target FVUs are {', '.join(f'{one:g}' for one in targets)}; each must be positive")
+    """Those that are named, kept for a sweep that goes on; else those that were."""
     kept = folder / "targets.json"
     if targets:
         write_atomically(kept, json.dumps(list(targets)).encode())
@@ -81,12 +81,10 @@ def sweep(
     """Train every point that is not trained yet, one after the other, and write the table after each, and at last the
     figures. `targets` are values of the held-out FVU: when each is reached is in the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = list[Row]()
-    for more in train_all(points, folder, targets, progress=progress, say=say):
-        rows += more
+    for rows in train_all(points, folder, targets, progress=progress, say=say):
         table = pa.Table.from_pylist(rows)
-        write_parquet(folder / "table.parquet", table)
-        write_atomically(folder / "table.md", markdown(rows, targets).encode())
+        write_parquet(folder / _TABLE, table)
+        write_atomically(folder / _READ, markdown(rows, targets).encode())
     (folder / "figures").mkdir(exist_ok=True)
     for name, data in files(lambda: figures(rows)).items():
         write_atomically(folder / "figures" / name, data)

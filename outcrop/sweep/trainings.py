@@ -44,17 +44,23 @@ Row = dict[str, Any]
 def train_all(
     points: Sequence[Point], folder: Path, targets: Sequence[float], *, progress: Progress, say: Say
 ) -> Iterator[list[Row]]:
-    """Of every point, one row per coder (`_row`). A text is dealt, and its activations at the places of all points that
-    read it are kept, before the first of them is trained. StaleError where a point was made with other settings."""
+    """One row per coder (`_row`) of all points that are trained: of those that were, and anew after each training. A
+    text is dealt, and its activations at the places of all points that read it are kept, before the first of them is
+    trained. StaleError where a point was made with other settings."""
+    measured = {point.name: _kept(folder, point) for point in points}
+
+    def rows() -> list[Row]:
+        return [_row(point, one, targets) for point in points for one in measured[point.name]]
+
+    if any(measured.values()):
+        yield rows()
     texts = dict[str, _Text]()
     seeds: defaultdict[tuple[str, Place], list[Path]] = defaultdict(list)  # coders so far that differ in nothing else
     for number, point in enumerate(points, start=1):
         say(f"{number} of {len(points)}: {point.name}")
         config = replace(point.config, train=replace(point.config.train, activations=str(folder / "activations")))
-        path, made_with = folder / "rows" / f"{point.name}.json", configs.to_dict(point.config)
         run = Run(config, folder / "runs" / point.name, progress=progress, say=say)
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        new = kept.get("made_with") != made_with
+        new = not measured[point.name]
         if new:
             kind = _kind_of_text(config)
             if kind not in texts:
@@ -62,19 +68,29 @@ def train_all(
                 texts[kind] = _Text.dealt(run, config, alike, progress, say)
             texts[kind].lend(run)
             run.until("train")
-            kept = {"made_with": made_with, "coders": _measured(run.contents, texts[kind])}
-        rows = list[Row]()
-        for one in kept["coders"]:
+            measured[point.name] = _measured(run.contents, texts[kind])
+        for one in measured[point.name]:
             coder = run.directory.coders / one["coder"]
             others = seeds[point.setting, CoderKey.parse(one["coder"]).place]
             if new:
                 one["matched"] = _matched(coder, others)
             others.append(coder)
-            rows.append(_row(point, one, targets))
         if new:
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, json.dumps(kept).encode())
-        yield rows
+            kept = {"made_with": configs.to_dict(point.config), "coders": measured[point.name]}
+            (folder / "rows").mkdir(exist_ok=True)
+            write_atomically(_row_file(folder, point), json.dumps(kept).encode())
+            yield rows()
+
+
+def _row_file(folder: Path, point: Point) -> Path:
+    return folder / "rows" / f"{point.name}.json"
+
+
+def _kept(folder: Path, point: Point) -> list[dict[str, Any]]:
+    """What was measured of its coders; nothing if it is not trained, or was with other settings."""
+    path = _row_file(folder, point)
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return kept["coders"] if kept.get("made_with") == configs.to_dict(point.config) else []
 
 
 def _kind_of_text(config: RunConfig) -> str:

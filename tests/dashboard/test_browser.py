@@ -326,11 +326,11 @@ def test_foreign_text_on_a_server_stays_text(browser: Browser, hostile: Path) ->
         page.goto(f"{address}/0/latents?status=scored")
         follow(page, "tbody th a >> nth=0")
         latent = page.url
-        for at in ("/0/", "/0/latents?status=scored", latent.removeprefix(address), "/compare?first=0&second=1"):
+        for at in ("/0/", "/0/latents?status=scored", latent.removeprefix(address)):
             page.goto(address + at)
             assert fits(page), at
             assert page.locator("main img, main script").count() == 0, at
-            assert "compare" in at or "<script>alert(1)</script>" in page.inner_text("main"), at
+            assert "<script>alert(1)</script>" in page.inner_text("main"), at
 
 
 def test_an_address_with_its_token_leads_to_a_coder_whose_name_is_quoted(finished: Path) -> None:

@@ -218,6 +218,18 @@ def test_pages_may_load_nothing_from_elsewhere(client: TestClient) -> None:
     assert not re.search(r"<script(?! src=\"/static)|style=|\son\w+=|(src|href|action)=\"\w+:(?!,)", answer.text)
 
 
+def test_a_page_that_fails_is_told_and_guarded_too(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("unforeseen")
+
+    monkeypatch.setattr("outcrop.dashboard.server.run_page", fail)
+    app = application([OpenedRun(finished)])
+    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
+        answer = client.get("/0/")
+    assert answer.status_code == 500 and "ValueError" in answer.text and "unforeseen" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
 def test_beyond_loopback_the_token_is_asked_for(finished: Path) -> None:
     with TestClient(application([OpenedRun(finished)], "0.0.0.0", "secret"), base_url="http://box:8118") as client:
         assert client.get("/0/").status_code == 401
@@ -513,6 +525,17 @@ def test_scores_of_other_scorers_are_columns(judged: Path) -> None:
     mine = np.logical_and.reduce([values[name] == value for name, value in wanted.items()]) & ~np.isnan(values["value"])
     named = zip(values["coder"][mine].tolist(), values["latent"][mine].tolist(), strict=True)
     assert shown == pytest.approx(dict(zip(named, values["value"][mine].tolist(), strict=True))) and shown
+
+
+def test_a_view_of_one_coder_goes_to_neuronpedia(client: TestClient, finished: Path) -> None:
+    table = OpenedRun(finished).now.latents("contrastive", "all")
+    assert table is not None and len(table.hookpoints) == len(table.coders) == 2 == len(table.coders_in(View()))
+    assert "choose one coder" in client.get("/0/latents").text
+    for place in table.hookpoints:
+        rows = table.page(View(hookpoint=place, size=1_000)).rows
+        assert [*{row["coder"] for row in rows}] == table.coders_in(View(hookpoint=place))
+        page = html.unescape(client.get("/0/latents", params={"hookpoint": place}).text)
+        assert client.get(re.search(r'"(neuronpedia.json\?[^"]*)"', page)[1].join(["/0/", ""])).status_code == 200
 
 
 def test_filters_are_not_open_where_none_is_asked_for(described: Path) -> None:

@@ -89,8 +89,10 @@ def test_other_settings_for_all_are_refused_where_something_was_made(
     out = Path(shutil.copytree(swept, tmp_path / "out"))
     assert cli.main(["sweep", str(out), "--coder.k", "3"]) == 2
     assert "was made with other settings: coder.k was 4, is 3. Another --out" in capfd.readouterr().err
-    assert cli.main(["sweep", str(out), "--target-fvu", "-1"]) == 2
-    assert "the target FVUs are -1; each must be positive" in capfd.readouterr().err
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert cli.main(["sweep", str(out), "--coder.k", "3", "--fresh", "--target-fvu", "-1"]) == 2
+    assert "--target-fvu is -1; expected positive FVUs" in capfd.readouterr().err
+    assert kept == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
 def test_a_sweep_is_made_anew_where_that_is_asked_for_or_nothing_was_made(
@@ -110,14 +112,16 @@ def test_a_sweep_is_made_anew_where_that_is_asked_for_or_nothing_was_made(
 def test_a_table_is_there_after_every_training(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = Path(shutil.copytree(swept, tmp_path / "out"))
     (out / "table.parquet").unlink()
-    (out / "rows" / "hookpoints=model.layers.1,layers=1.json").unlink()
+    (out / "rows" / "optimizer=muon,seeds=0.json").unlink()
 
     def fail(*_: object) -> None:
         raise OSError("no more")
 
     monkeypatch.setattr("outcrop.sweep.trainings._measured", fail)
     assert cli.main(["sweep", str(out)]) != 0
-    assert len(pq.read_table(out / "table.parquet")) == 6
+    assert pq.read_table(out / "table.parquet")["point"].to_pylist() == [
+        *(2 * ["base"]), *(2 * ["optimizer=muon,seeds=1"]), "hookpoints=model.layers.1,layers=1"
+    ]  # fmt: skip
 
 
 def test_a_sweep_needs_a_grid(swept: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
