@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 
 from outcrop import config as configs
 from outcrop.config import ModelConfig, NeighbourMeasure, RunConfig, Statistic, Where
+from outcrop.config.strict import require
 from outcrop.errors import ConfigError, OutcropError
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ class SweepCommand(RunCommand):
     """A YAML list of grids, each with a list of values for some settings; kept in the directory once it is named."""
     target_fvu: tuple[float, ...] = ()
     """Held-out FVUs; the table tells after how many tokens and seconds each was reached."""
+
+    def __post_init__(self) -> None:
+        told = " ".join(f"{one:g}" for one in self.target_fvu)
+        require(all(one > 0 for one in self.target_fvu), f"--target-fvu is {told}; expected positive FVUs")
 
 
 @dataclass(frozen=True)
@@ -222,10 +227,6 @@ def _sweep(arguments: Sequence[str]) -> None:
     if not grid.exists():
         raise ConfigError(f"there is no {grid}; --grid names a file with the settings that the trainings differ in")
     points = read_grid(grid, command.config)
-    if any(target <= 0 for target in command.target_fvu):
-        raise ConfigError(
-            f"--target-fvu is {' '.join(f'{one:g}' for one in command.target_fvu)}; expected positive FVUs"
-        )
     keep_settings(command.out, command.config, grid.read_bytes(), fresh=command.fresh)
     targets = keep_targets(command.out, command.target_fvu)
     sweep(points, command.out, targets=targets, progress=bars, say=say)

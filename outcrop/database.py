@@ -26,24 +26,26 @@ def unchanged(path: Path, read: Callable[[], T]) -> T:
     """What `read` gives, read again where a writer came to a database that nobody was at when it was begun: what was
     opened as one that does not change may then be of two states."""
     while True:
-        before = None if _in_use(path) else _state(path)
+        before = _state(path)
         try:
             found = read()
         except (sqlite3.DatabaseError, CorruptError):
-            if before is None or _state(path) == before:
+            if not _came(path, before):
                 raise
-            continue
-        if before is None or _state(path) == before:
-            return found
+        else:
+            if not _came(path, before):
+                return found
+
+
+def _came(path: Path, before: tuple[bool, int, int]) -> bool:
+    """Whether a writer did, to where there was none."""
+    in_use, *_ = before
+    return not in_use and _state(path) != before
 
 
 def _in_use(path: Path) -> bool:
-    return _log(path).exists()
-
-
-def _log(path: Path) -> Path:
-    """Where a writer puts what is not yet in the file."""
-    return path.with_name(path.name + "-wal")
+    """A writer has what is not yet in the file in one beside it."""
+    return path.with_name(path.name + "-wal").exists()
 
 
 def _state(path: Path) -> tuple[bool, int, int]:

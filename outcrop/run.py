@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from outcrop.config import Role
 from outcrop.errors import CorruptError, RunError
 
-_LOCK = ".lock"
+_LOCK, _TRIES = ".lock", 3
 _VERSION = 2  # of the manifest
 
 
@@ -165,14 +165,12 @@ class RunDirectory:
         import fcntl
 
         with (self.path / _LOCK).open("w") as file:
-            for patience in (True, True, False):
+            for _ in range(_TRIES):
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
-                except BlockingIOError as error:
-                    if not patience:
-                        raise RunError(
-                            f"another process is working in {self.path}; wait for it, or use another --out"
-                        ) from error
+                except BlockingIOError:
                     time.sleep(0.05)  # who only asks whether it is `busy` holds it for a moment
+            else:
+                raise RunError(f"another process is working in {self.path}; wait for it, or use another --out")
             yield

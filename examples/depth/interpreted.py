@@ -31,19 +31,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="run directories whose report is made")
     try:
-        runs = [Run(configs.load(path / "config.yaml"), path) for path in parser.parse_args().runs]
-        for run in runs:
-            run.summary(Where())
+        rows = [row for path in parser.parse_args().runs for row in _rows(path)]
     except OutcropError as error:
         parser.error(str(error))
     print(f"| {' | '.join(COLUMNS)} |")
     print("|---" * len(COLUMNS) + "|")
-    for run in runs:
-        n_layers = run.config.coder.layers
-        for layers in [tuple(range(n_layers)), *((layer,) for layer in range(n_layers) if n_layers > 1)]:
-            about = "all" if len(layers) == n_layers else str(layers[0])
-            cells = _cells(run.summary(Where(layers=layers))["scores"])
-            print(f"| {run.directory.name} | {about} | {' | '.join(cells)} |")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, ...]]:
+    """Of all layers together, then of each."""
+    run = Run(configs.load(path / "config.yaml"), path)
+    n_layers = run.config.coder.layers
+    for layers in [tuple(range(n_layers)), *((layer,) for layer in range(n_layers) if n_layers > 1)]:
+        about = "all" if len(layers) == n_layers else str(layers[0])
+        yield (run.directory.name, about, *_cells(run.summary(Where(layers=layers))["scores"]))
 
 
 def _cells(scores: Mapping[str, Any]) -> Iterator[str]:

@@ -173,8 +173,9 @@ def _shown_score(name: str, row: dict[str, Any]) -> tuple[str, str] | None:
     """The value and its interval; empty where the score has none."""
     if row[name] is None:
         return None
-    ends = {end: row.get(f"{name}.{end}") for end in ("low", "high")}
-    return number(row[name]), interval(ends) if f"{name}.low" in row else ""
+    if f"{name}.low" not in row:
+        return number(row[name]), ""
+    return number(row[name]), interval({"low": row[f"{name}.low"], "high": row[f"{name}.high"]})
 
 
 def _fired(activations: list[float], peak: float) -> dict[int, tuple[int, str]]:

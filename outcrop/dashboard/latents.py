@@ -182,23 +182,23 @@ class LatentTable:
                 columns[name][row] = values[mine]
         text = np.full(n, None, dtype=object)
         text[row] = scores.about["text"][mine]
-        others, there = tables.scorers, dict[str, str]()
-        for scorer, (metric, title) in OTHERS.items():
-            if not (others["scorer"] == scorer).any():
-                continue
-            there[scorer] = title
-            named = {"scorer": scorer, "metric": metric, "arm": "plain", "explainer": explainer, "source": source}
-            rows = np.flatnonzero(np.logical_and.reduce([others[name] == value for name, value in named.items()]))
+        others = {name: title for name, (_, title) in OTHERS.items() if (tables.scorers["scorer"] == name).any()}
+        for scorer in others:
+            mine = _values_of(tables.scorers, scorer, explainer, source)
             columns[scorer] = np.full(n, np.nan)
-            columns[scorer][_rows(place, others, rows)] = others["value"][rows]
-        return LatentTable(columns, pa.array(text, pa.string()), SCORES | there)
+            columns[scorer][_rows(place, tables.scorers, mine)] = tables.scorers["value"][mine]
+        return LatentTable(columns, pa.array(text, pa.string()), SCORES | others)
 
     def __len__(self) -> int:
         return len(self.columns["latent"])
 
     @cached_property
     def hookpoints(self) -> list[str]:
-        return sorted(set(self.columns["hookpoint"].tolist()))
+        return sorted({*self._hookpoint_of.values()})
+
+    @cached_property
+    def _hookpoint_of(self) -> dict[str, str]:
+        return {coder: place_label(CoderKey.parse(coder)) for coder in self.coders}
 
     @cached_property
     def coders(self) -> list[str]:
@@ -206,8 +206,8 @@ class LatentTable:
 
     def coders_in(self, view: View) -> list[str]:
         """Those whose latents a view may hold."""
-        at = (one for one in self.coders if view.hookpoint in ("", place_label(CoderKey.parse(one))))
-        return [one for one in at if view.coder in ("", one)]
+        at = (coder for coder, hookpoint in self._hookpoint_of.items() if view.hookpoint in ("", hookpoint))
+        return [coder for coder in at if view.coder in ("", coder)]
 
     @cached_property
     def layers(self) -> list[int]:
@@ -216,6 +216,11 @@ class LatentTable:
     @cached_property
     def prefixes(self) -> list[int]:
         return sorted({int(prefix) for prefix in np.unique(self.columns["prefix"])})
+
+    @cached_property
+    def explained(self) -> Bool[ndarray, "L"]:
+        explained: Bool[ndarray, "L"] = self.text.is_valid().to_numpy(zero_copy_only=False)
+        return explained
 
     def chosen(self, view: View) -> Int[ndarray, "n"]:
         """The rows of a view, in its order. ConfigError where it is of a scorer that was not there."""
@@ -316,6 +321,13 @@ class LatentTable:
 
     def _n_known(self, name: str) -> int:
         return int((~np.isnan(self.columns[name])).sum())
+
+
+def _values_of(scorers: Mapping[str, ndarray], scorer: str, explainer: str, source: str) -> Int[ndarray, "n"]:
+    """The rows of a scorer's values of the explanations themselves."""
+    metric, _ = OTHERS[scorer]
+    named = {"scorer": scorer, "metric": metric, "arm": "plain", "explainer": explainer, "source": source}
+    return np.flatnonzero(np.logical_and.reduce([scorers[name] == value for name, value in named.items()]))
 
 
 def _rows(place: Mapping[Any, int], about: Mapping[str, ndarray], mine: ndarray) -> Int[ndarray, "n"]:

@@ -108,7 +108,7 @@ def try_page(
     )
 
 
-def document_page(now: State, latent: LatentId, number: int, contexts: Contexts, links: Links, query: str = "") -> str:
+def document_page(now: State, latent: LatentId, number: int, contexts: Contexts, links: Links, query: str) -> str:
     """A document of the cache, with the activations of a latent on its contexts; `query` is the view it came from."""
     peak = max(float(activations.max()) for _, activations in contexts)
     return render(

@@ -169,26 +169,23 @@ class _Pages:
         with run.lock:
             now = run.now
             table, by = _table(now, view)
-            chosen = [] if table is None else table.chosen(view).tolist()
-            if table is None or not chosen:
+            chosen = None if table is None else table.chosen(view)
+            if table is None or chosen is None or not len(chosen):
                 raise ConfigError("the address chooses no latent")
-            coders = {str(table.columns["coder"][row]) for row in chosen}
+            coders = {*table.columns["coder"][chosen].tolist()}
             if len(coders) > 1:
                 raise ConfigError(f"what Neuronpedia takes is of one coder, and here are {len(coders)}; choose one")
             coder = CoderKey.parse(coders.pop())
             about = neuronpedia.source(now.config, coder)
-            explained = [row for row in chosen if table.text[row].is_valid]
             match kind:
                 case "json":
-                    name, content = "batch-0.json", _batch(run, now, table, chosen, about)
-                case "jsonl" if explained:
-                    rows, model = map(table.row, explained), now.explaining_model(by[0])
-                    name, content = (
-                        "explanations.jsonl",
-                        neuronpedia.explanations(about, rows, explained_by(*by), model),
-                    )
+                    name, content = "batch-0.json", _batch(run, now, table, chosen.tolist(), about)
                 case "jsonl":
-                    raise ConfigError("none of these latents has an explanation; the address chooses others")
+                    explained = chosen[table.explained[chosen]].tolist()
+                    if not explained:
+                        raise ConfigError("none of these latents has an explanation; the address chooses others")
+                    name, model = "explanations.jsonl", now.explaining_model(by[0])
+                    content = neuronpedia.explanations(about, map(table.row, explained), explained_by(*by), model)
                 case _:
                     raise HTTPException(404, f"Neuronpedia takes json and jsonl, not {kind[:20]}")
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}

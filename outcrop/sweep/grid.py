@@ -68,7 +68,7 @@ def points(grids: Any, base: RunConfig, origin: str) -> list[Point]:
     for changes in (changes for grid in grids for changes in _combinations(grid)):
         config = _changed(base, changes, origin)
         read = configs.to_dict(config)
-        point = Point({_plain(setting): _at(read, setting) for setting in changes}, config)
+        point = Point({setting: _at(read, setting) for setting in changes}, config)
         found.setdefault(point.name, point)
     return list(found.values())
 
@@ -78,14 +78,16 @@ def _is_grid(grid: Any) -> bool:
 
 
 def _combinations(grid: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """By settings as `config.yaml` has them."""
+    settings = [setting.replace("-", "_") for setting in grid]
     for values in product(*grid.values()):
-        yield dict(zip(grid, values, strict=True))
+        yield dict(zip(settings, values, strict=True))
 
 
 def _changed(base: RunConfig, changes: Mapping[str, Any], origin: str) -> RunConfig:
     data = configs.to_dict(base)
     for setting, value in changes.items():
-        room, _, name = _plain(setting).rpartition(".")
+        room, _, name = setting.rpartition(".")
         place = _at(data, room) if room else data
         if not isinstance(place, dict):
             raise ConfigError(f"{origin} changes {setting!r}, which is no setting")
@@ -93,14 +95,9 @@ def _changed(base: RunConfig, changes: Mapping[str, Any], origin: str) -> RunCon
     return configs.from_dict(data, origin)
 
 
-def _plain(setting: str) -> str:
-    """As `config.yaml` has it."""
-    return setting.replace("-", "_")
-
-
 def _at(data: Any, setting: str) -> Any:
     """None where there is nothing of that name."""
-    for name in _plain(setting).split("."):
+    for name in setting.split("."):
         data = data.get(name) if isinstance(data, dict) else None
     return data
 
