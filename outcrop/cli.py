@@ -186,7 +186,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
         say(f"{run.verify()} shards are as they were written")
         return
     if isinstance(command, AskingCommand) and command.dry_run:
-        show(console_requests(run.would_ask(last), command.config.judge))
+        show(console_requests(run.would_ask(last, retry_failed=command.retry_failed), command.config.judge))
         return
     run.until(last, retry_failed=command.retry_failed)
     if isinstance(command, ReportCommand):

@@ -109,14 +109,15 @@ class Run:
             tables = self.contents.tables(results)
         return summarise(tables, self.contents.reconstructions(), self.config.report, where)
 
-    def would_ask(self, last: str) -> dict[str, CountingClient]:
+    def would_ask(self, last: str, *, retry_failed: bool = False) -> dict[str, CountingClient]:
         """What the stages up to `last` that ask would still send: at least this, where an explainer goes on from
-        answers. RunError where nothing is cached. Nothing is asked."""
+        answers. RunError where nothing is cached. Nothing is asked. `retry_failed` as in `until`."""
         marks = self.directory.marks()
         stale = stages.stale_stages(self.config, marks, self._judges.changed)
         if not self._fresh:
             stages.refuse(stale, self.directory)
-        done = {stage for stage, mark in marks.items() if mark.complete} - {one.stage for one in stale}
+        anew = {*(one.stage for one in stale), *(self._unanswered(last) if retry_failed else ())}
+        done = {stage for stage, mark in marks.items() if mark.complete} - anew
         if "cache" not in done:
             raise RunError(f"{self.directory.path} has no cache to ask about; `outcrop cache` makes it")
         wanted = stages.ORDER[: stages.ORDER.index(last) + 1]
@@ -181,6 +182,8 @@ class Run:
             self._say(f"{stage}: requests without an answer are asked again")
         more = self._more_text() if stages.cache_grows(self.config, self.directory.marks()) else None
         self.directory.unmark(*anew)
+        if "examples" in anew:
+            self.directory.statistics.unlink(missing_ok=True)  # they are of other windows or another selection
         return more
 
     def _more_text(self) -> dict[str, Corpus]:
@@ -206,14 +209,19 @@ class Run:
         self.directory.mark("tokens", replace(self._mark("tokens"), complete=True))
 
     def _unanswered(self, last: str) -> list[str]:
-        """The complete stages up to `last` of which some request has no answer among the replies."""
+        """The complete stages up to `last` of which some request has no answer among the replies, or has one that came
+        behind its failure."""
         marks = self.directory.marks()
         done = [stage for stage in stages.ORDER[: stages.ORDER.index(last) + 1] if stage in _ANSWERS and stage in marks]
         if not done:
             return []
         with self.contents.results() as results, self.contents.replies() as replies:
             failed = {stage: results.failed_requests(*_ANSWERS[stage]) for stage in done if marks[stage].complete}
-            return [stage for stage, requests in failed.items() if any(replies.get(one) is None for one in requests)]
+            return [
+                stage
+                for stage, requests in failed.items()
+                if any(kind not in _OF_ANSWERS or replies.get(request) is None for request, kind in requests)
+            ]
 
     def _require_judge(self, last: str, stale: list[str]) -> None:
         """That none is given, or that it does not answer, is told before any work, if one will be needed."""
@@ -264,6 +272,7 @@ _DO: dict[str, Callable[[Work], None]] = {
     "report": Work.report,
 }
 
+_OF_ANSWERS = ("unreadable", "empty")  # failures of an answer that was given
 _ANSWERS = {"explain": ("explanations",), "score": ("judgements", "relations")}  # the tables of each stage that asks
 
 

@@ -149,6 +149,10 @@ class Results:
                     ),
                 )
 
+    def drawn(self) -> set[tuple[str, int, int, int]]:
+        """Coder, latent, example and row of every window."""
+        return set(self._db.execute("SELECT coder, latent, example, row FROM examples"))
+
     def add_explanations(self, explanations: Iterable[Explanation]) -> None:
         with self._transaction() as db:
             _insert(db, "explanations", map(_cells, explanations))
@@ -187,10 +191,11 @@ class Results:
             for coder, latent, explainer, source, text, request, failure, detail, *rest in rows
         ]
 
-    def failed_requests(self, *tables: str) -> set[str]:
-        """The hashes of the requests behind the failures in tables, of those that were asked at all."""
-        failed = "SELECT request FROM {} WHERE failure IS NOT NULL AND request != ''"
-        return {request for table in tables for (request,) in self._db.execute(failed.format(table))}
+    def failed_requests(self, *tables: str) -> set[tuple[str, str]]:
+        """The hashes of the requests behind the failures in tables, of those that were asked at all, and the kinds of
+        the failures."""
+        failed = "SELECT DISTINCT request, failure FROM {} WHERE failure IS NOT NULL AND request != ''"
+        return {row for table in tables for row in self._db.execute(failed.format(table))}
 
     @property
     def changes(self) -> int:

@@ -59,9 +59,9 @@ _PACKAGES = {"wandb": "wandb", "tensorboard": "tensorboardX"}
 _OPEN = {"wandb": _wandb, "tensorboard": _tensorboard}
 
 
-def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+def scalars(record: Mapping[str, Any]) -> dict[str, int | float]:
     """The numbers of a record under `coder/name`, those of layers one by one."""
-    found: dict[str, float] = {}
+    found: dict[str, int | float] = {}
     for name, value in record.items():
         values = {f"{name}/{i}": v for i, v in enumerate(value)} if isinstance(value, list) else {name: value}
         found |= {f"{record['coder']}/{n}": v for n, v in values.items() if isinstance(v, int | float)}

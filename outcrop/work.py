@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,8 +16,9 @@ from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import find_coder, load_coder
 from outcrop.config import CoderConfig, ModelConfig, Role, RunConfig
 from outcrop.contents import Contents
+from outcrop.errors import StaleError
 from outcrop.interp.clients.client import Client, RememberingClient
-from outcrop.interp.clients.counting import DRY_RUN, CountingClient
+from outcrop.interp.clients.counting import CountingClient, as_long_as_it_may_be
 from outcrop.interp.explain import Promoted, explain
 from outcrop.interp.explainers.given import read_explanations
 from outcrop.interp.relations import relate
@@ -41,6 +41,7 @@ from outcrop.replies import Replies
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.plots import figure_files
 from outcrop.report.summary import summarise
+from outcrop.results import Results
 from outcrop.schema import TABLES
 from outcrop.trackers import Track, trackers
 from outcrop.train.loop import evaluate_coders, train_coders
@@ -49,7 +50,6 @@ from outcrop.types import CoderKey, Explanation, LatentId
 Say = Callable[[str], None]
 
 _GROUP = 256  # rows of one transaction
-_CHARACTERS = 4  # of a token
 _READ_AT_ONCE = 32  # windows of which the base model reads the likelihood
 
 
@@ -130,10 +130,24 @@ class Work:
     def explain(self) -> None:
         here = self._contents
         with here.results() as results, here.replies() as replies:
+            self._require_the_same_examples(results)
             results.clear("explanations", "judgements", "relations")
             clients = self._clients("explain", replies)
             for group in _grouped(self._explained(clients.get("explainer"), clients.get("judge"))):
                 results.add_explanations(group)
+
+    def _require_the_same_examples(self, results: Results) -> None:
+        """StaleError where the windows that are drawn now are not those of the stage examples."""
+        drawn = {
+            (str(one.latent.coder), one.latent.index, example.index, example.row)
+            for one in self._contents.examples
+            for example in (*one.explain, *one.score)
+        }
+        if drawn != results.drawn():
+            raise StaleError(
+                f"{self._directory.path} holds other windows than are drawn now: another version of outcrop drew them. "
+                "Start a new run directory; with --judge.replies it takes the answers along"
+            )
 
     def _clients(self, stage: str, replies: Replies) -> dict[Role, Client]:
         return {role: RememberingClient(self._judges.client(role), replies) for role in self._config.asks(stage)}
@@ -149,7 +163,7 @@ class Work:
                     found = [one for one in results.explanations() if one.explainer in config.explain.explainers]
             else:
                 found = [*self._explained(counts.get("explain"), None)]
-            explanations = [*(_as_long_as_it_may_be(one, config.explain.max_tokens) for one in found), *self._given()]
+            explanations = [*(as_long_as_it_may_be(one, config.explain.max_tokens) for one in found), *self._given()]
             if "score" in counts:
                 asked = replace(config.score, scorers=config.score.asking)
                 for _ in score(here.examples, explanations, counts["score"], here.vocabulary, asked, self._progress):
@@ -194,6 +208,7 @@ class Work:
     def score(self) -> None:
         here = self._contents
         with here.results() as results, here.replies() as replies:
+            self._require_the_same_examples(results)
             results.clear("judgements", "relations")
             results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
             client = self._clients("score", replies).get("judge")
@@ -230,6 +245,7 @@ class Work:
     def report(self) -> None:
         here = self._contents
         with here.results() as results:
+            self._require_the_same_examples(results)
             tables = here.tables(results)
             summary = summarise(tables, here.reconstructions(), self._config.report)
             page = render_page(summary, tables, latent_pages(results, here.examples, here.vocabulary))
@@ -283,15 +299,6 @@ class Work:
             for key, setting in self._coders.items():
                 d_in, d_out = widths[key.place]
                 SparseStack.require_possible(setting, d_in, d_out if key.transcodes else None)
-
-
-def _as_long_as_it_may_be(explanation: Explanation, n_tokens: int) -> Explanation:
-    """What a judge would be shown of an explanation that a dry run did not ask for; no two are alike."""
-    if explanation.failure is None or explanation.failure.detail != DRY_RUN:
-        return explanation
-    name = f"{explanation.latent} {explanation.explainer} {explanation.source} "
-    text = hashlib.sha256(name.encode()).hexdigest()[:8].ljust(_CHARACTERS * n_tokens, "x")
-    return replace(explanation, text=text, failure=None)
 
 
 def _grouped(items: Iterator[Any]) -> Iterator[list[Any]]:

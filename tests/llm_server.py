@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import threading
 import time
 from collections import Counter
@@ -86,6 +87,19 @@ def by_hash(request: dict[str, Any]) -> Completion:
     no = 0.9 - yes
     alternatives = {"Yes": yes / 2, " yes": yes / 2, "No": no / 2, "NO": no / 2, "Maybe": 0.1}
     return Completion("Yes" if yes > no else "No", alternatives)
+
+
+def talkative(request: dict[str, Any]) -> Completion:
+    """Lists where a list is wanted, a number where one is, and else as `by_hash`."""
+    last = request["messages"][-1]["content"]
+    if wanted := re.search(r"JSON list of (\d+) (integers|words)", last):
+        said = [i % 11 for i in range(int(wanted[1]))]
+        return Completion(json.dumps(said if wanted[2] == "integers" else [("Yes", "No")[i % 2] for i in said]), None)
+    if "what description 2 describes" in last:
+        return Completion("B", {"A": 0.1, "B": 0.8, "D": 0.05})
+    if request.get("logprobs") and "does not belong" in last:
+        return Completion("2", {"1": 0.2, "2": 0.5, "3": 0.1})
+    return by_hash(request)
 
 
 @dataclass

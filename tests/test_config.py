@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from outcrop.config import (
     CoderConfig,
     ExamplesConfig,
+    ExplainConfig,
     JudgeConfig,
     ModelConfig,
     RunConfig,
@@ -67,6 +68,21 @@ def test_a_file_that_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
         (lambda: ExamplesConfig(n_quantiles=5, score_activating=12), "score-activating"),
         (lambda: TextConfig("t", context_tokens=1), "context-tokens"),
         (lambda: RunConfig(ModelConfig("m"), TextConfig("t"), ()), "hookpoint"),
+        (lambda: config(more_coders=(CoderConfig(name="b", path="some/coder"),)), "given by coder.path alone"),
+        (lambda: config(train=TrainConfig(loss="ce", multi_topk=True)), "no part for multi_topk"),
+        (lambda: config(train=TrainConfig(loss="kl"), coder=CoderConfig(matryoshka=(64,))), "no part for matryoshka"),
+        (
+            lambda: config(
+                examples=ExamplesConfig(neighbour_measure="encoder"), coder=CoderConfig(encoder_widths=(64,))
+            ),
+            "neighbour-measure is encoder",
+        ),
+        (
+            lambda: config(
+                examples=ExamplesConfig(explain_sampler="top"), explain=ExplainConfig(explainers=("bands",))
+            ),
+            "the explainer bands needs quantiles or random",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(make: object, name: str) -> None:

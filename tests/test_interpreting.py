@@ -20,7 +20,7 @@ from outcrop import cli
 from outcrop.config import load
 from outcrop.pipeline import Run
 from outcrop.results import Results
-from tests.llm_server import Completion, LLMServer, by_hash
+from tests.llm_server import LLMServer, talkative
 
 Inputs = tuple[Path, Path]
 
@@ -29,18 +29,6 @@ def counted(run: Path, sql: str) -> Counter[Any]:
     with Results(run / "results.sqlite", read_only=True) as results:
         columns = results.columns(sql)
     return Counter(zip(*columns.values(), strict=True))
-
-
-def talkative(request: dict[str, Any]) -> Completion:
-    """Lists where a list is wanted, a number where one is, and else as `by_hash`."""
-    last = request["messages"][-1]["content"]
-    if wanted := re.search(r"JSON list of (\d+) integers", last):
-        return Completion(json.dumps([i % 11 for i in range(int(wanted[1]))]), None)
-    if "what description 2 describes" in last:
-        return Completion("B", {"A": 0.1, "B": 0.8, "D": 0.05})
-    if request.get("logprobs") and "does not belong" in last:
-        return Completion("2", {"1": 0.2, "2": 0.5, "3": 0.1})
-    return by_hash(request)
 
 
 def test_every_explainer_and_scorer_goes_the_whole_road(
@@ -99,6 +87,11 @@ def test_a_dry_run_counts_what_is_then_asked(finished: Path, tmp_path: Path, run
     told = re.search(r"score +small-judge +([\d,]+) ", out)
     assert told is not None
     assert int(told[1].replace(",", "")) >= left["score"].requests, "no two explanations are taken to be alike"
+    with LLMServer() as server:
+        flags[1] = server.address
+        out = run_cli("score", run, *flags, "--explain.explainers", "default", "contrastive", "--dry-run")
+    told = re.search(r"explain +small-judge +([\d,]+) ", out)
+    assert told is not None and int(told[1]) == n_explained, "of both, what contrastive has answers to is not counted"
 
 
 def test_explanations_of_others_are_scored_without_an_explainer(

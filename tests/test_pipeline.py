@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -287,7 +289,7 @@ def test_explanations_that_failed_are_asked_for_again_when_that_is_wanted_and_th
 def test_judgements_that_failed_are_asked_for_again_alone(
     run: Path, server: LLMServer, finished: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with LLMServer([Status(400)] * 5) as bad:
+    with LLMServer([Status(403)] * 5) as bad:
         assert cli.main(["run", "--out", str(restarted(run, "score")), "--judge", bad.address]) == 0
     assert summary(run)["ledger"]["failed_judgements"]["n_failed"] >= 5
     capfd.readouterr()
@@ -296,6 +298,33 @@ def test_judgements_that_failed_are_asked_for_again_alone(
     assert redone(capfd.readouterr().err) == ["score"]
     assert cli.main(["run", "--out", str(run), "--judge", server.address]) == 0
     assert tables(run) == tables(finished)
+
+
+def test_a_failure_that_was_answered_since_is_mended_without_asking(run: Path, finished: Path) -> None:
+    with closing(sqlite3.connect(run / "results.sqlite")) as db, db:
+        first = "SELECT MIN(request) FROM judgements WHERE scorer = 'detection'"
+        late = "failure = 'timeout', failure_detail = 'late', probability = NULL, predicted = NULL"
+        db.execute(f"UPDATE judgements SET {late} WHERE request = ({first})")
+    assert tables(run) != tables(finished)
+    assert retried(run) == []
+    assert tables(run) == tables(finished)
+
+
+def test_windows_of_another_version_are_not_judged_as_ours(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(run / "results.sqlite")) as db, db:
+        db.execute("UPDATE examples SET row = row + 1 WHERE example = 0")
+    RunDirectory(run).unmark("report")
+    assert cli.main(["run", "--out", str(run)]) == 2
+    assert "holds other windows than are drawn now" in capfd.readouterr().err
+
+
+def test_statistics_go_with_the_windows_that_they_count(run: Path, server: LLMServer) -> None:
+    assert cli.main(["stats", str(run)]) == 0
+    more = ["--judge", server.address, "--fresh"]
+    assert cli.main(["run", "--out", str(run), *more, "--score.controls", "none"]) == 0
+    assert RunDirectory(run).statistics.exists()
+    assert cli.main(["run", "--out", str(run), *more, "--select.n-latents", "3"]) == 0
+    assert not RunDirectory(run).statistics.exists()
 
 
 def test_a_reply_that_could_not_be_read_stays_the_answer_and_is_not_asked_for_again(

@@ -1,14 +1,16 @@
 """What fired in one sparse layer on n tokens, in the form that its selection gives.
 
-    SparseCodes   values, indices [n w]: selections with a k, whose w is small
-    DenseCodes    activations [n M]: ReLU and JumpReLU in training, where half of the latents may fire
+    SparseCodes   values, indices [n w], with a small w
+    JumpCodes     the same of JumpReLU in training, with the latents just below their thresholds
+    DenseCodes    activations [n M]: ReLU in training, as long as many latents fire
 
-Everything behind the layer asks both the same three questions.
+Everything behind the layer asks them all the same three questions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,11 +26,13 @@ class SparseCodes:
 
     values: Float[Tensor, "n w"]
     indices: Int[Tensor, "n w"]  # in [0, M)
+    penalty: Float[Tensor, ""] | None = None  # what keeps most latents at zero, where no k does: mean of a token
+    through_zeros: ClassVar[bool] = False  # whether a value of zero has a gradient
 
     def decode(self, rows: Float[Tensor, "M d"], stop: int | None = None) -> Float[Tensor, "n d"]:
         """The sum of the rows, weighted by the activations; of the latents below `stop` only."""
         values = self.values if stop is None else self.values * (self.indices < stop)
-        return sparse_decode(values, self.indices, rows)
+        return sparse_decode(values, self.indices, rows, through_zeros=self.through_zeros)
 
     def padded(self) -> Padded:
         return self.values, self.indices
@@ -39,11 +43,18 @@ class SparseCodes:
 
 
 @dataclass(frozen=True)
+class JumpCodes(SparseCodes):
+    """Latents over their thresholds, and at zero those so near that they move theirs."""
+
+    through_zeros: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class DenseCodes:
-    """The activation of every latent, and the penalty that keeps most of them at zero."""
+    """The activation of every latent."""
 
     activations: Float[Tensor, "n M"]
-    penalty: Float[Tensor, ""]  # mean per token: of the L1 norm (ReLU) or of L0 (JumpReLU)
+    penalty: Float[Tensor, ""]
 
     def decode(self, rows: Float[Tensor, "M d"], stop: int | None = None) -> Float[Tensor, "n d"]:
         return self.activations[:, :stop] @ rows[:stop]

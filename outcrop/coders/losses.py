@@ -24,7 +24,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from outcrop.coders.codes import DenseCodes
 from outcrop.coders.stack import LayerOutput, SparseStack
 from outcrop.config import TrainConfig
 
@@ -64,7 +63,7 @@ def side_loss(
     if config.auxk_weight and bool(dead.any()):
         loss = loss + config.auxk_weight * _auxk(y, outputs, dead)
     for output in outputs:
-        if isinstance(output.codes, DenseCodes):
+        if output.codes.penalty is not None:
             loss = loss + config.sparsity_weight * output.codes.penalty
     return loss
 

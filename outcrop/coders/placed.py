@@ -89,6 +89,7 @@ class PlacedCoder:
         Raises CoderError for a latent that the coder does not have and where `where` is not of the tokens' shape;
         a generation, whose passes differ in shape, takes none.
         """
+        self.coder.to(model.device)
         edits = {**dict.fromkeys(ablate, 0.0), **(steer or {})}
         unknown = [latent for latent in edits if not 0 <= latent < self.coder.n_latents]
         if unknown:

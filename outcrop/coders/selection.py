@@ -14,7 +14,9 @@ because it may decay over the training.
 
 from __future__ import annotations
 
+import math
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -23,10 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from outcrop import kernels
-from outcrop.coders.codes import Codes, DenseCodes, SparseCodes
+from outcrop.coders.codes import Codes, DenseCodes, JumpCodes, SparseCodes
 from outcrop.config import Selection
 
 _THRESHOLD_DECAY = 0.9  # of BatchTopK's threshold, per batch
+_SAMPLE, _MANY = 64, 1 / 32  # tokens; share of latents
 _BANDWIDTH = 0.2  # of JumpReLU's straight-through gradients, in units of the input's standard deviation
 
 
@@ -75,15 +78,15 @@ class BatchTopK(nn.Module):
 
 
 class JumpReLU(nn.Module):
-    """A threshold per latent, learned with the weights.
+    """A threshold per latent, learned with the weights from the positive pre-activations within ε/2 of it.
 
     It starts where about k latents exceed it on a token, if pre-activations are standard normal.
     """
 
     def __init__(self, n_latents: int, k: int) -> None:
         super().__init__()
-        first = torch.special.ndtri(torch.tensor(1 - k / (n_latents + 1), dtype=torch.double)).clamp_min(0.1)
-        self.log_threshold = nn.Parameter(torch.full((n_latents,), float(first.log())))
+        first = max(0.1, NormalDist().inv_cdf(1 - k / (n_latents + 1)))
+        self.log_threshold = nn.Parameter(torch.full((n_latents,), math.log(first)))
 
     @property
     def threshold(self) -> Float[Tensor, "M"]:
@@ -92,10 +95,13 @@ class JumpReLU(nn.Module):
     def forward(self, x: Float[Tensor, "n d"], weight: Tensor, bias: Tensor, k: int) -> Codes:
         if not self.training:
             return _above(x, weight, bias, self.threshold)
-        pre = torch.relu(F.linear(x, weight, bias))
-        activations = _Jump.apply(pre, self.threshold)  # type: ignore[no-untyped-call]
-        fires = _Step.apply(pre, self.threshold)  # type: ignore[no-untyped-call]
-        return DenseCodes(activations, fires.sum(dim=1).mean())
+        threshold = self.threshold
+        lowest = (threshold.detach() - _BANDWIDTH / 2).clamp_min(0)
+        pre, indices = kernels.encode(x, weight, bias, partial(kernels.above, threshold=lowest))
+        of_each = threshold.index_select(0, indices.flatten()).view_as(pre)
+        activations = _Jump.apply(pre, of_each)  # type: ignore[no-untyped-call]
+        fires = _Step.apply(pre, of_each)  # type: ignore[no-untyped-call]
+        return JumpCodes(activations, indices, fires.sum(dim=1).mean())
 
     @torch.no_grad()
     def rescale(self, factor: float | Float[Tensor, "M"]) -> None:
@@ -106,13 +112,21 @@ class ReLU(nn.Module):
     """Every positive pre-activation; the penalty on the L1 norm makes them few."""
 
     def forward(self, x: Float[Tensor, "n d"], weight: Tensor, bias: Tensor, k: int) -> Codes:
-        if not self.training:
-            return _above(x, weight, bias, bias.new_zeros(()))
-        activations = torch.relu(F.linear(x, weight, bias))
-        return DenseCodes(activations, activations.sum(dim=1).mean())
+        if self.training and _many(x, weight, bias):
+            activations = torch.relu(F.linear(x, weight, bias))
+            return DenseCodes(activations, activations.sum(dim=1).mean())
+        codes = _above(x, weight, bias, bias.new_zeros(()))
+        return SparseCodes(codes.values, codes.indices, codes.values.sum(dim=1).mean())
 
 
-def _above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> Codes:
+@torch.no_grad()
+def _many(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
+    """Whether so many latents fire on some of the tokens that a dense product is faster."""
+    sample = F.linear(x[:: max(1, len(x) // _SAMPLE)], weight, bias)
+    return bool((sample > 0).float().mean() > _MANY)
+
+
+def _above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> SparseCodes:
     return SparseCodes(*kernels.encode(x, weight, bias, partial(kernels.above, threshold=threshold)))
 
 
@@ -131,7 +145,7 @@ def make_selection(name: Selection, n_latents: int, k: int) -> nn.Module:
 
 
 class _Jump(torch.autograd.Function):
-    """pre · H(pre − θ);  ∂/∂θ = −θ/ε · [|pre − θ| < ε/2]"""
+    """pre · H(pre − θ);  ∂/∂θ = −θ/ε · [pre > 0, |pre − θ| < ε/2]"""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor) -> Tensor:
@@ -141,12 +155,11 @@ class _Jump(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         pre, threshold = ctx.saved_tensors
-        near = (pre - threshold).abs() < _BANDWIDTH / 2
-        return grad * (pre > threshold), -(threshold / _BANDWIDTH) * (grad * near).sum(dim=0)
+        return grad * (pre > threshold), -(threshold / _BANDWIDTH) * grad * _near(pre, threshold)
 
 
 class _Step(torch.autograd.Function):
-    """H(pre − θ);  ∂/∂θ = −1/ε · [|pre − θ| < ε/2], nothing for pre"""
+    """H(pre − θ);  ∂/∂θ = −1/ε · [pre > 0, |pre − θ| < ε/2], nothing for pre"""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor) -> Tensor:
@@ -156,5 +169,8 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         pre, threshold = ctx.saved_tensors
-        near = (pre - threshold).abs() < _BANDWIDTH / 2
-        return None, -(grad * near).sum(dim=0) / _BANDWIDTH
+        return None, -grad * _near(pre, threshold) / _BANDWIDTH
+
+
+def _near(pre: Tensor, threshold: Tensor) -> Tensor:
+    return (pre > 0) & ((pre - threshold).abs() < _BANDWIDTH / 2)

@@ -83,7 +83,10 @@ def load_coder(directory: Path, *, transcodes: bool = False) -> tuple[SparseStac
 def find_coder(path: str, key: CoderKey, *, alone: bool) -> Path:
     """The folder of a key's coder: `path` itself if it is the only one wanted, or the one there that is named for
     the hookpoint or the key, as in a run directory. A path that is no folder here is taken for a hub name."""
-    names = [*([""] if alone else []), str(key.source), str(key.source).removeprefix("model."), str(key)]
+    hookpoints = dict.fromkeys(map(str, key.place))
+    # sparsify names them within the base model, a transcoder's by its module
+    within = (name.partition(".")[2] for name in (*hookpoints, *(hookpoint.path for hookpoint in key.place)))
+    names = [*([""] if alone else []), *hookpoints, *filter(None, dict.fromkeys(within)), str(key)]
     root = Path(path) if Path(path).exists() else from_hub(path, names)
     names.append(f"coders/{key}")  # of a run directory
     for name in names:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from tyro.conf import arg
 
@@ -99,10 +100,19 @@ def _check_name(name: str) -> None:
             address.startswith(("http://", "https://")),
             f"{name!r} has {address!r} beside addresses; expected http://… or https://… between all commas",
         )
+        require(_has_host(address), f"{address} is no address; expected http://HOST:PORT/… with a port up to 65535")
         require(
             addresses(name).count(address) == 1,
             f"{name!r} names {address} twice; name each server once (judge.concurrency asks more of it)",
         )
+
+
+def _has_host(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # of the port, or of brackets
+        return False
 
 
 def _read_price(entry: str) -> tuple[str, Price]:

@@ -64,6 +64,14 @@ class RunConfig(Strict):
             f"cache.window-tokens is {self.cache.window_tokens}, more than text.max-document-tokens, "
             f"{self.text.max_document_tokens}: no document would hold a window",
         )
+        elsewhere = [coder.name for coder in self.more_coders if coder.path is not None]
+        require(not elsewhere, f"more_coders has a path for {elsewhere}; trained coders are given by coder.path alone")
+        ends = [name for name in ("prefix_losses", "multi_topk") if getattr(self.train, name)]
+        ends += ["matryoshka"] * any(coder.matryoshka for coder in (self.coder, *self.more_coders))
+        require(
+            self.train.loss == "fvu" or not ends,
+            f"train.loss is {self.train.loss}, which has no part for {', '.join(ends)}; leave it out, or take fvu",
+        )
         needed, there = self.score.intruder_windows - 1, self.examples.score_activating // self.examples.n_quantiles
         require(
             "intruder" not in self.score.scorers or there >= needed,
@@ -79,11 +87,20 @@ class RunConfig(Strict):
             not self.score.relate or "bands" in self.explain.explainers or self.score.explanations is not None,
             "score.relate compares explanations of activation bands, but explain.explainers has no bands",
         )
+        require(
+            "bands" not in self.explain.explainers or self.examples.explain_sampler in ("quantiles", "random"),
+            f"examples.explain-sampler is {self.examples.explain_sampler}, whose thirds are not those of all windows; "
+            "the explainer bands needs quantiles or random",
+        )
         k_start = self.train.k_start
         for coder in (self.coder, *self.more_coders):
             require(
                 k_start is None or coder.path is not None or k_start <= coder.latents_per_layer,
                 f"train.k-start is {k_start}, more than the {coder.latents_per_layer} latents of a layer",
+            )
+            require(
+                self.examples.neighbour_measure != "encoder" or not coder.encoder_widths,
+                "examples.neighbour-measure is encoder, but encoder rows behind dense layers have no common space",
             )
             require(
                 self.train.start_within is None or not (coder.encoder_widths or coder.decoder_widths),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import pyarrow.parquet
 
 from outcrop.dashboard.latents import FLAGS, MOST_ROWS, PAGE, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import FileLinks
-from outcrop.dashboard.opened import Contexts, OpenedRun, State
+from outcrop.dashboard.opened import Document, OpenedRun, State
 from outcrop.dashboard.pages import asked_page, document_frame, latent_page, run_page, table_page
 from outcrop.errors import ConfigError, RunError
 from outcrop.progress import Progress
@@ -122,26 +122,29 @@ class _Folder:
         if shown.asked:
             self._write(f"asked/{stem}.html", asked_page(self._now, latent, shown.asked, self._inside))
         if shown.documents:
-            documents = dict(zip(shown.documents, self._now.documents(latent, shown.documents), strict=True))
+            documents = self._now.documents(latent, shown.documents)
             self._write_documents(documents)
             self._write_script(f"firings/{stem}.js", "outcropFirings", self._firings(latent, documents))
 
-    def _write_documents(self, documents: Mapping[int, Contexts]) -> None:
+    def _write_documents(self, documents: Sequence[Document]) -> None:
         """The tokens of those that are met for the first time."""
-        for new in documents.keys() - self._documents:
-            texts = [list(map(visible_token, self._now.vocabulary.strings(tokens))) for tokens, _ in documents[new]]
-            self._write_script(f"documents/{new}.js", "outcropDocument", texts)
-        self._documents |= documents.keys()
+        for new in documents:
+            if new.number not in self._documents:
+                texts = [list(map(visible_token, self._now.vocabulary.strings(tokens))) for tokens, _ in new.contexts]
+                told = {"first": new.first_context, "texts": texts}
+                self._write_script(f"documents/{new.number}.js", "outcropDocument", told)
+                self._documents.add(new.number)
 
-    def _firings(self, latent: LatentId, documents: Mapping[int, Contexts]) -> dict[str, Any]:
+    def _firings(self, latent: LatentId, documents: Sequence[Document]) -> dict[str, Any]:
         """By document: its peak, and where in each context the latent fires, with the shade and the activation."""
         coder = str(latent.coder)
-        peaks = {n: max(float(activations.max()) for _, activations in of) for n, of in documents.items()}
         return {
             "label": visible(coder_label(coder), _LABEL),
             "address": self._here.latent(coder, latent.index),
-            "peaks": {n: number(peak) if peak else "" for n, peak in peaks.items()},
-            "documents": {n: [_fired(fires.tolist(), peaks[n]) for _, fires in of] for n, of in documents.items()},
+            "peaks": {one.number: number(one.peak) if one.peak else "" for one in documents},
+            "documents": {
+                one.number: [_fired(fires.tolist(), one.peak) for _, fires in one.contexts] for one in documents
+            },
         }
 
     def _write_script(self, name: str, variable: str, value: Any) -> None:

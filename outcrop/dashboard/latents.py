@@ -240,8 +240,9 @@ class LatentTable:
 
     def place(self, coder: str, latent: int) -> int | None:
         """The row of a latent; None where there is none."""
-        found = np.flatnonzero((self.columns["coder"] == coder) & (self.columns["latent"] == latent))
-        return int(found[0]) if len(found) else None
+        rows = self._numbered.get(coder, np.empty(0, dtype=np.int64))
+        at = int(np.searchsorted(self.columns["latent"][rows], latent))
+        return int(rows[at]) if at < len(rows) and self.columns["latent"][rows[at]] == latent else None
 
     def row(self, i: int) -> dict[str, Any]:
         """Plain values, with `text`; None for what is missing."""

@@ -37,8 +37,8 @@ class Links(Protocol):
     def asked(self, coder: str, latent: int) -> str:
         """What language models were asked about it; behind # stands the hash of one request."""
 
-    def documents(self, coder: str, latent: int) -> str:
-        """What the number of a document is put behind."""
+    def document(self, coder: str, latent: int, query: str, number: int, context: int) -> str:
+        """One of its contexts; `query` is the view that the latent came from."""
 
     def static(self, name: str) -> str:
         """A style sheet or a script."""
@@ -60,8 +60,8 @@ class ServerLinks:
     def asked(self, coder: str, latent: int) -> str:
         return f"{self.run}asked/{quote(coder, safe=',')}/{latent}"
 
-    def documents(self, coder: str, latent: int) -> str:
-        return f"{self.run}document/{quote(coder, safe=',')}/{latent}/"
+    def document(self, coder: str, latent: int, query: str, number: int, context: int) -> str:
+        return f"{self.run}document/{quote(coder, safe=',')}/{latent}/{number}{query}#context-{context}"
 
     def static(self, name: str) -> str:
         return f"/static/{name}"
@@ -86,8 +86,8 @@ class FileLinks:
     def asked(self, coder: str, latent: int) -> str:
         return f"{self._up}asked/{self.stem(coder, latent)}.html"
 
-    def documents(self, coder: str, latent: int) -> str:
-        return f"{self._up}document.html#{self.stem(coder, latent)}-"
+    def document(self, coder: str, latent: int, query: str, number: int, context: int) -> str:
+        return f"{self._up}document.html#{self.stem(coder, latent)}-{number}-{context}"
 
     def stem(self, coder: str, latent: int) -> str:
         """What files about a latent are called."""

@@ -23,7 +23,7 @@ from outcrop.contents import Contents
 from outcrop.dashboard import asked, neuronpedia
 from outcrop.dashboard.asked import Asked, Purpose
 from outcrop.dashboard.latents import LatentTable
-from outcrop.dashboard.portrait import Portrait, portrait, statistics_of
+from outcrop.dashboard.portrait import Portrait, portrait_of, statistics_of
 from outcrop.database import unchanged
 from outcrop.errors import CorruptError, RunError
 from outcrop.latents.cache import LatentCache
@@ -41,7 +41,6 @@ from outcrop.run import RunDirectory, StageMark
 from outcrop.types import CoderKey, Example, LatentExamples, LatentId, StratumShare, Vocabulary
 
 T = TypeVar("T")
-Contexts = list[tuple[ndarray, ndarray]]  # of a document: the tokens [t] and a latent's activations [t] of each
 
 _STRONGEST = 4  # windows of each quantile that are shown of a latent without examples
 
@@ -62,6 +61,19 @@ class Shown:
         of_cards = (group for card in self.cards for group in (*card.page.explain, *card.page.scored))
         groups = (*self.strongest, *of_cards)
         return sorted({window.document for group in groups for window in group.windows})
+
+
+@dataclass(frozen=True)
+class Document:
+    """One of the cache, with the activations of a latent."""
+
+    number: int
+    first_context: int  # as the cache counts them
+    contexts: list[tuple[ndarray, ndarray]]  # the tokens [t] and the activations [t] of each
+
+    @property
+    def peak(self) -> float:
+        return max(float(activations.max()) for _, activations in self.contexts)
 
 
 class OpenedRun:
@@ -175,8 +187,8 @@ class State:
         )
         cards = sorted(self._cards(pages), key=self._place_of)
         strongest = () if cards else window_groups(self._strongest(latent)[0], self.vocabulary)
-        row = statistics_of(self.directory.statistics, latent.coder, [latent.index]).get(latent.index)
-        return Shown(cards, strongest, None if row is None else portrait(row), self._bands(latent), purposes)
+        portrait = portrait_of(self.directory.statistics, latent)
+        return Shown(cards, strongest, portrait, self._bands(latent), purposes)
 
     def _pages(self, results: Results, latent: LatentId) -> list[LatentPage]:
         examples = self._examples(results, latent)
@@ -212,8 +224,8 @@ class State:
         mine = np.flatnonzero((table["coder"] == str(latent.coder)) & (table["latent"] == latent.index))
         return [plain({name: column[i] for name, column in table.items()}) for i in mine.tolist()]
 
-    def documents(self, latent: LatentId, numbers: Sequence[int]) -> list[Contexts]:
-        """Of each of these documents of the cache. KeyError if there is none of that number."""
+    def documents(self, latent: LatentId, numbers: Sequence[int]) -> list[Document]:
+        """The documents of the cache with these numbers. KeyError if there is none of that number."""
         cache, _ = self._cached(latent.coder)
         starts, firings, of = cache.corpus.context_start, cache[latent.index], cache.corpus.context_document
         found = []
@@ -227,7 +239,7 @@ class State:
                 mine = slice(*np.searchsorted(firings.position, (start, stop)))
                 activations[firings.position[mine] - start] = firings.value[mine]
                 contexts.append((cache.corpus.tokens[start:stop], activations))
-            found.append(contexts)
+            found.append(Document(number, first, contexts))
         return found
 
     def feature(self, coder: CoderKey, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,7 +253,7 @@ class State:
     def _strongest(self, latent: LatentId) -> tuple[list[Example], dict[int, ndarray]]:
         """Windows of each quantile, and the peaks of all of its windows."""
         cache, grid = self._cached(latent.coder)
-        rows, peaks = grid.peaks(cache[latent.index])
+        rows, peaks, _ = grid.peaks(cache[latent.index])
         order = np.argsort(peaks, kind="stable")
         quantile = quantiles(len(order), self.config.examples.n_quantiles)
         picked = [i for q in np.unique(quantile) for i in np.flatnonzero(quantile == q)[-_STRONGEST:].tolist()]

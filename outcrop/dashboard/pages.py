@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.latents import FLAGS, OTHERS, STATISTICS, LatentTable, View
 from outcrop.dashboard.links import Links
 from outcrop.dashboard.live import LONGEST, Tried
-from outcrop.dashboard.opened import Contexts, Shown, State
+from outcrop.dashboard.opened import Document, Shown, State
 from outcrop.dashboard.spread import score_spreads
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
@@ -108,20 +109,22 @@ def try_page(
     )
 
 
-def document_page(now: State, latent: LatentId, number: int, contexts: Contexts, links: Links, query: str) -> str:
+def document_page(now: State, latent: LatentId, document: Document, links: Links, query: str) -> str:
     """A document of the cache, with the activations of a latent on its contexts; `query` is the view it came from."""
-    peak = max(float(activations.max()) for _, activations in contexts)
     return render(
         "document.html.j2",
         links,
-        title=f"Document {number}",
+        title=f"Document {document.number}",
         run=now,
         coder=str(latent.coder),
         index=latent.index,
         query=query,
-        number=number,
-        peak=peak,
-        contexts=[pieces_of(*context, peak, now.vocabulary, None) for context in contexts],
+        number=document.number,
+        peak=document.peak,
+        contexts={
+            number: pieces_of(*context, document.peak, now.vocabulary, None)
+            for number, context in enumerate(document.contexts, document.first_context)
+        },
     )
 
 
@@ -147,6 +150,7 @@ def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: L
         coder=coder,
         latent=about,
         shown=shown,
+        told=_told(table, coder, shown),
         cards=shown.cards,
         band_names=BANDS,
         flags=FLAGS,
@@ -155,11 +159,19 @@ def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: L
         index=f"{links.latents}{query}",
         query=query,
         replies=f"{links.asked(coder, index)}{query}#",
-        documents=links.documents(coder, index),
+        document=partial(links.document, coder, index, query),
         before=before,
         behind=behind,
         **now.findings,
     )
+
+
+def _told(table: LatentTable, coder: str, shown: Shown) -> dict[int, str]:
+    """What is said of the neighbours that are explained."""
+    neighbours = {} if shown.portrait is None else shown.portrait.neighbours
+    rows = {other: table.place(coder, other) for near in neighbours.values() for other, _, _ in near}
+    texts = {other: table.row(row)["text"] for other, row in rows.items() if row is not None}
+    return {other: text for other, text in texts.items() if text is not None}
 
 
 def _latent_link(table: LatentTable, row: int | None, links: Links, query: str) -> str | None:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from outcrop.latents.counts import N_BINS, N_PLACES, bin_floor
 from outcrop.report.figures import histogram
 from outcrop.report.text import count, number, visible_token
-from outcrop.types import CoderKey
+from outcrop.types import CoderKey, LatentId
 
 _SIMILARITY = "_similarity"
 _BLOCK = 512  # latents that are read at once
@@ -31,7 +32,7 @@ class Portrait:
     positions: Markup | None
     raises: list[tuple[str, float]]  # token, logit
     lowers: list[tuple[str, float]]
-    neighbours: dict[str, list[tuple[int, float]]]  # measure → latent, similarity
+    neighbours: dict[str, list[tuple[int, float, str | None]]]  # measure → latent, similarity, its first trigger
 
 
 def statistics_of(statistics: Path, coder: CoderKey, latents: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -52,8 +53,23 @@ def _block(statistics: Path, written: int, coder: str, block: int) -> pa.Table:
     return pq.read_table(statistics, filters=chosen)
 
 
-def portrait(row: dict[str, Any]) -> Portrait:
-    """Of one row."""
+@lru_cache(maxsize=4)
+def _first_triggers(statistics: Path, written: int, coder: str) -> pa.Array:
+    """Of each latent of a coder, as the file was `written`; null where it has no trigger."""
+    triggers = pq.read_table(statistics, columns=["triggers"], filters=[("coder", "=", coder)])["triggers"]
+    return pc.list_slice(triggers.combine_chunks(), 0, 1, return_fixed_size_list=True).values
+
+
+def portrait_of(statistics: Path, latent: LatentId) -> Portrait | None:
+    """None as long as there is no such file."""
+    row = statistics_of(statistics, latent.coder, [latent.index]).get(latent.index)
+    if row is None:
+        return None
+    return portrait(row, _first_triggers(statistics, statistics.stat().st_mtime_ns, str(latent.coder)))
+
+
+def portrait(row: dict[str, Any], first_triggers: pa.Array) -> Portrait:
+    """Of one row, and the first trigger of every latent of its coder."""
     fired = row["n_fired"] > 0
     measures = [name.removesuffix(_SIMILARITY) for name in row if name.endswith(_SIMILARITY)]
     return Portrait(
@@ -63,8 +79,16 @@ def portrait(row: dict[str, Any]) -> Portrait:
         positions=_positions(row["place_rate"]) if fired else None,
         raises=_beside(_tokens(row.get("raises")), row.get("raises_logit")),
         lowers=_beside(_tokens(row.get("lowers")), row.get("lowers_logit")),
-        neighbours={m: _beside(row[f"{m}_neighbours"], row[m + _SIMILARITY]) for m in measures},
+        neighbours={m: _neighbours(row[f"{m}_neighbours"], row[m + _SIMILARITY], first_triggers) for m in measures},
     )
+
+
+def _neighbours(
+    latents: list[int], similarities: list[float], first_triggers: pa.Array
+) -> list[tuple[int, float, str | None]]:
+    tokens = first_triggers.take(pa.array(latents, pa.int64())).to_pylist()
+    shown = [None if token is None else visible_token(token) for token in tokens]
+    return list(zip(latents, similarities, shown, strict=True))
 
 
 def _tokens(tokens: list[str] | None) -> list[str]:

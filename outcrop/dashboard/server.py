@@ -23,6 +23,7 @@ import json
 import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -206,10 +207,10 @@ class _Pages:
             now = run.now
             latent, _, _ = _latent(now, request, View())
             try:
-                (contexts,) = now.documents(latent, [number])
+                (document,) = now.documents(latent, [number])
             except KeyError:
                 raise HTTPException(404, f"no document {number} was cached") from None
-            return HTMLResponse(document_page(now, latent, number, contexts, links, _came_from(request)))
+            return HTMLResponse(document_page(now, latent, document, links, _came_from(request)))
 
     def asked(self, request: Request) -> Response:
         run, links = self._run(request)
@@ -240,7 +241,8 @@ class _Pages:
             raise ConfigError(f"the address names no {missing[0]} run; expected first= and second= with their numbers")
         numbers = {name: _whole(request.query_params[name]) for name in ("first", "second")}
         first, second = map(self._numbered, numbers.values())
-        comparison = compare_runs(first.directory.path, second.directory.path)
+        written = first.directory.written, second.directory.written
+        comparison = _compared(first.directory.path, second.directory.path, written)
         return _page(
             "compare.html.j2",
             title=f"{first.directory.name} and {second.directory.name}",
@@ -260,6 +262,12 @@ class _Pages:
         if number >= len(self._runs):
             raise HTTPException(404, f"there is no run {number}; the last is {len(self._runs) - 1}")
         return self._runs[number]
+
+
+@lru_cache(maxsize=4)
+def _compared(first: Path, second: Path, written: tuple[int | None, int | None]) -> dict[str, Any]:
+    """Two runs as their manifests were `written`."""
+    return compare_runs(first, second)
 
 
 def _whole(text: str) -> int:

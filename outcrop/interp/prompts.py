@@ -105,8 +105,8 @@ ANSWER = "Explanation:"
 def explain_messages(evidence: Evidence, vocabulary: Vocabulary, *, think: bool = False) -> tuple[Message, ...]:
     """What do the marked tokens have in common, which the windows beside them lack?
 
-    No solved examples stand before the question, because small models copy their solutions; and the list
-    of marked words bears no quotation marks, because they copy such a list.
+    No solved examples stand before the question, because small models copy their solutions; and the marked words are
+    quoted together, because they copy a list of quoted words.
     """
     sections = [*_shown(evidence, vocabulary), *_wrong(evidence.mistakes, vocabulary), _QUESTION + _THINK * think]
     return (Message("user", "\n\n".join(sections)),)
@@ -118,14 +118,14 @@ _THINK = f' First think step by step; then write your answer on a last line of i
 
 def _shown(evidence: Evidence, vocabulary: Vocabulary) -> Iterator[str]:
     activating = sorted(evidence.activating, key=lambda window: float(window.activations.max()), reverse=True)
-    runs = dict.fromkeys(_bare(run.strip()) for window in activating for run in _runs(window, vocabulary))
-    yield f"These words were marked in texts: {', '.join(runs)}"
+    runs = dict.fromkeys(run.strip() for window in activating for run in _runs(window, vocabulary))
+    yield f"These words were marked in texts: {quoted(', '.join(runs))}"
     yield _lines("Texts with marked words:", activating, vocabulary)
     if evidence.others:
         yield _lines("Texts without marked words:", evidence.others, vocabulary)
     if evidence.promoted:
-        tokens = (_bare(vocabulary.text([token]).strip()) for token in evidence.promoted)
-        yield f"After the marked words these become likelier: {', '.join(dict.fromkeys(tokens))}"
+        tokens = dict.fromkeys(vocabulary.text([token]).strip() for token in evidence.promoted)
+        yield f"After the marked words these become likelier: {quoted(', '.join(tokens))}"
 
 
 def _wrong(mistakes: Mistakes | None, vocabulary: Vocabulary) -> Iterator[str]:
@@ -140,10 +140,6 @@ def _wrong(mistakes: Mistakes | None, vocabulary: Vocabulary) -> Iterator[str]:
 
 def _lines(heading: str, windows: Iterable[Window], vocabulary: Vocabulary) -> str:
     return "\n".join([heading, *(marked(window, vocabulary) for window in windows)])
-
-
-def _bare(text: str) -> str:
-    return quoted(text)[1:-1]
 
 
 def _runs(window: Window, vocabulary: Vocabulary) -> Iterable[str]:

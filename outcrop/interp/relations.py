@@ -18,6 +18,7 @@ import numpy as np
 from outcrop.interp.clients.client import Client
 from outcrop.interp.explain import BANDS
 from outcrop.interp.prompts import quoted
+from outcrop.interp.scorers.embedding import Row, embedded_rows
 from outcrop.interp.scorers.verdicts import one_of
 from outcrop.model.embed import Embedder
 from outcrop.progress import Progress, silent
@@ -94,5 +95,10 @@ def _cosines(pairs: Sequence[tuple[str, str]], embedder: Embedder | None) -> lis
     if embedder is None or not pairs:
         return [None] * len(pairs)
     texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-    row = dict(zip(texts, embedder(texts), strict=True))
-    return [float(row[first] @ row[second]) for first, second in pairs]
+    row = dict(zip(texts, embedded_rows(texts, embedder), strict=True))
+    return [_cosine(row[first], row[second]) for first, second in pairs]
+
+
+def _cosine(first: Row, second: Row) -> float | None:
+    """None where one of them has no embedding."""
+    return None if isinstance(first, Failure) or isinstance(second, Failure) else float(first @ second)

@@ -1,4 +1,4 @@
-"""The sparse layer's step: selections, decoding and their gradients.
+"""The sparse layer's step: selections, decoding and their gradients; and a count of firings.
 
 `reference` is the specification in plain torch, `cpu` the same compiled from C; `primitives` chooses
 between them, and `functions` puts gradients on top.
@@ -8,6 +8,7 @@ from outcrop.kernels.functions import centred_bias, encode, sparse_decode
 from outcrop.kernels.memory import in_large_pages
 from outcrop.kernels.primitives import (
     above,
+    add_co_firings_,
     batchtopk,
     decode_gradients,
     groupmax,
@@ -23,6 +24,7 @@ from outcrop.kernels.reference import Codes
 __all__ = [
     "Codes",
     "above",
+    "add_co_firings_",
     "batchtopk",
     "centred_bias",
     "decode_gradients",

@@ -1,4 +1,4 @@
-/* The sparse layer's step on a CPU. `reference.py` is the specification, `cpu.py` the caller.
+/* The sparse layer's step on a CPU, and a count of firings. `reference.py` is the specification, `cpu.py` the caller.
  *
  * Selections: a coarse product first, then exact values for the few latents that can matter.
  *
@@ -590,5 +590,19 @@ void signum(const float *grad, float *z, float *x, float *y, int64_t m, int64_t 
         if (unit) unit_row(zi, d), unit_row(xi, d);
 #pragma omp simd
         for (int64_t j = 0; j < d; j++) yi[j] = zi[j] + beta * (xi[j] - zi[j]);
+    }
+}
+
+/* together [A B] += 1 for every token on which both fire: the tokens of latent a are at start_a … start_{a+1}, the
+ * others on token t at token_start_t … token_start_{t+1}. */
+void add_co_firings(const int64_t *start, const int32_t *tokens, const int64_t *token_start, const int32_t *others,
+                    int64_t a, int64_t b, int32_t *together, int64_t threads) {
+#pragma omp parallel for schedule(dynamic, 64) num_threads(threads)
+    for (int64_t i = 0; i < a; i++) {
+        int32_t *row = together + i * b;
+        for (int64_t place = start[i]; place < start[i + 1]; place++) {
+            int32_t token = tokens[place];
+            for (int64_t j = token_start[token]; j < token_start[token + 1]; j++) row[others[j]]++;
+        }
     }
 }

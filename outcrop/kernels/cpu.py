@@ -93,6 +93,10 @@ def decode_gradients(values: Tensor, indices: Tensor, weight: Tensor, grad: Tens
     return of_values, of_weight
 
 
+def add_co_firings_(together: Tensor, start: Tensor, tokens: Tensor, token_start: Tensor, others: Tensor) -> None:
+    call("add_co_firings", start, tokens, token_start, others, *together.shape, together)
+
+
 def unit_rows_(weight: Tensor) -> None:
     if weight.is_contiguous():
         call("unit_rows", weight, *weight.shape)

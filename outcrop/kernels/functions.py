@@ -6,7 +6,7 @@
 
 With A the sparse matrix of the codes and G that of the values' gradients, which is zero wherever the
 value is:  ∂x = G·W,  ∂W = Gᵀ·x,  ∂b = Gᵀ·1,  ∂W_dec = Aᵀ·∂y,  ∂values = ∂y · W_dec[indices].
-A selected zero is no firing: it gets no gradient, from neither function.
+A selected zero is no firing: it gets no gradient, from neither function, unless one asks for it.
 """
 
 from __future__ import annotations
@@ -31,10 +31,15 @@ def encode(x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Te
 
 
 def sparse_decode(
-    values: Float[Tensor, "n k"], indices: Int64[Tensor, "n k"], weight: Float[Tensor, "M d"]
+    values: Float[Tensor, "n k"],
+    indices: Int64[Tensor, "n k"],
+    weight: Float[Tensor, "M d"],
+    *,
+    through_zeros: bool = False,
 ) -> Float[Tensor, "n d"]:
-    """The sum of the decoder rows of each token's latents, weighted by their values."""
-    return _SparseDecode.apply(values, indices, weight)  # type: ignore[no-untyped-call]
+    """The sum of the decoder rows of each token's latents, weighted by their values; `through_zeros` gives a value
+    of zero its gradient, for a selection that lets it through to a threshold."""
+    return _SparseDecode.apply(values, indices, weight, through_zeros)  # type: ignore[no-untyped-call]
 
 
 def centred_bias(
@@ -80,19 +85,22 @@ class _Encode(torch.autograd.Function):
 
 class _SparseDecode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, indices: Tensor, weight: Tensor, through_zeros: bool) -> Tensor:
         ctx.save_for_backward(values, indices, weight)
+        ctx.through_zeros = through_zeros
         return weighted_rows(values, indices, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         values, indices, weight = ctx.saved_tensors
-        needs_values, _, needs_weight = ctx.needs_input_grad
-        if needs_values and needs_weight:
+        needs_values, _, needs_weight, _ = ctx.needs_input_grad
+        if needs_values and needs_weight and not ctx.through_zeros:
             of_values, of_weight = decode_gradients(values, indices, weight, grad)
-            return of_values, None, of_weight
+            return of_values, None, of_weight, None
+        reached = (values != 0) | ctx.through_zeros
         return (
-            row_products(grad, indices, weight) * (values != 0) if needs_values else None,
+            row_products(grad, indices, weight) * reached if needs_values else None,
             None,
             transposed_product(values, indices, grad, len(weight)) if needs_weight else None,
+            None,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from outcrop.kernels import cpu, reference
@@ -75,6 +75,18 @@ def decode_gradients(
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "M d"]]:
     """Gradients of weighted_rows for values and weight, from that of its output; none for a value of zero."""
     return backend(values, weight, grad).decode_gradients(values, indices, weight, grad)
+
+
+def add_co_firings_(
+    together: Int32[Tensor, "a b"],
+    start: Int64[Tensor, "a_plus_1"],
+    tokens: Int32[Tensor, "firings"],
+    token_start: Int64[Tensor, "n_plus_1"],
+    others: Int32[Tensor, "firings_of_others"],
+) -> None:
+    """Counts, of each latent and each other one, the tokens on which both fire: latent a owns
+    tokens[start[a] : start[a + 1]], on token t fire others[token_start[t] : token_start[t + 1]]."""
+    backend().add_co_firings_(together, start, tokens, token_start, others)
 
 
 def unit_rows_(weight: Float[Tensor, "M d"]) -> None:

@@ -14,13 +14,16 @@ sparse [n M] matrix of the codes:
     row_products        (rows · Wᵀ) at the codes' places        [n k]
     transposed_product  Aᵀ · rows    [M d]
 
-None of them makes anything of size n·k·d or, beyond pre itself, of size n·M.
+None of them makes anything of size n·k·d or, beyond pre itself, of size n·M. Beside the step stands
+add_co_firings_, which counts what was cached.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32, Int64
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -126,6 +129,23 @@ def decode_gradients(
     """Gradients of weighted_rows for values and weight, from that of its output; none for a value of zero."""
     of_values = row_products(grad, indices, weight) * (values != 0)
     return of_values, transposed_product(values, indices, grad, len(weight))
+
+
+def add_co_firings_(
+    together: Int32[Tensor, "a b"],
+    start: Int64[Tensor, "a_plus_1"],
+    tokens: Int32[Tensor, "firings"],
+    token_start: Int64[Tensor, "n_plus_1"],
+    others: Int32[Tensor, "firings_of_others"],
+) -> None:
+    """Counts, of each latent and each other one, the tokens on which both fire: latent a owns
+    tokens[start[a] : start[a + 1]], on token t fire others[token_start[t] : token_start[t + 1]]."""
+    n_a, n_b, n = *together.shape, len(token_start) - 1
+    fires, on = (
+        csr_array((np.ones(len(indices), dtype=np.int32), indices.numpy(), indptr.numpy()), shape=shape)
+        for indptr, indices, shape in ((start, tokens, (n_a, n)), (token_start, others, (n, n_b)))
+    )
+    together += torch.from_numpy((fires @ on).toarray())
 
 
 def unit_rows_(weight: Float[Tensor, "M d"]) -> None:

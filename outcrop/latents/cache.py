@@ -73,6 +73,8 @@ class LatentCache:
         return self.placed.coder.n_latents
 
     def __getitem__(self, latent: int) -> Firings:
+        if not 0 <= latent < self.n_latents:
+            raise CoderError(f"there is no latent {latent}; {self.key} has {self.n_latents:,}, from 0")
         parts = [shard.read(latent, latent + 1) for shard in self.shards]
         return Firings(np.concatenate([p for _, p, _ in parts]), np.concatenate([v for _, _, v in parts]))
 

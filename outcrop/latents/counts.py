@@ -27,6 +27,7 @@ from outcrop.run import write_atomically
 
 N_BINS = 32  # of activations: bin i holds those from 2^(i−16) to below 2^(i−15), the outer ones all beyond
 N_PLACES = 16  # of positions within a context: place i holds those from 2^i to below 2^(i+1)
+_VERSION = 1  # of the rules by which is counted
 _ENTRIES = 8_000_000  # activations read at once
 
 
@@ -85,7 +86,7 @@ def _counted(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"], n_t
 
 def _identity(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"]) -> str:
     """Of all that a shard's counts depend on."""
-    digest = hashlib.sha256(f"{shard.content} {shard.made.text}".encode())
+    digest = hashlib.sha256(f"{_VERSION} {shard.content} {shard.made.text}".encode())
     tokens = slice(shard.start, shard.stop)
     digest.update(np.ascontiguousarray(grid.row_of[tokens] >= 0).data)
     digest.update(str(grid.positions.shape[1]).encode())

@@ -30,7 +30,7 @@ from outcrop.latents.split import in_split
 from outcrop.latents.survey import Survey
 from outcrop.latents.triggers import find_triggers
 from outcrop.progress import Progress, silent
-from outcrop.types import Example, LatentExamples, LatentId, Split, Stratum, StratumShare, TokenEvidence, Window
+from outcrop.types import Example, LatentExamples, LatentId, Split, Stratum, StratumShare, TokenEvidence
 
 _ANCHORS = 32  # activating windows whose nearest are semantic
 
@@ -88,11 +88,13 @@ class _Drawer:
     ) -> None:
         self._one, self._grid, self._latent, self._config = one, one.grid, latent, config
         self._neighbours, self._index = neighbours, index
-        self._generator = np.random.default_rng([seed, 2, latent])
+        self._generators = {
+            split: np.random.default_rng([seed, 2, latent, i]) for i, split in enumerate(get_args(Split))
+        }
         self._firings = one.cache[latent]
-        rows, peaks = self._grid.peaks(self._firings)
+        rows, peaks, at = self._grid.peaks(self._firings)
         order = np.argsort(peaks, kind="stable")
-        self._rows, self._peaks = rows[order], peaks[order]  # the weakest first
+        self._rows, self._peaks, self._peak_at = rows[order], peaks[order], at[order]  # the weakest first
         self._is_score = one.is_score[self._grid.document]
         self._missing: dict[Stratum, list[str]] = {}
         self._strata = partition(self._fires(), list(self._candidates()))
@@ -154,15 +156,20 @@ class _Drawer:
     def _activating(self, split: Split) -> list[Example]:
         config = self._config
         here = np.flatnonzero(in_split(self._is_score[self._rows], split))
+        if self._centred(split):
+            here = here[self._alone(here)]
         n, sampler = (
             (config.explain_activating, config.explain_sampler)
             if split == "explain"
             else (config.score_activating, "quantiles")
         )
-        drawn = sample(sampler, self._peaks[here], n, config.n_quantiles, self._generator)
+        drawn = sample(sampler, self._peaks[here], n, config.n_quantiles, self._generators[split])
         quantile = quantiles(len(here), config.n_quantiles)[drawn]
         rows = self._rows[here[drawn]]
-        windows = self._around_peaks(rows) if self._centred(split) else self._grid.windows(rows, self._firings)
+        if self._centred(split):
+            windows = self._grid.centred(self._peak_at[here[drawn]], config.peak_offset, self._firings)
+        else:
+            windows = self._grid.windows(rows, self._firings)
         return [
             Example(index, row, split, window, quantile=q)
             for index, (row, window, q) in enumerate(zip(rows.tolist(), windows, quantile.tolist(), strict=True))
@@ -171,11 +178,10 @@ class _Drawer:
     def _centred(self, split: Split) -> bool:
         return split == "explain" and self._config.explain_windows == "centred"
 
-    def _around_peaks(self, rows: Int64[ndarray, "n"]) -> list[Window]:
-        """Of each row the window around the token on which the latent fires most."""
-        windows = self._grid.windows(rows, self._firings)
-        peaks = self._grid.positions[rows, [int(window.activations.argmax()) for window in windows]]
-        return self._grid.centred(peaks, self._config.peak_offset, self._firings)
+    def _alone(self, which: Int64[ndarray, "n"]) -> Bool[ndarray, "n"]:
+        """Whose centred window holds no stronger activation than its own peak: that would be another row's."""
+        around = self._grid.strongest_around(self._peak_at[which], self._config.peak_offset, self._firings)
+        return around <= self._peaks[which]
 
     def _first(self, tokens: Int64[ndarray, "n"], rows: Int64[ndarray, "n"]) -> Int64[ndarray, "n"]:
         """Where in the corpus each token first stands in its row."""
@@ -196,9 +202,9 @@ class _Drawer:
         if len(here) < wanted:
             self._note(name, f"{split}: {wanted} wanted, {len(here)} windows there")
         if split == "explain" and stratum.source is not None:
-            drawn = here[in_turn(stratum.source[here], wanted, self._generator)]
+            drawn = here[in_turn(stratum.source[here], wanted, self._generators[split])]
         else:
-            drawn = self._generator.choice(here, size=min(wanted, len(here)), replace=False)
+            drawn = self._generators[split].choice(here, size=min(wanted, len(here)), replace=False)
         rows = stratum.rows[drawn]
         if triggers is None:
             windows = self._grid.windows(rows, self._firings)

@@ -53,9 +53,14 @@ def partition(fires: Bool[ndarray, "windows"], candidates: Sequence[StratumRows]
 
 def same_token_rows(grid: Grid, triggers: Int64[ndarray, "triggers"]) -> StratumRows:
     """Rows with a trigger, each with the first one that it contains."""
-    rows = np.unique(np.concatenate([grid.rows_with(token) for token in triggers.tolist()]))
-    first = np.isin(grid.tokens[rows], triggers).argmax(axis=1)
-    return StratumRows("same_token", rows.astype(np.int64), grid.tokens[rows, first].astype(np.int64))
+    none = grid.positions.size
+    first = np.full(grid.n_windows, none)  # where in each row a trigger stands first
+    for token in triggers.tolist():
+        places = grid.places_of(token)[::-1]  # of several in one row the first has the last word
+        rows = places // grid.positions.shape[1]
+        first[rows] = np.minimum(first[rows], places)
+    rows = np.flatnonzero(first < none)
+    return StratumRows("same_token", rows, grid.tokens.ravel()[first[rows]].astype(np.int64))
 
 
 def neighbour_rows(cache: LatentCache, grid: Grid, neighbours: Neighbours, latent: int) -> StratumRows:

@@ -18,18 +18,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from numpy import ndarray
 from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
 from outcrop.config import NeighbourMeasure
+from outcrop.kernels import add_co_firings_
 from outcrop.latents.cache import LatentCache
-from outcrop.latents.shards import taken
 from outcrop.latents.statistics import DENSE_RATE
 
-_PAIRS = 1 << 25  # counts, or cosines, held at once
+_PAIRS = 1 << 27  # counts, or cosines, held at once
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ def find_neighbours(
 ) -> Neighbours:
     """The n nearest of each of `latents` among all latents of the coder.
 
-    Co-firing takes time with the number of pairs of firings on one token of which one is of `latents`, and memory
-    with the firings on such tokens. Raises CoderError for `encoder` where the encoder rows have no common space.
+    Co-firing takes time with the number of pairs of firings on one token of which one is of `latents`, and with all
+    firings once for each block of them; in memory are the counts of a block and the firings of one shard. Raises
+    CoderError for `encoder` where the encoder rows have no common space.
     """
     eligible = _possible(cache)
     if measure in ("decoder", "encoder"):
@@ -88,62 +89,43 @@ def _co_firing(
 ) -> Iterator[Others]:
     """For each of `latents`, the latents that fire with it, and how alike they are: itself not at all."""
     n_fired, n_tokens = cache.n_fired, int(cache.eligible.sum())
-    by_token = _by_token(cache, latents, eligible)
-    for block in _blocks(latents, n_fired[latents].astype(np.float64), by_token):
-        together = _fires(cache, block) @ by_token
-        of = np.repeat(block.astype(np.int32), np.diff(together.indptr))
-        likeness = _likeness(measure, n_fired[of], n_fired[together.indices], together.data, n_tokens)
-        likeness[of == together.indices] = -np.inf
-        for begin, end in zip(together.indptr, together.indptr[1:], strict=False):
-            yield together.indices[begin:end], likeness[begin:end]
+    n_blocks = -(-len(latents) * cache.n_latents // _PAIRS)
+    for block in np.array_split(latents, n_blocks) if n_blocks else []:
+        together = _together(cache, block)
+        together[:, ~eligible] = 0
+        together[np.arange(len(block)), block] = 0
+        for latent, counts in zip(block.tolist(), together, strict=True):
+            others = np.flatnonzero(counts)
+            yield others, _likeness(measure, int(n_fired[latent]), n_fired[others], counts[others], n_tokens)
 
 
-def _blocks(
-    latents: Int64[ndarray, "a"], n_fired: Float64[ndarray, "a"], by_token: csr_array
-) -> list[Int64[ndarray, "block"]]:
-    """Of about as many firings, and counts by the mean number of latents on a token where there are any."""
-    n_tokens = np.count_nonzero(np.diff(by_token.indptr))
-    counts = np.minimum(n_fired * by_token.nnz / max(1, n_tokens), by_token.shape[1])
-    return np.split(latents, np.flatnonzero(np.diff(np.cumsum(counts + n_fired) // _PAIRS)) + 1)
+def _together(cache: LatentCache, block: Int64[ndarray, "a"]) -> Int32[ndarray, "a latents"]:
+    """On how many tokens each latent of a block, which ascends, fires with each of all latents."""
+    counts = torch.zeros(cache.n_latents, len(block), dtype=torch.int32)
+    runs = np.split(block, np.flatnonzero(np.diff(block) != 1) + 1)  # of latents whose bytes lie behind one another
+    for shard in cache.shards:
+        on = _on_tokens([shard.fires(int(run[0]), int(run[-1]) + 1) for run in runs], shard.stop - shard.start)
+        on_tokens = on.indptr.astype(np.int64), on.indices.astype(np.int32, copy=False)
+        add_co_firings_(counts, *map(torch.from_numpy, (*shard.fires(0, cache.n_latents), *on_tokens)))
+    return counts.T.contiguous().numpy()
+
+
+def _on_tokens(runs: list[tuple[Int64[ndarray, "_"], Int32[ndarray, "_"]]], n_tokens: int) -> csr_array:
+    """[tokens latents], 1 where a latent fires, from where each begins and the tokens on which they do."""
+    n_fired = np.concatenate([np.diff(start) for start, _ in runs])
+    latent, token = np.repeat(np.arange(len(n_fired), dtype=np.int32), n_fired), np.concatenate([at for _, at in runs])
+    ones = np.ones(len(token), dtype=bool)
+    return coo_array((ones, (token, latent)), shape=(n_tokens, len(n_fired))).tocsr()
 
 
 def _likeness(
-    measure: NeighbourMeasure, n_a: Int[ndarray, "x"], n_b: Int[ndarray, "x"], n_ab: Int[ndarray, "x"], n_tokens: int
+    measure: NeighbourMeasure, n_a: int, n_b: Int[ndarray, "x"], n_ab: Int[ndarray, "x"], n_tokens: int
 ) -> Float32[ndarray, "x"]:
     if measure == "jaccard":
         return (n_ab / (n_a + n_b - n_ab)).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):  # both on every token: nothing is learned
         npmi = np.log(n_ab / n_a / n_b * n_tokens) / -np.log(n_ab / n_tokens)
     return np.nan_to_num(npmi, nan=0.0).astype(np.float32)
-
-
-def _by_token(cache: LatentCache, latents: Int64[ndarray, "a"], eligible: Bool[ndarray, "latents"]) -> csr_array:
-    """[tokens latents], 1 where a possible neighbour fires, on the tokens where one of `latents` does."""
-    everything = len(latents) == cache.n_latents
-    wanted = np.full(len(cache.corpus.tokens), everything)
-    for latent in [] if everything else latents.tolist():
-        wanted[cache[latent].position] = True
-    indices: list[ndarray] = []
-    n_there: list[ndarray] = []
-    for shard in cache.shards:
-        latent, position = shard.places()
-        keep = eligible[latent] & wanted[shard.start : shard.stop][position]
-        ones = np.ones(int(keep.sum()), dtype=np.int32)
-        shape = shard.stop - shard.start, len(eligible)
-        by_token = coo_array((ones, (position[keep], latent[keep])), shape=shape).tocsr()
-        indices.append(by_token.indices)
-        n_there.append(np.diff(by_token.indptr))
-    joined = taken(indices)
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate(n_there))])
-    return csr_array((np.ones(len(joined), np.int32), joined, indptr), shape=(len(wanted), len(eligible)))
-
-
-def _fires(cache: LatentCache, latents: Int64[ndarray, "a"]) -> csr_array:
-    """[a tokens], 1 where each latent fires."""
-    positions = [cache[latent].position for latent in latents.tolist()]
-    indptr = np.cumsum([0, *map(len, positions)])
-    ones = np.ones(indptr[-1], dtype=np.int32)
-    return csr_array((ones, np.concatenate(positions), indptr), shape=(len(latents), len(cache.corpus.tokens)))
 
 
 def _cosines(

@@ -59,12 +59,16 @@ def outputs(
 
 
 def on_residual_stream(model: LanguageModel, hookpoint: Hookpoint) -> bool:
-    """Whether what leaves a block, or is added to what enters it, is meant: the block, its attention or its MLP."""
+    """Whether what leaves a block, or is added as it is to what enters it, is meant: the block, its attention or its
+    MLP, unless a norm stands behind these (Gemma 2, OLMo 2)."""
     blocks = _blocks(model.module)
     if hookpoint.side != "output" or not hookpoint.path.startswith(f"{blocks}."):
         return False
-    _, *inner = hookpoint.path.removeprefix(f"{blocks}.").split(".")
-    return not inner or (len(inner) == 1 and "norm" not in inner[0] and not inner[0].startswith("ln"))
+    block, *inner = hookpoint.path.removeprefix(f"{blocks}.").split(".")
+    if not inner:
+        return True
+    normed = hasattr(model.module.get_submodule(f"{blocks}.{block}"), "post_feedforward_layernorm")
+    return len(inner) == 1 and not normed and "norm" not in inner[0] and not inner[0].startswith("ln")
 
 
 def _blocks(module: Any) -> str:

@@ -56,14 +56,16 @@ def _from_each(
 
 
 def in_turn(source: Int64[ndarray, "windows"], n: int, generator: np.random.Generator) -> Int64[ndarray, "n"]:
-    """n windows, by turns one of each source as long as it has any; within a source at random."""
-    order = generator.permutation(len(source))
-    _, of = np.unique(source[order], return_inverse=True)
-    by_source = np.argsort(of, kind="stable")
-    starts = np.flatnonzero(np.diff(of[by_source], prepend=-1))
-    turn = np.empty(len(source), dtype=np.int64)
-    turn[by_source] = np.arange(len(source)) - np.repeat(starts, np.diff(starts, append=len(source)))
-    return order[np.argsort(turn, kind="stable")][:n]
+    """n windows, by turns one of each source, in a random order, as long as it has any; within a source at random."""
+    have = np.bincount(source)
+    sources = generator.permutation(np.flatnonzero(have))
+    quotas = share_out(n, have[sources].tolist())
+    drawn = [np.empty(0, dtype=np.int64)]
+    for one, quota in zip(sources.tolist(), quotas, strict=True):
+        if quota:
+            drawn.append(generator.choice(np.flatnonzero(source == one), quota, replace=False))
+    turn = np.concatenate([np.arange(len(of_source)) for of_source in drawn])
+    return np.concatenate(drawn)[np.argsort(turn, kind="stable")]
 
 
 def share_out(total: int, available: list[int]) -> list[int]:

@@ -52,14 +52,15 @@ def flagged(statistics: LatentStatistics, flags: Sequence[Flag]) -> Bool[ndarray
 def select_latents(
     statistics: LatentStatistics,
     left_out: Bool[ndarray, "latents"],
-    group: Int64[ndarray, "latents"],
+    layer: Int64[ndarray, "latents"],
+    prefix: Int64[ndarray, "latents"],
     config: SelectConfig,
     seed: int,
 ) -> Selection:
     """Those that are wanted, of the latents that fired and are not left out; fewer where there are not so many.
 
-    `group` is each latent's layer and matryoshka prefix: the groups share `n_latents` equally, and within a group the
-    bins of log firing rate do. ConfigError for a latent that does not exist.
+    The layers share `n_latents` equally, within a layer the matryoshka prefixes do, and within these the bins of log
+    firing rate; who gets what does not divide is drawn. ConfigError for a latent that does not exist.
     """
     candidates = (statistics.n_fired > 0) & ~left_out & ~flagged(statistics, config.without)
     if config.only:
@@ -75,15 +76,23 @@ def select_latents(
     generator = np.random.default_rng([seed, 1])
     if config.how == "random":
         return _sorted([_drawn(np.flatnonzero(candidates), config.n_latents, generator)])
-    groups = [np.flatnonzero(candidates & (group == i)) for i in range(int(group.max()) + 1)]
-    quotas = share_out(config.n_latents, [len(members) for members in groups])
     return _sorted(
         [
-            part
-            for members, quota in zip(groups, quotas, strict=True)
-            for part in _spread(members, statistics.firing_rate, quota, config.n_rate_bins, generator)
+            drawn
+            for of_layer, n_of_layer in _shared(np.flatnonzero(candidates), layer, config.n_latents, generator)
+            for members, quota in _shared(of_layer, prefix, n_of_layer, generator)
+            for drawn in _spread(members, statistics.firing_rate, quota, config.n_rate_bins, generator)
         ]
     )
+
+
+def _shared(
+    members: Int64[ndarray, "n"], group: Int64[ndarray, "latents"], total: int, generator: np.random.Generator
+) -> list[tuple[Int64[ndarray, "_"], int]]:
+    """The members of each group, and how many of the total it gets."""
+    groups = generator.permutation(np.unique(group[members]))
+    parts = [members[group[members] == one] for one in groups]
+    return list(zip(parts, share_out(total, [len(part) for part in parts]), strict=True))
 
 
 _Drawn = tuple[Int64[ndarray, "chosen"], float]  # the chosen latents, and the chance that each had

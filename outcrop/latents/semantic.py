@@ -69,6 +69,8 @@ def build_index(
     if not path.exists():
         unfinished = directory / f".{path.name}.unfinished"
         unfinished.mkdir(parents=True, exist_ok=True)
+        if grid.n_windows > exact_windows:
+            faiss_module()  # that it is missing is told before the work
         _embed(grid, vocabulary, embedder, unfinished, part_windows, progress)
         _describe(unfinished, made_of, approximate=grid.n_windows > exact_windows)
         unfinished.rename(path)

@@ -115,11 +115,13 @@ class Shard:
         value *= self._file.get_slice("scale")[first:stop][latent - first]
         return latent, position, value
 
-    def places(self) -> tuple[Int32[ndarray, "nnz"], Int32[ndarray, "nnz"]]:
-        """Latent and position within the shard of every entry."""
-        n_fired = self.n_fired
-        latent = np.repeat(np.arange(len(n_fired), dtype=np.int32), n_fired)
-        return latent, self._file.get_tensor("position").view(np.int32)
+    def fires(self, first: int, stop: int) -> tuple[Int64[ndarray, "latents_plus_1"], Int32[ndarray, "x"]]:
+        """Where some latents fire, as positions within the shard behind one another, and where each one's begin."""
+        indptr = self._indptr[first : stop + 1]
+        begin, end = int(indptr[0]), int(indptr[-1])
+        if begin == end:
+            return indptr - begin, np.empty(0, np.int32)
+        return indptr - begin, self._file.get_slice("position")[begin:end].view(np.int32)
 
     def verify(self) -> None:
         """Read everything; CorruptError unless it is what was written."""

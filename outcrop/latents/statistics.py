@@ -11,6 +11,7 @@ positional        at least half of the firings are at places in the context wher
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,13 @@ from scipy.sparse import csr_array
 
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.counts import N_PLACES, count, place
-from outcrop.latents.triggers import Triggers, find_triggers
+from outcrop.latents.triggers import Triggers, find_triggers, joined
 from outcrop.latents.windows import Grid
 from outcrop.progress import Progress, silent
 
 DENSE_RATE = 0.1
 _PLACE_LIFT, _PLACE_COVER = 4, 0.5
+_PAIRS = 1 << 24  # of a latent and a token type, looked at together
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ def latent_statistics(
     """Of all latents, from counts that are kept beside the shards."""
     counts = count(cache, grid, is_score, progress)
     occurrences = token_counts(cache)
-    dependence, coverage = context_dependence(counts.tokens, occurrences)
+    by_token = [
+        (*context_dependence(block, occurrences), find_triggers(block, occurrences)) for block in _blocks(counts.tokens)
+    ]
+    dependence, coverage, triggers = zip(*by_token, strict=True)
     place_rate, positional = _places(counts.places, cache)
     n_windows = counts.n_windows.sum(axis=1)
     with np.errstate(invalid="ignore"):
@@ -72,8 +77,8 @@ def latent_statistics(
         context_rate=n_windows / grid.n_windows,
         mean_activation=mean,
         max_activation=np.where(counts.n_fired > 0, counts.maximum.astype(np.float64), np.nan),
-        context_dependence=dependence,
-        context_dependence_coverage=coverage,
+        context_dependence=np.concatenate(dependence),
+        context_dependence_coverage=np.concatenate(coverage),
         n_explain_windows=counts.n_windows[:, 0],
         n_score_windows=counts.n_windows[:, 1],
         n_explain_documents=counts.n_documents[:, 0],
@@ -81,8 +86,17 @@ def latent_statistics(
         histogram=counts.histogram,
         place_rate=place_rate,
         positional=positional,
-        triggers=find_triggers(counts.tokens, occurrences),
+        triggers=joined(triggers),
     )
+
+
+def _blocks(tokens: csr_array) -> Iterator[csr_array]:
+    """The rows, some at a time, with about `_PAIRS` pairs of a latent and a type, and at least one row each."""
+    first, n = 0, tokens.shape[0]
+    while first < n:
+        stop = max(first + 1, int(np.searchsorted(tokens.indptr, int(tokens.indptr[first]) + _PAIRS, side="right")) - 1)
+        yield tokens[first:stop]
+        first = stop
 
 
 def token_counts(cache: LatentCache) -> Int64[ndarray, "types"]:

@@ -55,15 +55,14 @@ def survey(
     rare = is_rare(statistics, examples)
     n_score = int(is_score[grid.document].sum())
     everywhere = is_everywhere(statistics, grid.n_windows - n_score, n_score, examples)
-    selection = select_latents(statistics, rare | everywhere, prefix_groups(cache), select, seed)
+    selection = select_latents(statistics, rare | everywhere, *layers_and_prefixes(cache), select, seed)
     return Survey(cache, grid, is_score, statistics, rare, selection)
 
 
-def prefix_groups(cache: LatentCache) -> Int64[ndarray, "latents"]:
+def layers_and_prefixes(cache: LatentCache) -> tuple[Int64[ndarray, "latents"], Int64[ndarray, "latents"]]:
     """Each latent's layer and, within it, its matryoshka prefix."""
-    prefixes = cache.placed.coder.architecture.matryoshka
     layer, within = np.divmod(np.arange(cache.n_latents), cache.latents_per_layer)
-    return layer * (len(prefixes) + 1) + np.searchsorted(prefixes, within, side="right")
+    return layer, np.searchsorted(cache.placed.coder.architecture.matryoshka, within, side="right")
 
 
 def _no_window(cache: LatentCache, window_tokens: int) -> str:
@@ -94,11 +93,11 @@ def latent_rows(one: Survey) -> Iterator[LatentRow]:
     chosen = zip(one.selection.latents.tolist(), one.selection.probability.tolist(), strict=True)
     probability = dict(chosen)
     statistics = one.statistics
-    prefix = prefix_groups(one.cache) % (len(one.cache.placed.coder.architecture.matryoshka) + 1)
+    layer, prefix = layers_and_prefixes(one.cache)
     for index in range(one.cache.n_latents):
         yield LatentRow(
             latent=LatentId(one.cache.key, index),
-            layer=index // one.cache.latents_per_layer,
+            layer=int(layer[index]),
             prefix=int(prefix[index]),
             n_fired=int(statistics.n_fired[index]),
             n_windows=int(statistics.n_windows[index]),

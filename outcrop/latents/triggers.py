@@ -6,6 +6,7 @@ of the firings the latent is *diffuse*; if P(fire | t) ≥ 0.99 for all of them 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -42,6 +43,14 @@ class Triggers:
     @property
     def _latent(self) -> Int64[ndarray, "triggers"]:
         return np.repeat(np.arange(len(self.cover)), np.diff(self.indptr))
+
+
+def joined(parts: Iterable[Triggers]) -> Triggers:
+    """Those of some latents behind those of others."""
+    each = list(parts)
+    n = np.concatenate([np.diff(part.indptr) for part in each])
+    columns = ("token", "share", "probability", "cover")
+    return Triggers(np.append(0, np.cumsum(n)), *(np.concatenate([getattr(p, c) for p in each]) for c in columns))
 
 
 def find_triggers(tokens: csr_array, occurrences: Int[ndarray, "types"]) -> Triggers:

@@ -61,18 +61,16 @@ class Grid:
         rows[self.positions] = np.arange(self.n_windows, dtype=np.int32)[:, None]
         return rows
 
-    def rows_with(self, token: int) -> Int[ndarray, "rows"]:
-        """The rows that contain a token type, ascending."""
-        starts, rows = self._inverted
-        return rows[starts[token] : starts[token + 1]] if token + 1 < len(starts) else rows[:0]
+    def places_of(self, token: int) -> Int[ndarray, "places"]:
+        """Where a token type stands in the windows, laid behind one another; ascending."""
+        starts, places = self._inverted
+        return places[starts[token] : starts[token + 1]] if token + 1 < len(starts) else places[:0]
 
     @cached_property
-    def _inverted(self) -> tuple[Int[ndarray, "types_plus_1"], Int[ndarray, "pairs"]]:
-        """The rows of every token type, behind one another, and where each type's begin."""
-        rows = np.repeat(np.arange(self.n_windows, dtype=np.int32), self.positions.shape[1])
-        ones = np.ones(len(rows), dtype=bool)
-        by_type = coo_array((ones, (self.tokens.ravel(), rows))).tocsr()
-        by_type.sort_indices()
+    def _inverted(self) -> tuple[Int[ndarray, "types_plus_1"], Int[ndarray, "places"]]:
+        """The places of every token type, behind one another, and where each type's begin."""
+        tokens = self.tokens.ravel()
+        by_type = coo_array((np.ones(len(tokens), dtype=bool), (tokens, np.arange(len(tokens))))).tocsr()
         return by_type.indptr, by_type.indices
 
     def fired_rows(self, firings: Firings) -> Int32[ndarray, "firings"]:
@@ -80,13 +78,21 @@ class Grid:
         rows = self.row_of[firings.position]
         return rows[rows >= 0]
 
-    def peaks(self, firings: Firings) -> tuple[Int64[ndarray, "fired"], Float32[ndarray, "fired"]]:
-        """The rows in which a latent fires, ascending, and its largest activation in each."""
+    def peaks(
+        self, firings: Firings
+    ) -> tuple[Int64[ndarray, "fired"], Float32[ndarray, "fired"], Int64[ndarray, "fired"]]:
+        """The rows in which a latent fires, ascending, its largest activation in each, and where in the corpus that
+        stands first."""
         rows = self.row_of[firings.position]
         on_grid = rows >= 0
-        rows, value = rows[on_grid].astype(np.int64), firings.value[on_grid]
+        rows, value, position = rows[on_grid].astype(np.int64), firings.value[on_grid], firings.position[on_grid]
         starts = np.flatnonzero(np.diff(rows, prepend=-1))
-        return rows[starts], np.maximum.reduceat(value, starts) if len(starts) else value
+        if not len(starts):
+            return rows, value, position
+        peak = np.maximum.reduceat(value, starts)
+        at_peak = np.flatnonzero(value == np.repeat(peak, np.diff(starts, append=len(rows))))
+        first = at_peak[np.diff(rows[at_peak], prepend=-1) > 0]
+        return rows[starts], peak, position[first]
 
     def windows(self, rows: Int64[ndarray, "n"], firings: Firings) -> list[Window]:
         """Rows with the activations of one latent."""
@@ -99,6 +105,15 @@ class Grid:
         for begin, end in zip(*self._around(peaks, offset), strict=True):
             found += windows_at(self.corpus, self.eligible_positions[None, begin:end], firings)
         return found
+
+    def strongest_around(self, peaks: Int64[ndarray, "n"], offset: int, firings: Firings) -> Float32[ndarray, "n"]:
+        """The largest activation in each of those windows."""
+        begin, end = self._around(peaks, offset)
+        first = np.searchsorted(firings.position, self.eligible_positions[begin])
+        last = np.searchsorted(firings.position, self.eligible_positions[end - 1], side="right")
+        padded = np.append(firings.value, np.float32(0))
+        largest = np.maximum.reduceat(padded, np.column_stack([first, last]).ravel())[::2]
+        return np.where(last > first, largest, np.float32(0))
 
     def silent_around(self, peaks: Int64[ndarray, "n"], offset: int, firings: Firings) -> Bool[ndarray, "n"]:
         """Which of those windows hold no firing at all."""

@@ -98,11 +98,16 @@ def wildcards(widths: Mapping[Hookpoint, int]) -> Counter[tuple[str, int]]:
 
 
 def place_widths(model: LanguageModel, places: Sequence[Place]) -> dict[Place, tuple[int, int]]:
-    """Widths of source and target; HookpointError for one that does not carry one vector per token."""
+    """Widths of source and target; HookpointError for one that does not carry one vector per token, and for a target
+    that a forward pass reaches before its source."""
     widths = hookpoint_widths(model)
     for hookpoint in (hookpoint for place in places for hookpoint in place):
         if hookpoint not in widths:
             raise _no_vectors(hookpoint)
+    order = list(widths)
+    for source, target in places:
+        if order.index(source) > order.index(target):
+            raise HookpointError(f"a forward pass reaches {target} before {source}, from which it cannot be predicted")
     return {(source, target): (widths[source], widths[target]) for source, target in places}
 
 
@@ -113,7 +118,7 @@ def capture(model: LanguageModel, tokens: Int[Tensor, "b t"], hookpoints: Sequen
     def keep(hookpoint: Hookpoint, tensor: Any) -> None:
         if not isinstance(tensor, Tensor) or tensor.ndim != 3 or tensor.shape[:2] != tokens.shape:
             raise _no_vectors(hookpoint)
-        seen[hookpoint] = tensor
+        seen[hookpoint] = tensor.clone()  # some models go on in place
         if len(seen) == len(hookpoints):
             raise _AllSeen
 

@@ -113,7 +113,7 @@ def render_page(summary: dict[str, Any], tables: Tables, latents: Sequence[Laten
         cards=Cards(tables)(latents),
         index="#latents",
         replies=None,
-        documents=None,
+        document=None,
         query="",
         several=len({page.explained_by for page in latents}) > 1,
         style=style,

@@ -47,6 +47,7 @@ class WindowView:
     pieces: tuple[Piece, ...]
     row: int
     document: int
+    context: int  # of its first token, as the cache counts them
     peak: float
     quantile: int | None
     stratum: str | None
@@ -178,7 +179,8 @@ def _view(example: Example, judgements: list[dict[str, Any]], peak: float, vocab
     return WindowView(
         pieces=pieces_of(window.tokens, window.activations, peak, vocabulary, example.trigger),
         row=example.row,
-        document=example.window.document,
+        document=window.document,
+        context=window.context,
         peak=float(example.window.activations.max()),
         quantile=example.quantile,
         stratum=example.stratum,

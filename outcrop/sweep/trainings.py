@@ -167,10 +167,11 @@ def _matched(coder: Path, others: Sequence[Path]) -> list[float] | None:
 
 def _unfired(placed: PlacedCoder, stream: Stream) -> tuple[list[float], int]:
     """Of each layer, and on how many tokens."""
+    coder = placed.coder.to(stream.device)
     fired, n_tokens = np.zeros((placed.coder.n_layers, placed.coder.latents_per_layer), dtype=bool), 0
     for index in range(stream.n_blocks):
         block = stream.block(index, lambda n: None)[placed.key.place].below(placed.max_norm)
-        fired |= (measure(placed.coder, block.source, block.target).fired > 0).cpu().numpy()
+        fired |= (measure(coder, block.source, block.target).fired > 0).cpu().numpy()
         n_tokens += len(block.source)
     return (~fired).mean(axis=1).tolist(), n_tokens
 

@@ -7,6 +7,9 @@ ce, kl     some contexts, through the language model with coders spliced in (`en
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from outcrop.config import TrainConfig
 from outcrop.model.corpus import Corpus
@@ -14,7 +17,7 @@ from outcrop.model.load import LanguageModel
 from outcrop.progress import Advance
 from outcrop.train.end_to_end import end_to_end_step
 from outcrop.train.step import CoderState, train_step
-from outcrop.train.stream import Stream, plan_blocks
+from outcrop.train.stream import Block, Stream, plan_blocks
 
 
 class Course:
@@ -26,7 +29,7 @@ class Course:
         self._stream, self._model, self._text = stream, model, text
         self._config, self._batch_tokens = config, batch_tokens
         # End to end, a step takes contexts as they come: the documents are shuffled already.
-        self._batches = plan_blocks(text, config.batch_tokens, config.batch_tokens)
+        self._batches = _that_predict(plan_blocks(text, config.batch_tokens, config.batch_tokens), text)
 
     @property
     def n_steps(self) -> int:
@@ -42,9 +45,13 @@ class Course:
     def steps(self, first: int, states: Sequence[CoderState], advance: Advance) -> Iterator[tuple[int, list[float]]]:
         """Do the steps from `first` on; gives each one's number and the coders' losses."""
         if self._config.loss == "fvu":
-            limits = {state.key.place: state.normaliser.max_norm for state in states}
-            for step, batch in self._stream.steps(first, limits, advance):
-                yield step, [train_step(s, batch[s.key.place], step, self.n_steps, self._config) for s in states]
+            wanted = [(state.key.place, state.normaliser.max_norm) for state in states]
+            for step, batch in self._stream.steps(first, wanted, advance):
+                batches = [batch[one] for one in wanted]
+                yield (
+                    step,
+                    [train_step(*one, step, self.n_steps, self._config) for one in zip(states, batches, strict=True)],
+                )
             return
         for block in self._batches[first:]:
             losses = end_to_end_step(
@@ -55,3 +62,17 @@ class Course:
 
     def _tokens(self, contexts: range) -> slice:
         return slice(int(self._text.context_start[contexts.start]), int(self._text.context_start[contexts.stop]))
+
+
+def _that_predict(blocks: Sequence[Block], text: Corpus) -> list[Block]:
+    """The blocks, those from which no next token is predicted joined to the one before."""
+    behind = np.append(text.context_of[:-1] == text.context_of[1:], False)
+    n_before = np.append(0, np.cumsum(text.eligible & behind))
+    found: list[Block] = []
+    for block in blocks:
+        first, stop = text.context_start[[block.contexts.start, block.contexts.stop]]
+        if found and n_before[stop] == n_before[first]:
+            found[-1] = replace(found[-1], contexts=range(found[-1].contexts.start, block.contexts.stop))
+        else:
+            found.append(replace(block, index=len(found)))
+    return found

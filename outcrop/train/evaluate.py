@@ -51,7 +51,8 @@ class HeldOut:
     def rate_histogram(self) -> list[list[int]]:
         """Latents of each layer that never fired, and then by half decades of their firing rate from 1e-6 on."""
         bins = torch.bucketize(self.fired / self.n_tokens, _RATE_BINS.to(self.fired.device))
-        return [layer.bincount(minlength=len(_RATE_BINS)).tolist() for layer in bins.where(self.fired > 0, 0)]
+        bins = bins.clamp_min(1).where(self.fired > 0, 0)
+        return [layer.bincount(minlength=len(_RATE_BINS)).tolist() for layer in bins]
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ def train_coders(
     watched = read_held_out(model, held_out, places, config, batch_tokens, progress)
     stream = activation_stream(model, text, places, config, seed=seed, batch_tokens=batch_tokens, say=say)
     course = Course(stream, model, text, config, batch_tokens)
-    made_with = _fingerprint(model, text, coders, config, seed, batch_tokens)
+    made_with = _fingerprint(model, text, coders, given, config, seed, batch_tokens)
     watch = Watch(course.n_steps, config, watched, log, checkpoint_directory, made_with)
     saved = _checkpoint(checkpoint_directory, model, made_with)
     first = saved.step if saved else 0
@@ -78,6 +78,8 @@ def train_coders(
         if saved:
             states = [restored_state(key, coder, config, saved.coders[str(key)]) for key, coder in coders.items()]
         else:
+            for placed in given:
+                _measured(replace(placed, coder=placed.coder.to(model.device)), watched)
             shown = advance if config.loss == "fvu" else lambda n: None  # an end-to-end step reads the text again
             states = _new_states(coders, config, stream.block(0, shown), trained)
         clock = Clock(saved.seconds if saved else 0.0)
@@ -86,7 +88,7 @@ def train_coders(
                 watch.after(step + 1, seconds, states, losses)
     finished = _finished(states, watched, config, progress)
     for one in finished:
-        if one.reconstruction.fvu > 1:
+        if not one.reconstruction.fvu <= 1:  # nor is it any number
             say(
                 f"  {one.placed.key} reconstructs worse than the mean does (FVU {one.reconstruction.fvu:.2f}); train "
                 "on more tokens, or with another learning rate or sparsity weight"
@@ -147,6 +149,7 @@ def evaluate_coders(
 ) -> list[Trained]:
     """Measure coders that someone else trained. Raises CoderError where one was plainly made for another place."""
     watched = read_held_out(model, held_out, _places(placed.key for placed in coders), config, batch_tokens, progress)
+    coders = [replace(placed, coder=placed.coder.to(model.device)) for placed in coders]
     held = [_measured(placed, watched) for placed in coders]
     return _reconstructed(coders, held, [None] * len(coders), watched, progress)
 
@@ -155,7 +158,7 @@ def _places(keys: Iterable[CoderKey]) -> list[Place]:
     return list(dict.fromkeys(key.place for key in keys))
 
 
-# Settings of when and on what to measure, which no weight depends on; and where activations are kept.
+# Settings of what is measured when and told where, which no weight depends on; and of where activations are kept.
 _ONLY_MEASURED = {
     "activations",
     "ce_every_tokens",
@@ -163,6 +166,7 @@ _ONLY_MEASURED = {
     "checkpoint_every_tokens",
     "evaluate_every_tokens",
     "held_out_tokens",
+    "track",
 }
 
 
@@ -170,6 +174,7 @@ def _fingerprint(
     model: LanguageModel,
     text: Corpus,
     coders: Mapping[CoderKey, Architecture],
+    given: Sequence[PlacedCoder],
     config: TrainConfig,
     seed: int,
     batch_tokens: int,
@@ -177,7 +182,9 @@ def _fingerprint(
     """Of everything that the weights depend on."""
     architectures = {str(key): asdict(coder) for key, coder in coders.items()}
     settings = {name: value for name, value in asdict(config).items() if name not in _ONLY_MEASURED}
-    return _hash(model.identity, text.hash, architectures, settings, seed, batch_tokens)
+    return _hash(
+        model.identity, text.hash, architectures, [placed.hash for placed in given], settings, seed, batch_tokens
+    )
 
 
 def _hash(*parts: Any) -> str:
@@ -238,7 +245,7 @@ def _measured(placed: PlacedCoder, held_out: HeldOutText) -> HeldOut:
     batch = held_out.activations[placed.key.place]
     placed.require_widths(batch.source.shape[1], batch.target.shape[1])
     held = held_out.measure(placed)
-    if held.fvu[-1] > 1:
+    if not held.fvu[-1] <= 1:  # nor is it any number
         raise CoderError(
             f"the coder's reconstruction of {placed.key.target} is worse than the mean (FVU {held.fvu[-1]:.2f}); it "
             "was made for another hookpoint, side or model, or for activations that were scaled"

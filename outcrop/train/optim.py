@@ -97,7 +97,9 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 state: dict[str, Any] = self.state[weight]
-                momentum = state.setdefault("momentum", torch.zeros_like(weight))
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                momentum = state["momentum"]
                 momentum.lerp_(weight.grad, 1 - group["momentum"])
                 _move(weight, weight.grad.lerp_(momentum, group["momentum"]), group["lr"], group["balance_rows"])
 

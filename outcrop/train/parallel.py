@@ -4,7 +4,8 @@
     a batch        each computes its part; gradients are summed, firings joined
     an update      every process makes the same one
 
-Up to the order of sums this equals a single process. Without a process group, all of it is the identity.
+Up to the order of sums this equals a single process, but for BatchTopK, AuxK and the spread, which each part has for
+itself. Without a process group, all of it is the identity.
 """
 
 from __future__ import annotations
@@ -110,6 +111,11 @@ def _widths(own: dict[Hookpoint, Tensor], hookpoints: Sequence[Hookpoint]) -> di
     widths = torch.tensor([own[hookpoint].shape[1] if own else 0 for hookpoint in hookpoints])
     dist.all_reduce(widths, dist.ReduceOp.MAX)
     return dict(zip(hookpoints, widths.tolist(), strict=True))
+
+
+def wait_for_all() -> None:
+    if _is_on():
+        dist.barrier()
 
 
 def _is_on() -> bool:

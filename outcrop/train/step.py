@@ -64,6 +64,7 @@ class CoderState:
     def state_dict(self) -> dict[str, Any]:
         return {
             "coder": self.coder.state_dict(),
+            "read_scale": self.coder.read_scale,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "since_fired": self.since_fired,
             "trained_tokens": self.trained_tokens,
@@ -94,6 +95,7 @@ def restored_state(key: CoderKey, architecture: Architecture, train: TrainConfig
     source, target = Scaling(**saved["source"]), Scaling(**saved["target"])
     state = new_state(key, architecture, train, Normaliser(source, target, saved["max_norm"]))
     state.coder.load_state_dict(saved["coder"])
+    state.coder.read_scale = saved["read_scale"]
     for optimizer, optimizer_state in zip(state.optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(optimizer_state)
     state.since_fired.copy_(saved["since_fired"])

@@ -7,7 +7,7 @@ size, so that no token is dropped and any block can be computed again when train
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +89,10 @@ class Stream:
         self.n_blocks, self.n_tokens = len(self._blocks), corpus.n_eligible
         self.n_steps = sum(block.n_batches for block in self._blocks)
 
+    @property
+    def device(self) -> torch.device:
+        return self._model.device
+
     def block(self, index: int, advance: Advance) -> Activations:
         """The activations of a block, unshuffled; the last one asked for is held."""
         if self._held is None or self._held[0] != index:
@@ -119,17 +123,18 @@ class Stream:
         )
 
     def steps(
-        self, first: int, max_norms: Mapping[Place, float | None], advance: Advance
-    ) -> Iterator[tuple[int, Activations]]:
-        """The steps from `first` on, without the tokens that exceed their place's norm."""
+        self, first: int, wanted: Sequence[tuple[Place, float | None]], advance: Advance
+    ) -> Iterator[tuple[int, dict[tuple[Place, float | None], ActivationBatch]]]:
+        """The steps from `first` on: of each place a batch without the tokens that exceed a norm."""
+        different = list(dict.fromkeys(wanted))
         for block, first_of_block in self._numbered():
             if first_of_block + block.n_batches <= first:
                 continue
             loaded = self.block(block.index, advance)
-            streams = [batches(loaded[place].below(limit), block, self._seed) for place, limit in max_norms.items()]
+            streams = [batches(loaded[place].below(max_norm), block, self._seed) for place, max_norm in different]
             for step, batch in enumerate(zip(*streams, strict=True), start=first_of_block):
                 if step >= first:
-                    yield step, dict(zip(max_norms, batch, strict=True))
+                    yield step, dict(zip(different, batch, strict=True))
 
     def _numbered(self) -> Iterator[tuple[Block, int]]:
         """Every block with the number of its first step."""

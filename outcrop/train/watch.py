@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from outcrop.train import parallel
 from outcrop.train.evaluate import HeldOutText, measure
 from outcrop.train.normalise import effective_rank, gamma
 from outcrop.train.step import CoderState
+from outcrop.types import Place
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -44,6 +45,7 @@ class Watch:
     log: Log
     checkpoint_directory: Path | None
     made_with: str
+    _spectra: dict[tuple[Place, float | None], dict[str, float]] = field(default_factory=dict)
 
     def after(self, step: int, seconds: float, states: Sequence[CoderState], losses: Sequence[float]) -> None:
         if not parallel.is_first():
@@ -85,6 +87,12 @@ class Watch:
             "dead_share": state.dead_share(self.config.tokens_until_dead),
             "unfired_share": held.unfired_share,
             "rate_histogram": held.rate_histogram,
-            "gamma": gamma(batch.source),
-            "effective_rank": effective_rank(batch.source),
+            **self._spectrum(state.key.place, state.normaliser.max_norm),
         }
+
+    def _spectrum(self, place: Place, max_norm: float | None) -> dict[str, float]:
+        """Of the held-out activations that a coder reads; taken once."""
+        if (place, max_norm) not in self._spectra:
+            source = self.held_out.activations[place].below(max_norm).source
+            self._spectra[place, max_norm] = {"gamma": gamma(source), "effective_rank": effective_rank(source)}
+        return self._spectra[place, max_norm]

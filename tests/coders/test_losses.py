@@ -131,3 +131,23 @@ def test_jumprelu_learns_its_thresholds_by_the_straight_through_gradient() -> No
     (got,) = torch.autograd.grad(by_output, [layer.selection.log_threshold])
     through = -(threshold / 0.2) * layer.decoder.sum().item() - 1 / 0.2
     assert got.item() == pytest.approx(through * threshold)
+
+
+@pytest.mark.parametrize("dtype", [torch.double, torch.float32])
+def test_jumprelu_moves_the_thresholds_of_latents_on_both_sides_of_them_and_of_no_others(dtype: torch.dtype) -> None:
+    coder = stack(layers=1, dtype=dtype, selection="jumprelu", n_latents=300, k=3)
+    (layer,) = coder.layers
+    x = tokens(200, dtype)
+    (output,) = coder.run(x)
+    upstream = torch.randn(output.output.shape, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    (got,) = torch.autograd.grad(
+        (output.output * upstream).sum() + 7 * output.codes.penalty,  # type: ignore[union-attr]
+        [layer.selection.log_threshold],
+    )
+    threshold = layer.selection.threshold.detach()
+    pre = (output.read @ layer.encoder.T + layer.encoder_bias).detach()
+    near = (pre > 0) & ((pre - threshold).abs() < 0.1)
+    assert (near & (pre > threshold)).any() and (near & (pre < threshold)).any()
+    of_jump = -(threshold / 0.2) * ((upstream @ layer.decoder.detach().T) * near).sum(dim=0)
+    of_step = -(7 / len(x) / 0.2) * near.sum(dim=0)
+    torch.testing.assert_close(got, (of_jump + of_step) * threshold, rtol=1e-4, atol=1e-4)

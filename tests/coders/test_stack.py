@@ -50,7 +50,7 @@ def test_output_codes_and_gradients_equal_the_obvious_computation(
     outputs = list(coder.run(x))
     torch.testing.assert_close(outputs[-1].reconstruction, output)
     for layer, expected in zip(outputs, codes, strict=True):
-        assert isinstance(layer.codes, DenseCodes if selection in ("relu", "jumprelu") else SparseCodes)
+        assert isinstance(layer.codes, DenseCodes if selection == "relu" else SparseCodes)
         values, indices = layer.codes.padded()
         torch.testing.assert_close(torch.zeros_like(expected).scatter_add(1, indices, values), expected)
         assert layer.codes.count(10).tolist() == (expected > 0).sum(dim=0).tolist()
@@ -80,6 +80,13 @@ def test_a_transcoder_that_would_subtract_what_it_does_not_read_is_refused(reads
     assert stack(reads, layers=1, d_out=d_out).reads == "parallel"
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_whether_a_coder_is_possible_is_known_for_every_selection(selection: Selection) -> None:
+    SparseStack.require_possible(Architecture(n_latents=10, k=3, layers=2, selection=selection), 6)
+    with pytest.raises(ConfigError, match="target of its own"):
+        SparseStack.require_possible(Architecture(n_latents=10, k=3, selection=selection, skip=True), 6)
+
+
 def test_an_autoencoder_with_a_skip_is_refused() -> None:
     with pytest.raises(ConfigError, match="target of its own"):
         stack(skip=True)
@@ -97,6 +104,27 @@ def test_at_inference_encode_and_decode_are_forward(selection: Selection, reads:
     for token in range(50):
         part = latents.indices[latents.indptr[token] : latents.indptr[token + 1]]
         assert len(set(part.tolist())) == len(part)
+
+
+@pytest.mark.parametrize("lowered", [0.0, 4.0])
+def test_relu_is_the_same_however_many_latents_fire(lowered: float) -> None:
+    coder, x = stack(layers=1, dtype=torch.double, selection="relu", n_latents=100), tokens(200, torch.double)
+    (layer,) = coder.layers
+    with torch.no_grad():
+        layer.encoder_bias -= lowered
+    (output,) = coder.run(x)
+    assert isinstance(output.codes, SparseCodes if lowered else DenseCodes)
+    reconstruction, (activations,) = obvious.forward(coder, x)
+    assert activations.any()
+    ours, theirs = (
+        torch.autograd.grad(total.pow(2).sum() + penalty, list(coder.parameters()))
+        for total, penalty in (
+            (output.reconstruction, output.codes.penalty),
+            (reconstruction, activations.sum(dim=1).mean()),
+        )
+    )
+    for got, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 @torch.no_grad()

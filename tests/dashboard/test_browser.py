@@ -286,11 +286,14 @@ def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, addre
         follow(page, "tbody th a >> nth=0")
         page.goto(str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href")))
         *_, coder, latent, number = page.url.partition("?")[0].split("/")
+        context = page.url.rpartition("#")[2]
+        assert page.locator(".context:target").get_attribute("id") == context
         of_server = page.locator(".tokens").all_inner_texts()
         fired = page.locator(".tokens span[title]").evaluate_all("all => all.map(one => [one.className, one.title])")
         place = sorted(path.name for path in (folder.parent.parent / "coders").iterdir()).index(coder)
-        page.goto((folder / "document.html").as_uri() + f"#{place}-{latent}-{number}")
+        page.goto(f"{(folder / 'document.html').as_uri()}#{place}-{latent}-{number}-{context.removeprefix('context-')}")
         page.locator(".contexts .tokens").first.wait_for()
+        assert page.locator(".context.here").get_attribute("id") == context
         assert page.locator(".tokens").all_inner_texts() == of_server
         assert fired == page.locator(".tokens span[title]").evaluate_all(
             "all => all.map(one => [one.className, one.title])"

@@ -15,6 +15,7 @@ from typing import get_args
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
@@ -33,7 +34,7 @@ from outcrop.interp.scorers.judging import ArmName
 from outcrop.progress import silent
 from outcrop.replies import Replies
 from outcrop.report.scorers import SCORERS
-from outcrop.report.text import number, visible
+from outcrop.report.text import number, visible, visible_token
 from outcrop.run import RunDirectory
 from outcrop.types import CoderKey, LatentId
 from tests.dashboard.conftest import HOSTILE
@@ -242,7 +243,8 @@ def test_beyond_loopback_the_token_is_asked_for(finished: Path) -> None:
 def test_a_latent_is_shown_with_what_the_cache_and_the_weights_say(described: Path) -> None:
     rows = pyarrow.parquet.read_table(described / "statistics.parquet").to_pylist()
     row = max(rows, key=lambda row: row["n_fired"] if row["triggers"] else 0)
-    with TestClient(application([OpenedRun(described)]), base_url=LOCAL) as client:
+    opened = OpenedRun(described)
+    with TestClient(application([opened]), base_url=LOCAL) as client:
         page = client.get(f"/0/latent/{row['coder']}/{row['latent']}").text
         table = re.search(r"<b>Set off by</b>.*?</table>", page, re.S)[0]
         assert table.count("<tr>") == 1 + len(row["triggers"])
@@ -250,6 +252,12 @@ def test_a_latent_is_shown_with_what_the_cache_and_the_weights_say(described: Pa
         assert [int(link.rpartition("/")[2]) for link in re.findall(r'href="([^"]*)"', near)] == row[
             "decoder_neighbours"
         ]
+        told = opened.now.latents("contrastive", "all").table(View()).to_pylist()
+        texts = {one["latent"]: one["text"] for one in told if one["coder"] == row["coder"]}
+        triggers = {one["latent"]: one["triggers"] for one in rows if one["coder"] == row["coder"]}
+        expected = [texts[one] or next(map(visible_token, triggers[one]), "") for one in row["decoder_neighbours"]]
+        beside = [re.sub("<[^>]+>", "", cell) for cell in re.findall(r'"what".*?>(.*?)</td>', near, re.S)]
+        assert list(map(html.unescape, beside)) == expected and any(expected)
         assert re.search(r"<b>Raises</b> the logits of.*?<b>Lowers</b> the logits of", page, re.S)
         assert f"{row['n_fired']:,} firings, in factors of 2" in page
         bars = [int(n) for n in re.findall(r": ([\d,]+) firings</title>", page)]
@@ -257,9 +265,14 @@ def test_a_latent_is_shown_with_what_the_cache_and_the_weights_say(described: Pa
 
 
 def test_a_latent_that_never_fired_has_no_activations_to_show(described: Path) -> None:
-    table = pyarrow.parquet.read_table(described / "statistics.parquet").slice(0, 1)
-    dead = table.to_pylist()[0] | {"n_fired": 0, "histogram": [0] * 32, "triggers": [], "triggers_cover": None}
-    found = portrait(dead | {"triggers_probability": [], "triggers_share": []})
+    table = pyarrow.parquet.read_table(described / "statistics.parquet")
+    dead = table.slice(0, 1).to_pylist()[0] | {
+        "n_fired": 0,
+        "histogram": [0] * 32,
+        "triggers": [],
+        "triggers_cover": None,
+    }
+    found = portrait(dead | {"triggers_probability": [], "triggers_share": []}, pa.nulls(table.num_rows, pa.string()))
     assert found.activations is None and found.positions is None and found.triggers == []
 
 
@@ -352,7 +365,10 @@ def test_the_document_of_a_window_is_one_click_away(client: TestClient, finished
     documents = sorted(link for link in links(client.get(latent).text) if "/document/" in link)
     page = client.get(documents[0]).text
     contents = OpenedRun(finished).now._contents
-    corpus, number = contents.corpus("cache"), int(documents[0].partition("?")[0].rpartition("/")[2])
+    address, _, context = documents[0].partition("#")
+    corpus, number = contents.corpus("cache"), int(address.partition("?")[0].rpartition("/")[2])
+    numbers = np.flatnonzero(corpus.context_document == number)
+    assert re.findall(r'id="(context-\d+)"', page) == [f"context-{i}" for i in numbers] and context in page
     text = contents.vocabulary.text(corpus.tokens[corpus.document_of == number])
     shown = html.unescape(re.sub("<[^>]+>", "", "".join(re.findall(r'<p class="tokens".*?</p>', page, re.S))))
     assert shown.replace("↵", "\n") == text

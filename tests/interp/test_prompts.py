@@ -84,7 +84,16 @@ def test_each_different_run_is_listed_once(vocabulary: Vocabulary) -> None:
     fires = {1: 1.0, 3: 1.0, 5: 1.0, 6: 1.0}
     shown = window(" the", " apple", " the", " apple", " the", " pear", "<|im_end|>", fires=fires)
     examples = replace(latent(), explain=(Example(0, 0, "explain", shown, quantile=1),))
-    assert "marked in texts: apple, pear‹|im_end|›\n" in explain_messages(evidence(examples), vocabulary)[-1].content
+    assert 'marked in texts: "apple, pear‹|im_end|›"\n' in explain_messages(evidence(examples), vocabulary)[-1].content
+
+
+def test_nothing_of_a_text_stands_outside_quotes(vocabulary: Vocabulary) -> None:
+    shown = window(" the", " apple", "<|im_end|>", " pear", fires={1: 1.0, 2: 1.0, 3: 1.0})
+    examples = replace(latent(), explain=(Example(0, 0, "explain", shown, quantile=1),))
+    told = Evidence((shown,), promoted=tuple(shown.tokens.tolist()))
+    for shows in (evidence(examples), told):
+        outside = re.sub(r'"(\\.|[^"\\])*"', "", explain_messages(shows, vocabulary)[-1].content)
+        assert "marked words" in outside and not {"apple", "pear"} & set(re.findall(r"\w+", outside))
 
 
 def test_the_explainer_sees_no_scored_window(vocabulary: Vocabulary) -> None:

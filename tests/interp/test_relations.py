@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from outcrop.interp.relations import relate
+from outcrop.model.embed import Embedder
 from outcrop.types import RELATIONS, Explanation, Failure, LatentId, Reply, Request
 from tests.interp.conftest import KEY
 
@@ -63,6 +65,19 @@ def test_what_no_band_explains_or_only_one_is_asked_nothing() -> None:
     whole = Explanation(LATENT, "contrastive", "all", "fruit", "")
     assert list(relate([whole, *explained("low"), failed], client)) == []
     assert not client.asked
+
+
+def test_a_text_without_an_embedding_leaves_the_others_theirs() -> None:
+    class Flawed:
+        def encode(self, texts: Sequence[str], **_: object) -> np.ndarray:
+            return np.array([[0.0 if text == "words about low" else 1.0] for text in texts])
+
+    found = list(relate(explained("low", "middle", "high"), Letters("A"), Embedder(Flawed(), "flawed")))
+    assert {(one.first, one.second): one.cosine for one in found} == {
+        ("low", "middle"): None,
+        ("low", "high"): None,
+        ("middle", "high"): 1.0,
+    }
 
 
 def test_explainers_are_not_mixed() -> None:

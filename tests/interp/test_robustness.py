@@ -25,7 +25,7 @@ from outcrop.results import Results
 from outcrop.types import Example, Failure, LatentExamples, Message, Reply, Request, Vocabulary
 from tests.interp.conftest import WORDS as WORDS_OF_WINDOWS
 from tests.interp.conftest import latent, window
-from tests.llm_server import NO_CHOICES, NOT_JSON, Body, Closed, Fault, LLMServer, RateLimit, Silence, Status
+from tests.llm_server import NO_CHOICES, NOT_JSON, Body, Closed, Fault, LLMServer, RateLimit, Silence, Status, talkative
 
 # -- readers -------------------------------------------------------------------------------------------------
 
@@ -176,6 +176,8 @@ def test_a_server_that_repeats_the_key_gets_it_stored_nowhere(
 N_LATENTS = 200
 VOCABULARY = Vocabulary(tuple(word.encode() for word in WORDS_OF_WINDOWS))
 
+DETECTION_AND_FUZZING = ScoreConfig(scorers=("detection", "fuzzing"), controls=())
+
 Tables = dict[str, list[tuple[object, ...]]]
 
 
@@ -193,16 +195,17 @@ def numbered(index: int) -> LatentExamples:
     return replace(one, explain=tuple(map(more, one.explain)), score=tuple(map(more, one.score)))
 
 
-def scored(server: LLMServer, folder: Path) -> Tables:
+def scored(
+    server: LLMServer, folder: Path, scoring: ScoreConfig = DETECTION_AND_FUZZING, n_latents: int = N_LATENTS
+) -> Tables:
     """The tables of explanations and judgements."""
     folder.mkdir()
-    examples = [numbered(index) for index in range(N_LATENTS)]
+    examples = [numbered(index) for index in range(n_latents)]
     config = JudgeConfig(concurrency=16, timeout_seconds=1.0, attempts=4)
     with Replies(folder / "r") as replies, Results(folder / "results") as results:
         client = RememberingClient(connect(server.address, None, config), replies)
         results.add_examples(examples)
         results.add_explanations(explain(examples, client, VOCABULARY, ExplainConfig()))
-        scoring = ScoreConfig(scorers=("detection", "fuzzing"), controls=())
         results.add_judgements(score(examples, results.explanations(), client, VOCABULARY, scoring))
         return {table: results.rows(table) for table in ("explanations", "judgements")}
 
@@ -221,7 +224,28 @@ def test_two_hundred_latents_are_explained_and_scored_as_if_nothing_were_wrong(
         assert sum(n > 1 for n in bad.asked.values()) > 200
     assert len(expected["explanations"]) == N_LATENTS
     assert len(expected["judgements"]) >= N_LATENTS * 8
-    assert not any("'failure'" in str(row) for rows in expected.values() for row in rows)
+    assert all(row[10] is None for row in expected["judgements"])
+
+
+EVERYTHING = ScoreConfig(
+    scorers=("detection", "fuzzing", "intruder", "simulation"),
+    controls=("none", "other"),
+    tell_base_rate=True,
+    intruder_windows=3,
+    simulation_windows=4,
+)
+SEVERAL_AT_ONCE = ScoreConfig(scorers=("detection", "fuzzing"), windows_per_prompt=3)
+
+
+@pytest.mark.parametrize("scoring", [EVERYTHING, SEVERAL_AT_ONCE], ids=["one by one", "several at once"])
+def test_every_scorer_and_control_is_as_if_nothing_were_wrong(scoring: ScoreConfig, tmp_path: Path) -> None:
+    with LLMServer(answer=talkative) as good, LLMServer(answer=talkative, befalls=misbehaves) as bad:
+        found = scored(good, tmp_path / "good", scoring, 40)
+        assert scored(bad, tmp_path / "bad", scoring, 40) == found
+        assert sum(n > 1 for n in bad.asked.values()) > 30
+    assert {row[2] for row in found["judgements"]} == {*scoring.scorers, "misplaced"}
+    assert {row[3] for row in found["judgements"]} >= {"plain", *scoring.controls}
+    assert all(row[10] is None for row in found["judgements"])
 
 
 def test_exactly_the_requests_that_fail_for_ever_are_failures(expected: Tables, tmp_path: Path) -> None:

@@ -288,3 +288,22 @@ def test_a_compiler_that_fails_says_why(
         assert "on purpose" in caplog.text
     finally:
         build.library.cache_clear()
+
+
+def test_memory_of_about_a_size_is_used_again() -> None:
+    addresses = {memory.recycled(n, 608).data_ptr() for n in range(2_000, 2_060)}
+    assert len(addresses) <= 2
+
+
+@pytest.mark.parametrize(("n", "a", "b"), [(1, 1, 1), (70, 130, 9), (500, 40, 300)])
+def test_co_firings_are_added_up_as_the_reference_does(n: int, a: int, b: int, threads: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    fires, on = ((torch.rand(shape, generator=generator) < 0.1).int() for shape in ((a, n), (n, b)))
+    (start, tokens), (token_start, others) = (
+        (rows.sum(dim=1).cumsum(0), rows.nonzero()[:, 1].int()) for rows in (fires, on)
+    )
+    codes = torch.nn.functional.pad(start, (1, 0)), tokens, torch.nn.functional.pad(token_start, (1, 0)), others
+    ours, theirs = torch.ones(a, b, dtype=torch.int32), torch.ones(a, b, dtype=torch.int32)
+    cpu.add_co_firings_(ours, *codes)
+    reference.add_co_firings_(theirs, *codes)
+    assert torch.equal(ours, theirs) and torch.equal(ours, 1 + fires @ on)

@@ -2,6 +2,7 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from outcrop.latents.neighbours import find_neighbours
 from outcrop.latents.select import Selection, is_everywhere, is_rare, select_latents
 from outcrop.latents.split import in_split, score_documents
 from outcrop.latents.statistics import LatentStatistics, latent_statistics
-from outcrop.latents.survey import Survey, coder_row, latent_rows, prefix_groups, survey
+from outcrop.latents.survey import Survey, coder_row, latent_rows, layers_and_prefixes, survey
 from outcrop.latents.triggers import Triggers
 from outcrop.model.load import LanguageModel
 from outcrop.model.tokens import vocabulary
@@ -34,6 +35,7 @@ CONFIG = ExamplesConfig(
     score_same_token=4,
 )
 LAYERS = np.repeat([0, 1, 2], 200)
+NO_PREFIXES = np.zeros_like(LAYERS)
 
 
 def surveyed(cached: Cached, seed: int = 0, latents: list[int] | None = None) -> Survey:
@@ -121,7 +123,7 @@ def test_strata_are_those_of_a_count_by_hand_and_add_up_to_one(cached: Cached) -
 def check_source(cached: Cached, example: Example, triggers: set[int], near: list[int]) -> None:
     """What made the window a member is really there."""
     if example.stratum == "same_token":
-        assert example.source in triggers and example.source in example.window.tokens
+        assert example.source == next(token for token in example.window.tokens.tolist() if token in triggers)
     elif example.stratum == "neighbour":
         fires = [n for n in near if (cached.dense[cached.grid.positions[example.row], n] > 0).any()]
         assert example.source == fires[0], "the nearest of those that fire there"
@@ -184,6 +186,7 @@ def test_windows_around_peaks_hold_each_activation_at_its_own_token(cached: Cach
             peak = cached.grid.positions[example.row, whole.activations.argmax()]
             before, behind = int((own < peak).sum()), int((own > peak).sum())
             assert np.flatnonzero(positions == peak).tolist() == [min(5, before)]
+            assert window.activations.max() == whole.activations.max(), "no stronger one of another row beside it"
             assert len(window.tokens) == min(5, before) + 1 + min(2, behind)
             lengths.add(len(window.tokens))
         assert all(len(e.window.tokens) == 8 for e in latent.score)
@@ -272,17 +275,17 @@ def test_the_selection_is_a_spread_over_layers_and_firing_rates() -> None:
     rates = np.tile(np.logspace(-5, -1, 200), 3)
     statistics = statistics_of(rates)
     chosen = select_latents(
-        statistics, is_rare(statistics, CONFIG), LAYERS, SelectConfig(n_latents=24, n_rate_bins=8), 0
+        statistics, is_rare(statistics, CONFIG), LAYERS, NO_PREFIXES, SelectConfig(n_latents=24, n_rate_bins=8), 0
     )
     assert np.bincount(chosen.latents // 200).tolist() == [8, 8, 8]
     bins = np.floor(np.clip((np.log10(rates[chosen.latents]) + 5) / 4 * 8, 0, 7.999))
     assert np.bincount(bins.astype(int), minlength=8).tolist() == [3] * 8
     assert chosen.probability == pytest.approx(1 / 25, rel=0.1)
     again = select_latents(
-        statistics, is_rare(statistics, CONFIG), LAYERS, SelectConfig(n_latents=24, n_rate_bins=8), 0
+        statistics, is_rare(statistics, CONFIG), LAYERS, NO_PREFIXES, SelectConfig(n_latents=24, n_rate_bins=8), 0
     )
     other = select_latents(
-        statistics, is_rare(statistics, CONFIG), LAYERS, SelectConfig(n_latents=24, n_rate_bins=8), 1
+        statistics, is_rare(statistics, CONFIG), LAYERS, NO_PREFIXES, SelectConfig(n_latents=24, n_rate_bins=8), 1
     )
     assert np.array_equal(chosen.latents, again.latents)
     assert not np.array_equal(chosen.latents, other.latents)
@@ -292,7 +295,7 @@ def test_a_small_selection_still_reaches_the_frequent_latents() -> None:
     rates = np.tile(np.logspace(-5, -1, 200), 3)
     statistics = statistics_of(rates)
     chosen = select_latents(
-        statistics, is_rare(statistics, CONFIG), LAYERS, SelectConfig(n_latents=6, n_rate_bins=8), 0
+        statistics, is_rare(statistics, CONFIG), LAYERS, NO_PREFIXES, SelectConfig(n_latents=6, n_rate_bins=8), 0
     )
     assert np.bincount(chosen.latents // 200).tolist() == [2, 2, 2]
     assert (rates[chosen.latents] > 1e-3).reshape(3, 2).sum(axis=1).tolist() == [1, 1, 1]
@@ -301,32 +304,41 @@ def test_a_small_selection_still_reaches_the_frequent_latents() -> None:
 def test_given_latents_are_taken_but_for_those_that_cannot_be_explained() -> None:
     statistics = statistics_of(np.array([1e-3, 0.0, 1e-3, 1e-2]))
     rare = np.array([False, False, True, False])
-    chosen = select_latents(statistics, rare, np.zeros(4, int), SelectConfig(latents=(3, 2, 1, 0)), 0)
+    chosen = select_latents(statistics, rare, *2 * [np.zeros(4, int)], SelectConfig(latents=(3, 2, 1, 0)), 0)
     assert chosen.latents.tolist() == [0, 3] and chosen.probability.tolist() == [1, 1]
     with pytest.raises(ConfigError, match="names 9; the coder has 4 latents"):
-        select_latents(statistics, rare, np.zeros(4, int), SelectConfig(latents=(9,)), 0)
+        select_latents(statistics, rare, *2 * [np.zeros(4, int)], SelectConfig(latents=(9,)), 0)
 
 
 def test_a_random_selection_has_equal_chances_and_flags_narrow_it() -> None:
     statistics = statistics_of(np.full(1_000, 1e-3) + (np.arange(1_000) < 50), pure=range(100, 200))
     none, group = np.zeros(1_000, bool), np.zeros(1_000, int)
-    chosen = select_latents(statistics, none, group, SelectConfig(n_latents=100, how="random"), 0)
+    chosen = select_latents(statistics, none, group, group, SelectConfig(n_latents=100, how="random"), 0)
     assert len(chosen.latents) == 100 and chosen.probability == pytest.approx(0.1)
     for only, inside in (("pure_token", range(100, 200)), ("dense", range(50))):
         config = SelectConfig(n_latents=30, how="random", only=(only,))
-        assert set(select_latents(statistics, none, group, config, 0).latents.tolist()) <= set(inside)
+        assert set(select_latents(statistics, none, group, group, config, 0).latents.tolist()) <= set(inside)
         config = SelectConfig(n_latents=1_000, how="random", without=(only,))
-        assert not set(select_latents(statistics, none, group, config, 0).latents.tolist()) & set(inside)
+        assert not set(select_latents(statistics, none, group, group, config, 0).latents.tolist()) & set(inside)
 
 
 def test_prefixes_of_a_matryoshka_share_the_selection(cached: Cached) -> None:
-    """Prefixes 8 and 32 of 128 latents in two layers make six groups."""
+    """Prefixes 8 and 32 of 128 latents in two layers make six groups; who gets what is left over is drawn."""
     coder = copy.copy(cached.placed.coder)
     coder.architecture = replace(coder.architecture, matryoshka=(8, 32))
     cache = copy.copy(cached.cache)
     cache.placed = replace(cached.placed, coder=coder)
-    groups = np.bincount(prefix_groups(cache))
-    assert groups.tolist() == [8, 24, 96, 8, 24, 96]
+    layer, prefix = layers_and_prefixes(cache)
+    assert np.bincount(3 * layer + prefix).tolist() == [8, 24, 96, 8, 24, 96]
+    statistics, none = statistics_of(np.full(256, 1e-3)), np.zeros(256, bool)
+    left_out = (layer == 1) & (prefix > 0)
+    chosen = select_latents(statistics, left_out, layer, prefix, SelectConfig(n_latents=12), 0).latents
+    assert np.bincount(layer[chosen]).tolist() == [6, 6]
+    assert np.bincount(prefix[chosen[layer[chosen] == 0]]).tolist() == [2, 2, 2]
+    two = SelectConfig(n_latents=2)
+    few = [select_latents(statistics, none, layer, prefix, two, seed).latents for seed in range(20)]
+    drawn = {(int(layer[latent]), int(prefix[latent])) for latents in few for latent in latents}
+    assert drawn == set(product(range(2), range(3)))
 
 
 def test_a_switched_off_stratum_falls_through_to_random(cached: Cached) -> None:
@@ -348,7 +360,9 @@ def test_a_latent_that_fires_nearly_everywhere_is_told_apart() -> None:
 def test_the_selection_takes_no_dead_and_no_rare_latent_and_all_when_too_few() -> None:
     statistics = statistics_of(np.array([0.0, 1e-3, 1e-3, 1e-2, 0.0, 1e-3]))
     rare = np.array([False, True, False, False, False, False])
-    chosen = select_latents(statistics, rare, np.array([0, 0, 0, 1, 1, 1]), SelectConfig(n_latents=24), 0)
+    chosen = select_latents(
+        statistics, rare, np.array([0, 0, 0, 1, 1, 1]), np.zeros(6, int), SelectConfig(n_latents=24), 0
+    )
     assert chosen.latents.tolist() == [2, 3, 5]
     assert chosen.probability.tolist() == [1, 1, 1]
 

@@ -52,6 +52,11 @@ def test_neighbours_are_those_of_a_count_by_hand_over_all_layers(
     assert n_found > len(latents) and across, "layers of a stack are not kept apart"
 
 
+@pytest.mark.parametrize("measure", ["jaccard", "decoder"])
+def test_of_no_latents_there_are_no_neighbours(measure: str, cached: Cached) -> None:
+    assert len(find_neighbours(cached.cache, np.empty(0, np.int64), measure).latent) == 0  # type: ignore[arg-type]
+
+
 def test_rows_behind_dense_layers_have_no_encoder_neighbours(cached: Cached) -> None:
     from outcrop.coders.stack import SparseStack
     from outcrop.config import Architecture

@@ -37,6 +37,12 @@ def test_samplers_take_what_they_say() -> None:
     assert np.mean([(drawn("random", seed=s) < 50).mean() for s in range(300)]) == pytest.approx(0.5, abs=0.04)
 
 
+def test_every_source_comes_first_sometimes() -> None:
+    source = np.repeat(np.arange(4), (50, 3, 1, 20))
+    first = [int(source[in_turn(source, 2, np.random.default_rng(seed))[0]]) for seed in range(100)]
+    assert min(np.bincount(first, minlength=4)) > 10
+
+
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 50), st.integers(0, 9))
 def test_sources_take_turns(source: list[int], n: int, seed: int) -> None:
     found = in_turn(np.array(source, dtype=np.int64), n, np.random.default_rng(seed))

@@ -7,6 +7,7 @@ from scipy.sparse import csr_array
 
 from outcrop.config import CacheConfig
 from outcrop.latents import counts as module
+from outcrop.latents import statistics
 from outcrop.latents.cache import cache_latents
 from outcrop.latents.counts import Counts, count
 from outcrop.latents.split import score_documents
@@ -23,6 +24,7 @@ from tests.latents.test_cache import part_of
 def anew(cached: Cached, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is counted yet, and what is will be in several chunks."""
     monkeypatch.setattr(module, "_ENTRIES", 200)
+    monkeypatch.setattr(statistics, "_PAIRS", 300)
     for path in (cached.directory / str(cached.placed.key)).glob("counts_*"):
         path.unlink()
 

@@ -55,10 +55,12 @@ def test_peaks_and_windows_equal_the_dense_computation(cached: Cached) -> None:
     by_window = cached.dense[cached.grid.positions]  # [windows w latents]
     for latent in range(0, cached.cache.n_latents, 5):
         firings = cached.cache[latent]
-        rows, peaks = cached.grid.peaks(firings)
+        rows, peaks, at = cached.grid.peaks(firings)
         expected = by_window[:, :, latent].max(axis=1)
         assert np.array_equal(rows, np.flatnonzero(expected))
         np.testing.assert_allclose(peaks, expected[rows], rtol=2e-3)
+        np.testing.assert_allclose(cached.dense[at, latent], expected[rows], rtol=2e-3)
+        assert np.array_equal(cached.grid.row_of[at], rows)
         every = np.arange(0, cached.grid.n_windows, 17)
         for row, window in zip(every.tolist(), cached.grid.windows(every, firings), strict=True):
             assert window.tokens.shape == window.activations.shape == (WINDOW,)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ import torch
 from outcrop.errors import HookpointError, NonFiniteError
 from outcrop.model.activations import activations, padded_batches
 from outcrop.model.corpus import Corpus
-from outcrop.model.hooks import capture, find_hookpoints, hookpoint_widths, replaced
+from outcrop.model.hooks import capture, find_hookpoints, hookpoint_widths, place_widths, replaced
 from outcrop.model.load import LanguageModel
 from outcrop.types import Hookpoint
 
@@ -49,6 +51,26 @@ def test_what_is_captured_is_the_hidden_state(model: LanguageModel) -> None:
     torch.testing.assert_close(capture(model, TOKENS, [hookpoint])[hookpoint], states[2])
     inside = Hookpoint("model.layers.1", "input")
     torch.testing.assert_close(capture(model, TOKENS, [inside])[inside], states[1])
+
+
+def test_what_is_captured_stays_as_it_passed(model: LanguageModel) -> None:
+    first, second = Hookpoint("model.layers.0"), Hookpoint("model.layers.1")
+    alone = capture(model, TOKENS, [first])[first]
+
+    def double(_: Any, args: tuple[torch.Tensor, ...]) -> None:
+        args[0].mul_(2)
+
+    doubles = model.module.model.layers[1].register_forward_pre_hook(double)
+    together = capture(model, TOKENS, [first, second])[first]
+    doubles.remove()
+    torch.testing.assert_close(together, alone)
+
+
+def test_a_transcoder_cannot_predict_what_comes_before_its_source(model: LanguageModel) -> None:
+    first, second = Hookpoint("model.layers.0"), Hookpoint("model.layers.1")
+    assert place_widths(model, [(first, second), (first, first)])
+    with pytest.raises(HookpointError, match=r"reaches model\.layers\.0 before model\.layers\.1"):
+        place_widths(model, [(second, first)])
 
 
 def test_a_forward_pass_stops_after_the_last_hookpoint(model: LanguageModel) -> None:

@@ -1,6 +1,8 @@
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +75,15 @@ def test_a_penalty_makes_relu_sparser_end_to_end(model: LanguageModel, corpora: 
         trained = train_coders(model, corpora["train"], corpora["held_out"], {KEYS[0]: relu}, config)
         l0.append(trained[0].reconstruction.l0)
     assert l0[1] < l0[0]
+
+
+def test_a_rest_that_predicts_nothing_goes_with_the_step_before(model: LanguageModel) -> None:
+    start = np.cumsum([0, *[31] * 5, 2])
+    eligible = ~np.isin(np.arange(start[-1]), start)
+    text = Corpus(np.arange(start[-1], dtype=np.int32) % 50, start, np.arange(6, dtype=np.int32), eligible)
+    config = TrainConfig(loss="ce", **{**SETTINGS, "batch_tokens": 30, "block_tokens": 30})
+    (trained,) = train_coders(model, text, text, {KEYS[0]: CODER}, config)
+    assert math.isfinite(trained.reconstruction.fvu)
 
 
 def test_a_training_that_stopped_after_its_last_step_goes_on_to_its_end(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -34,6 +36,8 @@ def test_fvu_l0_and_firings_of_four_tokens_by_hand() -> None:
     assert held.l0 == [1.0] and held.norm_share == [1.0]
     assert held.fired.tolist() == [[1, 1, 1, 1]] and held.unfired_share == [0.0]
     assert held.rate_histogram == [[0] * 11 + [4, 0]]  # a rate of 1/4 lies between 10^-1 and 10^-0.5
+    once = replace(held, n_tokens=2_000_000, fired=torch.tensor([[0, 1, 1, 2]]))
+    assert once.rate_histogram == [[1, 3, *[0] * 11]], "once in so many tokens is not never"
 
 
 def spliced_in(

@@ -58,38 +58,89 @@ def test_training_lowers_the_fvu_below_that_of_the_start(model: LanguageModel, c
 OPTIMIZERS: list[Optimizer] = ["muon", "adam", "signum"]
 
 
+class Killed(Exception):
+    pass
+
+
+def killed(
+    model: LanguageModel, corpora: dict[str, Corpus], folder: Path, measurements: int, *about: Any, **more: Any
+) -> None:
+    """A training that dies after so many measurements, of which there is one per step and coder."""
+    left = measurements
+
+    def killing(record: dict[str, Any]) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+
+    settings = {**more.pop("settings", {}), "evaluate_every_tokens": 128}
+    with pytest.raises(Killed):
+        run(model, corpora, *about, checkpoint_directory=folder, log=killing, settings=settings, **more)
+    assert checkpoints.latest(folder, torch.device("cpu")) is not None
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_resuming_gives_the_training_that_was_never_interrupted(
     model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path, optimizer: Optimizer
 ) -> None:
     whole = run(model, corpora, optimizer, n=2)
-
-    class Killed(Exception):
-        pass
-
     for steps in (3, 9, 20):
-        count = 0
-
-        def killing(record: dict[str, Any], steps: int = steps) -> None:
-            nonlocal count
-            count += 1
-            if count == 2 * steps:
-                raise Killed
-
-        with pytest.raises(Killed):
-            run(
-                model,
-                corpora,
-                optimizer,
-                n=2,
-                checkpoint_directory=tmp_path,
-                log=killing,
-                settings={"evaluate_every_tokens": 128},
-            )
-    assert checkpoints.latest(tmp_path, torch.device("cpu")) is not None
+        killed(model, corpora, tmp_path, 2 * steps, optimizer, 2)
     resumed = run(model, corpora, optimizer, n=2, checkpoint_directory=tmp_path)
     assert all(same_weights(a, b) for a, b in zip(whole, resumed, strict=True))
     assert [t.reconstruction for t in whole] == [t.reconstruction for t in resumed]
+
+
+RESUMED: dict[str, dict[str, Any]] = {
+    "batchtopk": {"coders": {keys()[0]: replace(CODER, selection="batchtopk")}},
+    "jumprelu": {"coders": {keys()[0]: replace(CODER, selection="jumprelu")}},
+    "dense layers": {"coders": {keys()[0]: replace(CODER, encoder_widths=(24,), decoder_widths=(24,))}},
+    "end to end": {"settings": {"loss": "ce"}},
+    "k decay": {"settings": {"k_start": 16, "k_decay_share": 0.9}},
+}
+
+
+@pytest.mark.parametrize("more", RESUMED.values(), ids=RESUMED.keys())
+def test_what_else_is_learned_goes_on_where_it_was(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path, more: dict[str, Any]
+) -> None:
+    (whole,) = run(model, corpora, **copy.deepcopy(more))
+    killed(model, corpora, tmp_path, 7, **copy.deepcopy(more))
+    (resumed,) = run(model, corpora, checkpoint_directory=tmp_path, **copy.deepcopy(more))
+    assert same_weights(whole, resumed) and whole.reconstruction == resumed.reconstruction
+
+
+def test_a_finetuned_stack_of_transcoders_goes_on_with_what_it_subtracts(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    key = CoderKey("topk", *POINTS, 0)
+    coders = {key: Architecture(n_latents=64, k=4, layers=2, reads="resnet")}
+    (first,) = run(model, corpora, coders=coders)
+    given = copy.deepcopy(first.placed)
+    given.coder.read_scale *= 0.8
+    more: dict[str, Any] = {"coders": coders, "given": [given]}
+    (whole,) = run(model, corpora, **more)
+    killed(model, corpora, tmp_path, 7, **more)
+    (resumed,) = run(model, corpora, checkpoint_directory=tmp_path, **more)
+    assert same_weights(whole, resumed)
+    assert whole.placed.coder.read_scale == resumed.placed.coder.read_scale != first.placed.coder.read_scale
+
+
+def test_where_measures_go_may_change_on_the_way(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    killed(model, corpora, tmp_path, 7)
+    run(model, corpora, checkpoint_directory=tmp_path, settings={"track": ("tensorboard",)})
+
+
+def test_another_given_coder_is_no_training_to_go_on_with(
+    model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    first, second = (run(model, corpora, coders={keys(seed=seed)[0]: CODER})[0].placed for seed in range(2))
+    killed(model, corpora, tmp_path, 7, given=[first])
+    with pytest.raises(StaleError):
+        run(model, corpora, checkpoint_directory=tmp_path, given=[replace(second, key=first.key)])
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(
@@ -273,6 +324,19 @@ def test_a_finetuning_goes_on_from_its_checkpoint_whatever_architecture_the_sett
     assert whole.placed.coder.architecture == first.placed.coder.architecture
 
 
+@pytest.mark.parametrize("moved", [50.0, float("nan")])
+def test_a_coder_at_the_wrong_place_is_not_finetuned(
+    model: LanguageModel, corpora: dict[str, Corpus], moved: float
+) -> None:
+    (first,) = run(model, corpora)
+    with torch.no_grad():
+        first.placed.coder.decoder_bias += moved
+    with pytest.raises(CoderError, match="worse than the mean"):
+        run(model, corpora, given=[first.placed])
+    with pytest.raises(CoderError, match="worse than the mean"):
+        evaluate_coders(model, corpora["held_out"], [first.placed], TrainConfig(**SETTINGS))
+
+
 def test_a_coder_whose_rows_have_any_norm_is_finetuned_from_where_it_was(
     model: LanguageModel, corpora: dict[str, Corpus]
 ) -> None:
@@ -309,6 +373,11 @@ def test_activations_on_disk_give_the_weights_that_the_model_would(
     monkeypatch.setattr("outcrop.train.loop.load_block", refused)
     (read,) = run(model, corpora, settings=settings)
     assert same_weights(fresh, written) and same_weights(fresh, read)
+    monkeypatch.undo()
+    run(model, corpora, coders={keys(2)[1]: CODER}, settings=settings)
+    monkeypatch.setattr(Stream, "_computed", refused)
+    monkeypatch.setattr("outcrop.train.loop.load_block", refused)
+    run(model, corpora, n=2, settings=settings)
     blocks[0].write_bytes(blocks[0].read_bytes()[:100])
     with pytest.raises(CorruptError, match=r"block-00000\.safetensors is truncated"):
         run(model, corpora, settings=settings)

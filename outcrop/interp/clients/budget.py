@@ -25,7 +25,7 @@ _TEMPLATE_TOKENS = 16  # that a chat template puts around a message, at most
 class Budget:
     """What one run of the program may send and spend, and what it has; its clients share it.
 
-    A request counts once, however often it is tried. A failure costs nothing that is known.
+    A request counts once, however often it is tried. An answer that cannot be used costs its bound, no answer nothing.
     """
 
     def __init__(self, max_requests: int | None, max_cost: float | None) -> None:
@@ -90,7 +90,10 @@ class BudgetClient:
         return self._price.cost(prompt, request.max_tokens)
 
     def _paid(self, answer: Reply | Failure, bound: float) -> Reply | Failure:
-        if isinstance(answer, Failure) or self._price is None:
+        if isinstance(answer, Failure):
+            self._budget.cost += bound if answer.kind in ("empty", "unreadable") else 0.0
+            return answer
+        if self._price is None:
             return answer
         if answer.prompt_tokens == 0:
             self._budget.cost += bound

@@ -1,18 +1,26 @@
-"""What a run would ask, without asking: a `Client` for dry runs that counts, and answers with failures."""
+"""What a run would ask, without asking: a `Client` for dry runs that counts, and answers with what is known already or
+with failures."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from outcrop.replies import Replies
-from outcrop.types import Failure, Message, Request
+from outcrop.types import Explanation, Failure, Reply, Request
 
 DRY_RUN = "nothing is asked in a dry run"
+_CHARACTERS = 4  # of a token of English text, estimated
 
 
-def _estimated_tokens(messages: Sequence[Message]) -> int:
-    """An estimate, for English text: a token has four characters."""
-    return sum(len(message.content) for message in messages) // 4
+def as_long_as_it_may_be(explanation: Explanation, n_tokens: int) -> Explanation:
+    """What a judge would be shown of an explanation that a dry run did not ask for; no two are alike."""
+    if explanation.failure is None or explanation.failure.detail != DRY_RUN:
+        return explanation
+    name = f"{explanation.latent} {explanation.explainer} {explanation.source} "
+    text = hashlib.sha256(name.encode()).hexdigest()[:8].ljust(_CHARACTERS * n_tokens, "x")
+    return replace(explanation, text=text, failure=None)
 
 
 class CountingClient:
@@ -29,16 +37,16 @@ class CountingClient:
         self._replies = replies
         self._seen: set[str] = set()
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Failure]]:
+    def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | Failure]]:
         for index, request in enumerate(requests):
-            self._count(request)
-            yield index, Failure("input", DRY_RUN)
+            name = request.hash(self.model)
+            reply = self._replies.get(name)
+            if reply is None and name not in self._seen:
+                self._seen.add(name)
+                self._count(request)
+            yield index, reply or Failure("input", DRY_RUN)
 
     def _count(self, request: Request) -> None:
-        name = request.hash(self.model)
-        if name in self._seen or self._replies.get(name) is not None:
-            return
-        self._seen.add(name)
         self.requests += 1
-        self.prompt_tokens += _estimated_tokens(request.messages)
+        self.prompt_tokens += sum(len(message.content) for message in request.messages) // _CHARACTERS
         self.most_completion_tokens += 1 if request.labels else request.max_tokens

@@ -64,6 +64,7 @@ class LocalClient:
                 attention_mask=torch.ones_like(prompt),
                 max_new_tokens=requests[index].max_tokens,
                 do_sample=False,
+                repetition_penalty=1.0,  # models come with others
                 pad_token_id=self._lm.tokenizer.eos_token_id,
             )[0, prompt.shape[1] :]
             text = self._lm.tokenizer.decode(written, skip_special_tokens=True)

@@ -5,9 +5,10 @@ whatever its case and the spaces around it:
 
     p(label) = Σ_t exp(logprob_t) [strip(casefold(t)) = casefold(label)]
 
-Each request goes to the server with the fewest of ours in flight. One that refuses connections rests
-for a while, if there is another. Requests run on an event loop in a thread of their own, so that they
-go on while the caller is busy and so that a caller with a loop of its own (a notebook) can use this, too.
+Each request goes to the server with the fewest of ours in flight, and where it got no answer to another, if there is
+one. A server that refuses connections, fails or asks to wait rests for a while. Requests run on an event loop in a
+thread of their own, so that they go on while the caller is busy and so that a caller with a loop of its own (a
+notebook) can use this, too.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ _FIRST_WAIT_SECONDS = 0.5  # doubled after every attempt
 _LONGEST_BACKOFF_SECONDS = 30.0
 _LONGEST_WAIT_SECONDS = 300.0  # who asks for more is taken to refuse
 _CANCEL_SECONDS = 0.5  # until what is still under way is cancelled again
-_REST_SECONDS = 5.0  # of a server that refused a connection
+_REST_SECONDS = 5.0  # of a server that could not answer
 _MOST_TOKENS = 1 << 53  # a count beyond is none
 
-_AGAIN: frozenset[FailureKind] = frozenset({"timeout", "connection", "rate limit", "server", "unreadable"})
+_RESTS: frozenset[FailureKind] = frozenset({"connection", "rate limit", "server"})
+_AGAIN: frozenset[FailureKind] = _RESTS | {"timeout", "unreadable"}
 
 Answer = tuple[int, Reply | Failure]
 
@@ -80,18 +82,19 @@ class OpenAIClient:
 
     async def _ask(self, lines: Sequence[_Line], request: Request) -> Reply | Failure:
         """One request, tried as often as it may be."""
-        refused: list[_Line] = []
+        tried: list[_Line] = []
         for attempt in range(1, self._config.attempts + 1):
-            line = min(lines, key=lambda line: (line in refused, line.rests, line.in_flight))
+            line = min(lines, key=lambda line: (line.rests, line in tried, line.in_flight))
             outcome = await line.ask(self.model, request)
             answer = _read(outcome, request)
-            wait_seconds = max(outcome.wait_seconds, _backoff_seconds(attempt))
-            last = attempt == self._config.attempts or wait_seconds > _LONGEST_WAIT_SECONDS
-            if last or isinstance(answer, Reply) or answer.kind not in _AGAIN:
+            if attempt == self._config.attempts or isinstance(answer, Reply) or answer.kind not in _AGAIN:
                 return answer
-            if answer.kind == "connection":
-                refused.append(line)
-            await asyncio.sleep(wait_seconds)
+            tried.append(line)
+            if all(line.rests or line in tried for line in lines):
+                wait_seconds = max(outcome.wait_seconds, _backoff_seconds(attempt))
+                if wait_seconds > _LONGEST_WAIT_SECONDS:
+                    return answer
+                await asyncio.sleep(wait_seconds)
         raise AssertionError("there is at least one attempt")
 
 
@@ -115,8 +118,8 @@ class _Line:
                 outcome = await self._server.complete(self._connection, model, request)
         finally:
             self.in_flight -= 1
-        if isinstance(outcome.body, Failure) and outcome.body.kind == "connection":
-            self._rests_until = time.monotonic() + _REST_SECONDS
+        if isinstance(outcome.body, Failure) and outcome.body.kind in _RESTS:
+            self._rests_until = time.monotonic() + max(_REST_SECONDS, outcome.wait_seconds)
         return outcome
 
 

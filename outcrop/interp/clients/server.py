@@ -40,14 +40,14 @@ class Outcome:
 
 
 class Server:
-    """One address. Whether it holds answers to a schema is found out, and remembered."""
+    """One address. Whether it holds answers to a schema, or tells log-probabilities, is found out, and remembered."""
 
     def __init__(self, address: str, config: JudgeConfig) -> None:
         self.address = address
-        self._key = os.environ.get("OPENAI_API_KEY") or _NO_KEY
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
         self._timeout_seconds = config.timeout_seconds
         self._attempts = config.attempts
-        self._takes_schemas = True
+        self._refused = set[str]()  # names of arguments
 
     def connection(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -55,19 +55,16 @@ class Server:
         )
 
     async def complete(self, connection: openai.AsyncOpenAI, model: str, request: Request) -> Outcome:
-        """One attempt. A schema that is refused is left out, and what is said without it counts."""
-        plain = _arguments(model, request)
-        if request.schema is None or not self._takes_schemas:
+        """One attempt. A schema or log-probabilities that are refused are left out, and what is said without counts."""
+        plain, more = _arguments(model, request), _not_offered_by_all(request)
+        if not more or not self._refused.isdisjoint(more):
             return await self._post(connection, plain)
-        schema = {"name": "answer", "schema": json.loads(request.schema)}
-        outcome = await self._post(
-            connection, {**plain, "response_format": {"type": "json_schema", "json_schema": schema}}
-        )
-        if not _refuses(outcome):
+        outcome = await self._post(connection, plain | more)
+        if outcome.status not in (400, 422):
             return outcome
         outcome = await self._post(connection, plain)
-        if not _refuses(outcome):  # else the schema was not what it disliked
-            self._takes_schemas = False
+        if isinstance(outcome.body, bytes):  # else they may not be what it disliked
+            self._refused |= more.keys()
         return outcome
 
     async def _post(self, connection: openai.AsyncOpenAI, arguments: dict[str, Any]) -> Outcome:
@@ -130,20 +127,22 @@ class Server:
 
 
 def _arguments(model: str, request: Request) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
+    return {
         "model": model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-        "max_tokens": request.max_tokens,
+        "max_tokens": 1 if request.labels else request.max_tokens,
         "temperature": request.temperature,
         "seed": request.seed,
     }
+
+
+def _not_offered_by_all(request: Request) -> dict[str, Any]:
     if request.labels:
-        arguments |= {"max_tokens": 1, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
-    return arguments
-
-
-def _refuses(outcome: Outcome) -> bool:
-    return outcome.status in (400, 422)
+        return {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+    if request.schema is not None:
+        schema = {"name": "answer", "schema": json.loads(request.schema)}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    return {}
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -21,6 +21,7 @@ from outcrop.types import Failure, Reply, Request
 
 _TOP_LOGPROBS = 20  # the most that the engine gives by default
 _AT_ONCE = 1024  # requests whose answers a killed run can lose; enough that their tail costs little
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
 _SAMPLES = 1024  # places of each file of weights that go into its hash
 
 
@@ -102,8 +103,11 @@ def _identity(name: str) -> str:
     path = Path(name)
     if not path.exists():
         return name
+    files = sorted(file for file in path.iterdir() if file.suffix in _WEIGHTS) if path.is_dir() else [path]
+    if not files:
+        raise JudgeError(f"{path} holds no weights; expected files that end in {', '.join(_WEIGHTS)}")
     digest = hashlib.sha256()
-    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+    for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}{size}".encode())
         with file.open("rb") as weights:

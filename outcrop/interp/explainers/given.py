@@ -47,7 +47,7 @@ def _explanation(where: str, line: str, latents: Collection[LatentId]) -> Explan
         explainer, source = said.get("explainer", EXPLAINER), said.get("source", WHOLE)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{where} is {line[:80]!r}; {_EXPECTED} ({type(error).__name__}: {error})") from error
-    if type(index) is not int or not all(isinstance(word, str) for word in (text, explainer, source)):
+    if type(index) is not int or not all(map(_is_text, (text, explainer, source, coder or ""))):
         raise ConfigError(f"{where} is {line[:80]!r}; {_EXPECTED}")
     text = text.strip()
     if not text:
@@ -61,6 +61,11 @@ def _explanation(where: str, line: str, latents: Collection[LatentId]) -> Explan
             f"--select.latents names those that are to be scored"
         )
     return Explanation(latent, explainer, source, text, "")
+
+
+def _is_text(value: object) -> bool:
+    """That no file could hold half a surrogate pair is known before it is stored."""
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
 
 
 def _coder(where: str, name: str | None, latents: Collection[LatentId]) -> CoderKey:

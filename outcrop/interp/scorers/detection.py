@@ -8,7 +8,7 @@ from outcrop.config import ScoreConfig
 from outcrop.interp.prompts import quoted
 from outcrop.interp.scorers import yes_no
 from outcrop.interp.scorers.judging import Arm, Question
-from outcrop.interp.scorers.yes_no import Shown, Wording, one_in
+from outcrop.interp.scorers.yes_no import Shown, Wording, in_general
 from outcrop.schema import DETECTION
 from outcrop.types import Vocabulary
 
@@ -21,7 +21,7 @@ _WORDING = Wording(
     ),
     one="Does this text contain {description}?",
     several="Which of these {n} texts contain {description}?",
-    base_rate=lambda latent: f"In general about 1 in {one_in(latent.context_rate)} texts does.",
+    base_rate=lambda latent: in_general(latent.context_rate, "texts", "does", "do"),
 )
 
 

@@ -48,19 +48,19 @@ def _embedded(texts: Sequence[str], embedder: Embedder, progress: Progress) -> d
     with progress("score by embedding", len(texts), "texts") as advance:
         for first in range(0, len(texts), _AT_ONCE):
             some = texts[first : first + _AT_ONCE]
-            found.update(zip(some, _rows(some, embedder), strict=True))
+            found.update(zip(some, embedded_rows(some, embedder), strict=True))
             advance(len(some))
     return found
 
 
-def _rows(texts: Sequence[str], embedder: Embedder) -> list[Row]:
-    """Where the texts together cannot be embedded, one by one."""
+def embedded_rows(texts: Sequence[str], embedder: Embedder) -> list[Row]:
+    """Those of texts, one by one where they cannot be embedded together: a failure each that has none."""
     try:
         return list(embedder(texts))
     except ModelError as error:
         if len(texts) == 1:
             return [Failure("input", str(error))]
-        return [row for text in texts for row in _rows([text], embedder)]
+        return [row for text in texts for row in embedded_rows([text], embedder)]
 
 
 def _cosine(explanation: Row, window: Row) -> Verdict:

@@ -15,7 +15,7 @@ from outcrop.interp.prompts import marked, marked_words
 from outcrop.interp.scorers import yes_no
 from outcrop.interp.scorers.judging import Arm, Question
 from outcrop.interp.scorers.marks import generator, likewise, misplaced, patterns
-from outcrop.interp.scorers.yes_no import Shown, Wording, one_in
+from outcrop.interp.scorers.yes_no import Shown, Wording, in_general
 from outcrop.schema import FUZZING, MISPLACED
 from outcrop.types import Example, LatentExamples, Vocabulary, Window
 
@@ -34,7 +34,7 @@ _WORDING = Wording(
     ),
     one="Are the marked words {description}?",
     several="In which of these {n} texts are the marked words {description}?",
-    base_rate=lambda latent: f"In general about 1 in {one_in(latent.firing_rate)} words is.",
+    base_rate=lambda latent: in_general(latent.firing_rate, "words", "is", "are"),
 )
 
 

@@ -8,7 +8,7 @@ An *arm* is a latent's scored windows together with what the judge is told of it
     base_rate  its own explanation, and how common such windows are
 
 A scorer that asks an LLM turns arms into questions; `ask` puts those of all scorers and latents to
-the judge in one stream, so that its slots are never idle while anything is left to ask.
+the judge in large portions, so that its slots are idle only behind the slowest answers of each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from outcrop.types import CoderKey, Example, Explanation, Failure, Judgement, La
 
 ArmName = Literal["plain", "none", "other", "base_rate"]
 
-_AT_ONCE = 4096  # questions in memory; enough that their tail costs nothing
+_AT_ONCE = 16_384  # questions in memory; enough that their tail costs little
 
 
 @dataclass(frozen=True)

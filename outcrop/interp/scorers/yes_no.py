@@ -24,6 +24,7 @@ from outcrop.types import Judgement, LatentExamples, Message, Request
 UNKNOWN = "what is described"  # in place of a description
 
 _MANY = 4  # tokens of one answer in a list
+_COMMON = 0.1  # a rate above which "1 in n" is coarse
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,11 @@ def described(arm: Arm) -> str:
     return UNKNOWN if arm.text is None else quoted(arm.text)
 
 
-def one_in(rate: float) -> int:
-    """The n of "1 in n"."""
-    return max(1, round(1 / rate))
+def in_general(rate: float, things: str, one: str, many: str) -> str:
+    """A rate as people say it: of 1 in n, or where that would be coarse of so many in 100."""
+    if rate <= _COMMON:
+        return f"In general about 1 in {round(1 / rate)} {things} {one}."
+    return f"In general about {round(100 * rate)} in 100 {things} {many}."
 
 
 def _one(arm: Arm, shown: Shown, wording: Wording) -> Question:

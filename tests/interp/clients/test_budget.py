@@ -61,6 +61,17 @@ def test_where_tokens_are_not_counted_the_bound_is_spent_but_is_no_cost() -> Non
     assert isinstance(reply, Reply) and reply.cost is None and budget.cost == 4 + 16 + 10
 
 
+def test_an_answer_that_cannot_be_used_costs_its_bound() -> None:
+    class Thinks(Paid):
+        def answer(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply | Failure]]:
+            yield from ((i, Failure("empty", "an answer without text")) for i in range(len(requests)))
+
+    budget = Budget(None, 50.0)
+    with pytest.raises(BudgetError):
+        list(BudgetClient(Thinks(), PRICE, budget).answer([ask("abcd")] * 4))
+    assert (budget.requests, budget.cost) == (2, 2 * (4 + 16 + 10))
+
+
 def test_no_more_requests_are_sent_than_allowed_and_all_their_answers_come() -> None:
     client = Paid()
     found = BudgetClient(client, None, Budget(7, None)).answer(ASKED)
@@ -158,6 +169,9 @@ def test_a_price_that_is_none_is_refused_with_what_is_expected(entry: str) -> No
         ({"max_requests": 0}, "must be at least 1"),
         ({"name": "http://a/v1,b:8000/v1"}, "write http://b:8000/v1"),
         ({"name": "http://a/v1,path/to/model"}, "has 'path/to/model' beside addresses"),
+        ({"name": "http://localhost:8O00/v1"}, "8O00/v1 is no address"),
+        ({"name": "http://localhost:80000/v1"}, "80000/v1 is no address"),
+        ({"name": "http:///v1"}, "http:///v1 is no address"),
         ({"explainer": "http://a/v1,http://a/v1"}, "names http://a/v1 twice"),
     ],
 )

@@ -137,6 +137,18 @@ def test_a_text_is_what_the_model_writes_greedily(lm: LanguageModel) -> None:
     assert index == 0 and (reply.text == written if isinstance(reply, Reply) else not written.strip())
 
 
+def test_words_of_the_prompt_may_be_repeated_whatever_the_model_comes_with(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request((Message("user", "the text the text the text"),), 8)
+    before = dict(LocalClient(lm, 4).answer([request]))
+    monkeypatch.setattr(lm.module.generation_config, "repetition_penalty", 5.0)
+    after = dict(LocalClient(lm, 4).answer([request]))
+    assert [getattr(answer[0], "text", answer[0]) for answer in (before, after)] == [
+        getattr(before[0], "text", before[0])
+    ] * 2
+
+
 def test_a_prompt_that_is_too_long_is_a_failure_of_the_input(lm: LanguageModel) -> None:
     found = dict(LocalClient(lm, 4).answer([question("fruit", "pears " * 600, *LABELS), *some_questions(3)]))
     assert isinstance(found[0], Failure) and found[0].kind == "input"

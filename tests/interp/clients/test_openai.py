@@ -154,7 +154,7 @@ def test_the_key_is_written_nowhere(
     tmp_path: Path, quick: JudgeConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret\n")
     with LLMServer([Status(401)]) as server, Replies(tmp_path / "replies.sqlite") as replies:
         client = RememberingClient(connect(server.address, None, quick), replies)
         found = [answer for _, answer in client.answer([ask("a"), ask("b")])]
@@ -235,6 +235,22 @@ def test_a_request_that_is_refused_without_its_schema_too_says_nothing_of_schema
         assert with_schema(server) == 2
 
 
+def test_a_schema_is_not_given_up_because_something_else_failed(quick: JudgeConfig) -> None:
+    with LLMServer([Status(400), Status(503)]) as server:
+        client = OpenAIClient(server.address, None, quick)
+        assert isinstance(answers(client, ask_for_json("too long"))[0], Reply)
+        answers(client, ask_for_json("short"))
+        assert with_schema(server) == 3
+
+
+def test_a_server_that_refuses_log_probabilities_is_asked_without() -> None:
+    with LLMServer(befalls=lambda request, _: Status(400) if "logprobs" in request else None) as server:
+        client = OpenAIClient(server.address, None, JudgeConfig(concurrency=1, attempts=1))
+        found = answers(client, *[ask(str(i), "yes", "no") for i in range(3)])
+        assert all(isinstance(answer, Reply) and answer.label_probabilities is None for answer in found)
+        assert server.asked.total() == 4
+
+
 # -- several servers -----------------------------------------------------------------------------------------
 
 
@@ -271,6 +287,17 @@ def test_when_a_server_goes_away_the_others_answer_all(quick: JudgeConfig) -> No
         found = answers(client, *[ask(str(i)) for i in range(40)])
         assert all(isinstance(answer, Reply) for answer in found)
         assert staying.most_at_once <= 4
+
+
+@pytest.mark.parametrize("fault", [Status(503), RateLimit(30), Closed(), NOT_JSON])
+def test_a_server_that_only_fails_keeps_nobody_waiting(fault: Fault) -> None:
+    with LLMServer(befalls=lambda *_: fault) as failing, LLMServer(delay_seconds=0.05) as healthy:
+        client = OpenAIClient(both(failing, healthy), None, JudgeConfig(concurrency=4, attempts=3))
+        started = time.monotonic()
+        found = answers(client, *[ask(str(i)) for i in range(40)])
+        assert time.monotonic() - started < 20
+        assert all(isinstance(answer, Reply) for answer in found)
+        assert fault is NOT_JSON or failing.asked.total() < 20, "it rests"
 
 
 def test_servers_of_different_models_are_refused_with_what_each_serves(quick: JudgeConfig) -> None:

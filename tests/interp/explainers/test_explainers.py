@@ -57,7 +57,7 @@ def test_output_shows_what_is_promoted(vocabulary: Vocabulary) -> None:
     client = Scripted()
     (found,) = run(latent(), client, vocabulary, explainers=("output",))
     assert found.n_windows == 3
-    assert "become likelier: house, engine" in client.texts[0]
+    assert 'become likelier: "house, engine"' in client.texts[0]
     with pytest.raises(ConfigError, match="promoted"):
         list(explain([latent()], client, vocabulary, ExplainConfig(explainers=("output",))))
     (failed,) = explain([latent()], client, vocabulary, ExplainConfig(explainers=("output",)), promoted={})
@@ -74,7 +74,7 @@ def test_each_band_is_explained_from_its_third_by_peak(vocabulary: Vocabulary) -
     found = run(replace(latent(), explain=tuple(shown)), client, vocabulary, explainers=("bands",))
     assert [one.source for one in found] == ["low", "middle", "high"]
     words = [text.splitlines()[0].removeprefix("These words were marked in texts: ") for text in client.texts]
-    assert words == ["engine, pear", "pear, house", "apple"]
+    assert words == ['"engine, pear"', '"pear, house"', '"apple"']
 
 
 def test_thoughts_are_kept_apart_from_the_explanation(vocabulary: Vocabulary) -> None:

@@ -45,6 +45,8 @@ def test_each_line_is_an_explanation(tmp_path: Path) -> None:
         ({"latent": 0.9, "text": "fruit"}, "expected"),
         ({"latent": True, "text": "fruit"}, "expected"),
         ({"latent": 1, "text": "fruit", "explainer": "contrastive"}, "one of ours"),
+        ({"latent": 1, "text": "fruit", "coder": ["x"]}, "expected"),
+        ({"latent": 1, "text": "half a pair \ud83d"}, "expected"),
     ],
 )
 def test_a_line_that_is_none_is_told(line: object, words: str, tmp_path: Path) -> None:

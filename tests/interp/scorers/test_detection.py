@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from outcrop.config import ScoreConfig
 from outcrop.interp.scorers import detection
 from outcrop.interp.scorers.judging import Arm, ArmName
@@ -44,6 +46,15 @@ def test_the_judge_is_told_the_base_rate_in_that_arm_only(vocabulary: Vocabulary
     told = asked(arm("fruit", name="base_rate"), vocabulary)
     assert all("about 1 in 10 texts" in messages[-1].content for messages in told)
     assert not any("1 in 10" in messages[-1].content for messages in asked(arm("fruit"), vocabulary))
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"), [(0.002, "1 in 500 texts does"), (0.4, "40 in 100 texts do"), (0.77, "77 in 100 texts do")]
+)
+def test_a_base_rate_is_told_as_finely_as_it_is_known(rate: float, told: str, vocabulary: Vocabulary) -> None:
+    common = arm("fruit", name="base_rate")
+    common = replace(common, examples=replace(common.examples, context_rate=rate))
+    assert f"In general about {told}." in asked(common, vocabulary)[0][-1].content
 
 
 def test_several_windows_share_a_question_and_the_last_is_shorter(vocabulary: Vocabulary) -> None:
