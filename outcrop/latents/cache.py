@@ -78,6 +78,11 @@ class LatentCache:
         parts = [shard.read(latent, latent + 1) for shard in self.shards]
         return Firings(np.concatenate([p for _, p, _ in parts]), np.concatenate([v for _, _, v in parts]))
 
+    def positions(self, latent: int) -> Int64[ndarray, "nnz"]:
+        """Where in the corpus it fires, ascending, without its activations."""
+        parts = [(shard.start, shard.fires(latent, latent + 1)[1]) for shard in self.shards]
+        return np.concatenate([start + at.astype(np.int64) for start, at in parts])
+
     @cached_property
     def n_fired(self) -> Int64[ndarray, "latents"]:
         """Tokens on which each latent fired."""

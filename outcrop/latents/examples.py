@@ -67,7 +67,7 @@ def token_evidence(one: Survey) -> Iterator[TokenEvidence]:
         firings = one.cache[latent]
         position = firings.position[explains[firings.position]]
         fires = np.zeros(one.grid.n_windows, dtype=bool)
-        fires[one.grid.fired_rows(firings)] = True
+        fires[one.grid.rows_of(firings.position)] = True
         fired = np.bincount(corpus.tokens[position], minlength=len(occurrences))
         found, latent_id = find_triggers(csr_array(fired[None]), occurrences), LatentId(one.cache.key, latent)
         pure = bool(found.pure[0])

@@ -65,10 +65,10 @@ def same_token_rows(grid: Grid, triggers: Int64[ndarray, "triggers"]) -> Stratum
 
 def neighbour_rows(cache: LatentCache, grid: Grid, neighbours: Neighbours, latent: int) -> StratumRows:
     """Rows in which a neighbour fires, each with the nearest one that does."""
-    near = np.full(grid.n_windows, -1)
-    similarity = np.full(grid.n_windows, np.nan, dtype=np.float32)
-    for other, like in reversed(list(zip(*neighbours.of_latent(latent), strict=True))):  # the nearest has the last word
-        rows = grid.fired_rows(cache[int(other)])
-        near[rows], similarity[rows] = other, like
-    rows = np.flatnonzero(near >= 0)
-    return StratumRows("neighbour", rows, near[rows], 1 - similarity[rows])
+    others, similarity = neighbours.of_latent(latent)
+    none = len(others)
+    nearest = np.full(grid.n_windows, none, dtype=np.min_scalar_type(none))  # small, since it is written all over
+    for i in reversed(range(none)):  # the nearest has the last word
+        nearest[grid.rows_of(cache.positions(int(others[i])))] = i
+    rows = np.flatnonzero(nearest < none)
+    return StratumRows("neighbour", rows, others[nearest[rows]], 1 - similarity[nearest[rows]])

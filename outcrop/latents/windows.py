@@ -73,9 +73,9 @@ class Grid:
         by_type = coo_array((np.ones(len(tokens), dtype=bool), (tokens, np.arange(len(tokens))))).tocsr()
         return by_type.indptr, by_type.indices
 
-    def fired_rows(self, firings: Firings) -> Int32[ndarray, "firings"]:
-        """The rows in which a latent fires, ascending, as often as it fires there."""
-        rows = self.row_of[firings.position]
+    def rows_of(self, positions: Int64[ndarray, "n"]) -> Int32[ndarray, "on_grid"]:
+        """The rows that hold some positions, one for each on the grid."""
+        rows = self.row_of[positions]
         return rows[rows >= 0]
 
     def peaks(

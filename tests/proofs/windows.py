@@ -69,7 +69,7 @@ def weight_rows(draws: int) -> Iterator[dict[str, Any]]:
 def fires(world: Planted, latent: int) -> np.ndarray:
     """In which grid windows."""
     found = np.zeros(world.survey.grid.n_windows, dtype=bool)
-    found[world.survey.grid.fired_rows(world.survey.cache[latent])] = True
+    found[world.survey.grid.rows_of(world.survey.cache[latent].position)] = True
     return found
 
 
