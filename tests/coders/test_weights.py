@@ -134,3 +134,18 @@ def test_a_coder_is_found_alone_or_by_the_name_of_its_hookpoint(tmp_path: Path) 
         find_coder(str(named), key, alone=False)
     with pytest.raises(CoderError, match="there is no directory"):
         find_coder(str(tmp_path / "nothing"), key, alone=True)
+
+
+@pytest.mark.parametrize(
+    ("folder", "source", "target"),
+    [
+        ("layers.3.mlp", "model.layers.3.mlp:input", "model.layers.3.mlp"),
+        ("layers.3", "gpt_neox.layers.3", "gpt_neox.layers.3"),
+        ("h.3.mlp", "transformer.h.3.mlp", "transformer.h.3.mlp"),
+    ],
+)
+def test_folders_are_found_as_sparsify_names_them(folder: str, source: str, target: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "sae.safetensors").touch()
+    key = CoderKey("topk", Hookpoint.parse(source), Hookpoint.parse(target), 0)
+    assert find_coder(str(tmp_path), key, alone=False) == tmp_path / folder
