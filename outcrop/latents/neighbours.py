@@ -29,8 +29,7 @@ from outcrop.kernels import add_co_firings_
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.statistics import DENSE_RATE
 
-_COUNTS, _COSINES = 1 << 28, 1 << 25  # held at once
-_SOME = 256  # latents whose counts are looked at together
+_PAIRS = 1 << 27  # counts, or cosines, held at once
 
 
 @dataclass(frozen=True)
@@ -90,27 +89,25 @@ def _co_firing(
 ) -> Iterator[Others]:
     """For each of `latents`, the latents that fire with it, and how alike they are: itself not at all."""
     n_fired, n_tokens = cache.n_fired, int(cache.eligible.sum())
-    n_blocks = -(-len(latents) * cache.n_latents // _COUNTS)
+    n_blocks = -(-len(latents) * cache.n_latents // _PAIRS)
     for block in np.array_split(latents, n_blocks) if n_blocks else []:
         together = _together(cache, block)
-        together[~eligible] = 0
-        together[block, np.arange(len(block))] = 0
-        for first in range(0, len(block), _SOME):
-            some = np.ascontiguousarray(together[:, first : first + _SOME].T)
-            for latent, counts in zip(block[first : first + _SOME].tolist(), some, strict=True):
-                others = np.flatnonzero(counts)
-                yield others, _likeness(measure, int(n_fired[latent]), n_fired[others], counts[others], n_tokens)
+        together[:, ~eligible] = 0
+        together[np.arange(len(block)), block] = 0
+        for latent, counts in zip(block.tolist(), together, strict=True):
+            others = np.flatnonzero(counts)
+            yield others, _likeness(measure, int(n_fired[latent]), n_fired[others], counts[others], n_tokens)
 
 
-def _together(cache: LatentCache, block: Int64[ndarray, "a"]) -> Int32[ndarray, "latents a"]:
-    """On how many tokens each of all latents fires with each of a block, which ascends."""
+def _together(cache: LatentCache, block: Int64[ndarray, "a"]) -> Int32[ndarray, "a latents"]:
+    """On how many tokens each latent of a block, which ascends, fires with each of all latents."""
     counts = torch.zeros(cache.n_latents, len(block), dtype=torch.int32)
     runs = np.split(block, np.flatnonzero(np.diff(block) != 1) + 1)  # of latents whose bytes lie behind one another
     for shard in cache.shards:
         on = _on_tokens([shard.fires(int(run[0]), int(run[-1]) + 1) for run in runs], shard.stop - shard.start)
         on_tokens = on.indptr.astype(np.int64), on.indices.astype(np.int32, copy=False)
         add_co_firings_(counts, *map(torch.from_numpy, (*shard.fires(0, cache.n_latents), *on_tokens)))
-    return counts.numpy()
+    return counts.T.contiguous().numpy()
 
 
 def _on_tokens(runs: list[tuple[Int64[ndarray, "_"], Int32[ndarray, "_"]]], n_tokens: int) -> csr_array:
@@ -137,7 +134,7 @@ def _cosines(
     others = np.flatnonzero(eligible)
     rows = F.normalize(rows.detach(), dim=1)
     columns = rows[torch.from_numpy(others).to(rows.device)].T
-    for block in np.array_split(latents, 1 + len(latents) * len(others) // _COSINES):
+    for block in np.array_split(latents, 1 + len(latents) * len(others) // _PAIRS):
         cosines = (rows[torch.from_numpy(block).to(rows.device)] @ columns).cpu().numpy()
         for latent, likeness in zip(block.tolist(), cosines, strict=True):
             likeness[others == latent] = -np.inf

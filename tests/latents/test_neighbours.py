@@ -35,9 +35,7 @@ def alike(cached: Cached, measure: str) -> np.ndarray:
 def test_neighbours_are_those_of_a_count_by_hand_over_all_layers(
     measure: str, few: bool, cached: Cached, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_COUNTS", 2_000)  # several blocks
-    monkeypatch.setattr(module, "_COSINES", 2_000)
-    monkeypatch.setattr(module, "_SOME", 3)
+    monkeypatch.setattr(module, "_PAIRS", 2_000)  # several blocks
     latents = np.array([3, 40, 130, 201]) if few else np.arange(cached.cache.n_latents)
     found, like = find_neighbours(cached.cache, latents, measure, 10), alike(cached, measure)  # type: ignore[arg-type]
     n_found, across = 0, 0
