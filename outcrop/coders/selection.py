@@ -15,6 +15,7 @@ because it may decay over the training.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from statistics import NormalDist
 from typing import Any
@@ -29,7 +30,6 @@ from outcrop.coders.codes import Codes, DenseCodes, JumpCodes, SparseCodes
 from outcrop.config import Selection
 
 _THRESHOLD_DECAY = 0.9  # of BatchTopK's threshold, per batch
-_SAMPLE, _MANY = 64, 1 / 32  # tokens; share of latents
 _BANDWIDTH = 0.2  # of JumpReLU's straight-through gradients, in units of the input's standard deviation
 
 
@@ -112,18 +112,11 @@ class ReLU(nn.Module):
     """Every positive pre-activation; the penalty on the L1 norm makes them few."""
 
     def forward(self, x: Float[Tensor, "n d"], weight: Tensor, bias: Tensor, k: int) -> Codes:
-        if self.training and _many(x, weight, bias):
+        if self.training and kernels.many_fire(kernels.sampled(x, weight, bias)):
             activations = torch.relu(F.linear(x, weight, bias))
             return DenseCodes(activations, activations.sum(dim=1).mean())
         codes = _above(x, weight, bias, bias.new_zeros(()))
-        return SparseCodes(codes.values, codes.indices, codes.values.sum(dim=1).mean())
-
-
-@torch.no_grad()
-def _many(x: Tensor, weight: Tensor, bias: Tensor) -> bool:
-    """Whether so many latents fire on some of the tokens that a dense product is faster."""
-    sample = F.linear(x[:: max(1, len(x) // _SAMPLE)], weight, bias)
-    return bool((sample > 0).float().mean() > _MANY)
+        return replace(codes, penalty=codes.values.sum(dim=1).mean())
 
 
 def _above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Tensor) -> SparseCodes:

@@ -57,26 +57,48 @@ class RunConfig(Strict):
 
     def __post_init__(self) -> None:
         require(len(self.hookpoints) > 0, "no hookpoint is given; `outcrop hookpoints MODEL` lists them")
-        names = [coder.name for coder in (self.coder, *self.more_coders)]
+        self._require_coders()
+        self._require_training()
+        self._require_examples()
+        self._require_bands()
+
+    @property
+    def _coders(self) -> tuple[CoderConfig, ...]:
+        return self.coder, *self.more_coders
+
+    def _require_coders(self) -> None:
+        names = [coder.name for coder in self._coders]
         require(len({*names}) == len(names), f"the coders' names are {names}; each setting needs one of its own")
-        require(
-            self.cache.window_tokens <= self.text.max_document_tokens,
-            f"cache.window-tokens is {self.cache.window_tokens}, more than text.max-document-tokens, "
-            f"{self.text.max_document_tokens}: no document would hold a window",
-        )
         elsewhere = [coder.name for coder in self.more_coders if coder.path is not None]
         require(not elsewhere, f"more_coders has a path for {elsewhere}; trained coders are given by coder.path alone")
+
+    def _require_training(self) -> None:
         ends = [name for name in ("prefix_losses", "multi_topk") if getattr(self.train, name)]
-        ends += ["matryoshka"] * any(coder.matryoshka for coder in (self.coder, *self.more_coders))
+        ends += ["matryoshka"] * any(coder.matryoshka for coder in self._coders)
         require(
             self.train.loss == "fvu" or not ends,
             f"train.loss is {self.train.loss}, which has no part for {', '.join(ends)}; leave it out, or take fvu",
         )
-        needed, there = self.score.intruder_windows - 1, self.examples.score_activating // self.examples.n_quantiles
         require(
-            "intruder" not in self.score.scorers or there >= needed,
-            f"the scorer intruder shows {needed} activating windows of one quantile, but there are {there}; raise "
-            "examples.score-activating or lower score.intruder-windows",
+            not self.train.finetune or self.coder.path is not None,
+            "train.finetune is set, but --coder names no coder to go on with",
+        )
+        k_start = self.train.k_start
+        for coder in self._coders:
+            require(
+                k_start is None or coder.path is not None or k_start <= coder.latents_per_layer,
+                f"train.k-start is {k_start}, more than the {coder.latents_per_layer} latents of a layer",
+            )
+            require(
+                self.train.start_within is None or not (coder.encoder_widths or coder.decoder_widths),
+                "train.start-within is set, but behind dense layers latents have no place in the activations' space",
+            )
+
+    def _require_examples(self) -> None:
+        require(
+            self.cache.window_tokens <= self.text.max_document_tokens,
+            f"cache.window-tokens is {self.cache.window_tokens}, more than text.max-document-tokens, "
+            f"{self.text.max_document_tokens}: no document would hold a window",
         )
         require(
             self.examples.explain_windows == "grid" or self.examples.peak_offset < self.cache.window_tokens,
@@ -84,31 +106,26 @@ class RunConfig(Strict):
             f"{self.cache.window_tokens}",
         )
         require(
-            not self.score.relate or "bands" in self.explain.explainers or self.score.explanations is not None,
+            self.examples.neighbour_measure != "encoder" or not any(coder.encoder_widths for coder in self._coders),
+            "examples.neighbour-measure is encoder, but encoder rows behind dense layers have no common space",
+        )
+        needed, there = self.score.intruder_windows - 1, self.examples.score_activating // self.examples.n_quantiles
+        require(
+            "intruder" not in self.score.scorers or there >= needed,
+            f"the scorer intruder shows {needed} activating windows of one quantile, but there are {there}; raise "
+            "examples.score-activating or lower score.intruder-windows",
+        )
+
+    def _require_bands(self) -> None:
+        bands = "bands" in self.explain.explainers
+        require(
+            not self.score.relate or bands or self.score.explanations is not None,
             "score.relate compares explanations of activation bands, but explain.explainers has no bands",
         )
         require(
-            "bands" not in self.explain.explainers or self.examples.explain_sampler in ("quantiles", "random"),
+            not bands or self.examples.explain_sampler in ("quantiles", "random"),
             f"examples.explain-sampler is {self.examples.explain_sampler}, whose thirds are not those of all windows; "
             "the explainer bands needs quantiles or random",
-        )
-        k_start = self.train.k_start
-        for coder in (self.coder, *self.more_coders):
-            require(
-                k_start is None or coder.path is not None or k_start <= coder.latents_per_layer,
-                f"train.k-start is {k_start}, more than the {coder.latents_per_layer} latents of a layer",
-            )
-            require(
-                self.examples.neighbour_measure != "encoder" or not coder.encoder_widths,
-                "examples.neighbour-measure is encoder, but encoder rows behind dense layers have no common space",
-            )
-            require(
-                self.train.start_within is None or not (coder.encoder_widths or coder.decoder_widths),
-                "train.start-within is set, but behind dense layers latents have no place in the activations' space",
-            )
-        require(
-            not self.train.finetune or self.coder.path is not None,
-            "train.finetune is set, but --coder names no coder to go on with",
         )
 
 

@@ -170,7 +170,7 @@ def _told(table: LatentTable, coder: str, shown: Shown) -> dict[int, str]:
     """What is said of the neighbours that are explained."""
     neighbours = {} if shown.portrait is None else shown.portrait.neighbours
     rows = {other: table.place(coder, other) for near in neighbours.values() for other, _, _ in near}
-    texts = {other: table.row(row)["text"] for other, row in rows.items() if row is not None}
+    texts = {other: table.text[row].as_py() for other, row in rows.items() if row is not None}
     return {other: text for other, text in texts.items() if text is not None}
 
 

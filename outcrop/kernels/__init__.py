@@ -19,7 +19,7 @@ from outcrop.kernels.primitives import (
     unit_rows_,
     weighted_rows,
 )
-from outcrop.kernels.reference import Codes
+from outcrop.kernels.reference import Codes, many_fire, sampled
 
 __all__ = [
     "Codes",
@@ -31,7 +31,9 @@ __all__ = [
     "encode",
     "groupmax",
     "in_large_pages",
+    "many_fire",
     "row_products",
+    "sampled",
     "signum_",
     "sparse_decode",
     "topk",

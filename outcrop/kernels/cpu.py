@@ -16,9 +16,7 @@ from outcrop.kernels import reference
 from outcrop.kernels.build import call, library
 from outcrop.kernels.coarse import Problem, problems
 from outcrop.kernels.memory import recycled
-from outcrop.kernels.reference import Codes, Threshold, padded
-
-_DENSE = 1 / 32  # share of latents that fire, from which on a plain product is faster
+from outcrop.kernels.reference import Codes, Threshold, many_fire, padded, sampled
 
 
 def available() -> bool:
@@ -44,7 +42,7 @@ def batchtopk(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Codes:
     """By `above`, with a threshold that a sample of tokens says is low enough; lowered until it was."""
     if not len(x) or k >= len(weight):
         return reference.batchtopk(x, weight, bias, k)
-    sample = _sample(x, weight, bias)
+    sample = sampled(x, weight, bias)
     enough = 3 * k // 2 * len(sample)
     threshold = float(sample.flatten().topk(min(enough, sample.numel()), sorted=False).values.min().clamp_min(0))
     while True:
@@ -57,8 +55,8 @@ def batchtopk(x: Tensor, weight: Tensor, bias: Tensor, k: int) -> Codes:
 
 
 def above(x: Tensor, weight: Tensor, bias: Tensor, threshold: Threshold) -> Codes:
-    sample = _sample(x, weight, bias)
-    if not len(x) or (sample > threshold).float().mean() > _DENSE:
+    sample = sampled(x, weight, bias)
+    if not len(x) or many_fire(sample, threshold):
         return reference.above(x, weight, bias, threshold)
     tokens, latents, values = _firings(x, weight, bias, threshold, sample)
     return padded(values, tokens, latents, len(x))
@@ -109,11 +107,6 @@ def signum_(grad: Tensor, z: Tensor, x: Tensor, y: Tensor, *, lr: float, share: 
         call("signum", _dense(grad), z, x, y, *grad.shape, lr, share, beta, int(unit))
     else:
         reference.signum_(grad, z, x, y, lr=lr, share=share, beta=beta, unit=unit)
-
-
-def _sample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """All pre-activations of 64 tokens spread over the batch."""
-    return torch.addmm(bias, x[:: max(1, len(x) // 64)], weight.T)
 
 
 def _codes(n: int, width: int) -> Codes:

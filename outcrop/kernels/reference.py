@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 Codes = tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]
 Rows = Float[Tensor, "M d"]
+_MANY = 1 / 32  # share of the latents
 Threshold = float | Float[Tensor, ""] | Float[Tensor, "M"]
 
 
@@ -66,6 +67,17 @@ def above(
     fires = (pre > threshold) & (pre > 0)
     tokens, latents = fires.nonzero(as_tuple=True)
     return padded(pre[fires], tokens, latents, len(x))
+
+
+@torch.no_grad()
+def sampled(x: Float[Tensor, "n d"], weight: Float[Tensor, "M d"], bias: Float[Tensor, "M"]) -> Float[Tensor, "some M"]:
+    """All pre-activations of 64 tokens spread over the batch."""
+    return torch.addmm(bias, x[:: max(1, len(x) // 64)], weight.T)
+
+
+def many_fire(sample: Float[Tensor, "some M"], threshold: Threshold = 0.0) -> bool:
+    """Whether so many latents fire that a plain product is faster than looking for them."""
+    return bool((sample > threshold).float().mean() > _MANY)
 
 
 def group_members(n_latents: int, k: int, device: torch.device) -> Int64[Tensor, "k size"]:

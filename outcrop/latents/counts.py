@@ -97,7 +97,7 @@ def _identity(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"]) ->
 def _count_shard(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"], n_types: int) -> Counts:
     corpus = grid.corpus
     parts = []
-    for first, stop in _chunks(shard.n_fired):
+    for first, stop in chunks(shard.n_fired, _ENTRIES):
         n = stop - first
         latent, position, value = shard.read(first, stop)
         latent -= first
@@ -120,13 +120,13 @@ def _count_shard(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"],
     return Counts(**{f.name: _behind([getattr(part, f.name) for part in parts]) for f in fields(Counts)})
 
 
-def _chunks(n_fired: Int64[ndarray, "latents"]) -> Iterator[tuple[int, int]]:
-    """Ranges of latents with about `_ENTRIES` activations, at least one latent each."""
-    ends = np.cumsum(n_fired)
+def chunks(sizes: Int[ndarray, "latents"], most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of latents with `most` entries together at the most, but at least one latent each."""
+    ends = np.cumsum(sizes)
     first = 0
-    while first < len(n_fired):
+    while first < len(sizes):
         before = ends[first - 1] if first else 0
-        stop = max(first + 1, int(np.searchsorted(ends, before + _ENTRIES, side="right")))
+        stop = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
         yield first, stop
         first = stop
 

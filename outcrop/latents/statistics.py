@@ -11,7 +11,6 @@ positional        at least half of the firings are at places in the context wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy import ndarray
 from scipy.sparse import csr_array
 
 from outcrop.latents.cache import LatentCache
-from outcrop.latents.counts import N_PLACES, count, place
+from outcrop.latents.counts import N_PLACES, chunks, count, place
 from outcrop.latents.triggers import Triggers, find_triggers, joined
 from outcrop.latents.windows import Grid
 from outcrop.progress import Progress, silent
@@ -62,9 +61,8 @@ def latent_statistics(
     """Of all latents, from counts that are kept beside the shards."""
     counts = count(cache, grid, is_score, progress)
     occurrences = token_counts(cache)
-    by_token = [
-        (*context_dependence(block, occurrences), find_triggers(block, occurrences)) for block in _blocks(counts.tokens)
-    ]
+    blocks = (counts.tokens[first:stop] for first, stop in chunks(np.diff(counts.tokens.indptr), _PAIRS))
+    by_token = [(*context_dependence(block, occurrences), find_triggers(block, occurrences)) for block in blocks]
     dependence, coverage, triggers = zip(*by_token, strict=True)
     place_rate, positional = _places(counts.places, cache)
     n_windows = counts.n_windows.sum(axis=1)
@@ -88,15 +86,6 @@ def latent_statistics(
         positional=positional,
         triggers=joined(triggers),
     )
-
-
-def _blocks(tokens: csr_array) -> Iterator[csr_array]:
-    """The rows, some at a time, with about `_PAIRS` pairs of a latent and a type, and at least one row each."""
-    first, n = 0, tokens.shape[0]
-    while first < n:
-        stop = max(first + 1, int(np.searchsorted(tokens.indptr, int(tokens.indptr[first]) + _PAIRS, side="right")) - 1)
-        yield tokens[first:stop]
-        first = stop
 
 
 def token_counts(cache: LatentCache) -> Int64[ndarray, "types"]:
