@@ -1,4 +1,4 @@
-"""The sparse layer's step: selections, decoding and their gradients; and a count of firings.
+"""The sparse layer's step: selections, decoding and their gradients; and counts of firings.
 
 `reference` is the specification in plain torch, `cpu` the same compiled from C; `primitives` chooses
 between them, and `functions` puts gradients on top.
@@ -10,6 +10,7 @@ from outcrop.kernels.primitives import (
     above,
     add_co_firings_,
     batchtopk,
+    count_firings,
     decode_gradients,
     groupmax,
     row_products,
@@ -19,14 +20,16 @@ from outcrop.kernels.primitives import (
     unit_rows_,
     weighted_rows,
 )
-from outcrop.kernels.reference import Codes, many_fire, sampled
+from outcrop.kernels.reference import Codes, FiringCounts, many_fire, sampled
 
 __all__ = [
     "Codes",
+    "FiringCounts",
     "above",
     "add_co_firings_",
     "batchtopk",
     "centred_bias",
+    "count_firings",
     "decode_gradients",
     "encode",
     "groupmax",

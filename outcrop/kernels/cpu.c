@@ -1,4 +1,4 @@
-/* The sparse layer's step on a CPU, and a count of firings. `reference.py` is the specification, `cpu.py` the caller.
+/* The sparse layer's step on a CPU, and counts of firings. `reference.py` is the specification, `cpu.py` the caller.
  *
  * Selections: a coarse product first, then exact values for the few latents that can matter.
  *
@@ -604,5 +604,68 @@ void add_co_firings(const int64_t *start, const int32_t *tokens, const int64_t *
             int32_t token = tokens[place];
             for (int64_t j = token_start[token]; j < token_start[token + 1]; j++) row[others[j]]++;
         }
+    }
+}
+
+enum { TYPE, PLACE, WINDOW, DOCUMENT, HALF, COLUMNS }; /* of what is known of a position */
+
+/* Counts the firings of one latent. `seen` [n_types] and the bits of `some` are zero, and are left so. Returns how many
+ * token types it fires on; they and their counts stand in `types` and `counts`, ascending. */
+static int64_t count_latent(const int32_t *at, const float *value, int64_t n, const int32_t *where, int64_t n_types,
+                            int64_t n_bins, int64_t n_places, double *total, int64_t *bins, int64_t *places,
+                            int64_t *windows, int64_t *documents, int32_t *types, int32_t *counts, int32_t *seen,
+                            uint64_t *some) {
+    int32_t window = -1, document = -1;
+    double sum = 0;
+    memset(bins, 0, n_bins * 8), memset(places, 0, n_places * 8), memset(windows, 0, 16), memset(documents, 0, 16);
+    for (int64_t j = 0; j < n; j++) {
+        const int32_t *of = where + (int64_t)at[j] * COLUMNS;
+        int64_t bin = ((order32(value[j]) >> 23) & 255) - 127 + n_bins / 2;
+        bins[bin < 0 ? 0 : bin < n_bins ? bin : n_bins - 1]++;
+        places[of[PLACE]]++;
+        sum += value[j];
+        seen[of[TYPE]]++;
+        some[of[TYPE] / 64] |= 1ULL << of[TYPE] % 64;
+        if (of[WINDOW] < 0 || of[WINDOW] == window) continue;
+        window = of[WINDOW];
+        windows[of[HALF]]++;
+        documents[of[HALF]] += of[DOCUMENT] != document;
+        document = of[DOCUMENT];
+    }
+    *total = sum;
+    int64_t found = 0;
+    for (int64_t word = 0; word <= (n_types - 1) / 64; word++)
+        for (; some[word]; some[word] &= some[word] - 1, found++) {
+            types[found] = (int32_t)(word * 64 + __builtin_ctzll(some[word]));
+            counts[found] = seen[types[found]];
+            seen[types[found]] = 0;
+        }
+    return found;
+}
+
+/* All counts of n latents: latent i fires at_start_i … at_start_{i+1}, ascending, with `value`, on positions of which
+ * `where` [positions COLUMNS] holds what is known. Its types, and how often each, stand at indptr_i … indptr_{i+1}. */
+void count_firings(const int64_t *start, const int32_t *at, const float *value, const int32_t *where, int64_t n,
+                      int64_t n_types, int64_t n_bins, int64_t n_places, double *total, int64_t *bins, int64_t *places,
+                      int64_t *windows, int64_t *documents, int64_t *indptr, int32_t *types, int32_t *counts,
+                      int64_t threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        int32_t *seen = calloc(n_types, 4);
+        uint64_t *some = calloc((n_types + 63) / 64, 8);
+#pragma omp for schedule(dynamic, 16)
+        for (int64_t i = 0; i < n; i++) {
+            int64_t from = start[i];
+            indptr[i + 1] = count_latent(at + from, value + from, start[i + 1] - from, where, n_types, n_bins, n_places,
+                                         total + i, bins + i * n_bins, places + i * n_places, windows + i * 2,
+                                         documents + i * 2, types + from, counts + from, seen, some);
+        }
+        free(seen), free(some);
+    }
+    indptr[0] = 0;
+    for (int64_t i = 0; i < n; i++) { /* behind one another, without gaps */
+        memmove(types + indptr[i], types + start[i], indptr[i + 1] * 4);
+        memmove(counts + indptr[i], counts + start[i], indptr[i + 1] * 4);
+        indptr[i + 1] += indptr[i];
     }
 }

@@ -16,7 +16,7 @@ from outcrop.kernels import reference
 from outcrop.kernels.build import call, library
 from outcrop.kernels.coarse import Problem, problems
 from outcrop.kernels.memory import recycled
-from outcrop.kernels.reference import Codes, Threshold, many_fire, padded, sampled
+from outcrop.kernels.reference import Codes, FiringCounts, Threshold, many_fire, padded, sampled
 
 
 def available() -> bool:
@@ -93,6 +93,18 @@ def decode_gradients(values: Tensor, indices: Tensor, weight: Tensor, grad: Tens
 
 def add_co_firings_(together: Tensor, start: Tensor, tokens: Tensor, token_start: Tensor, others: Tensor) -> None:
     call("add_co_firings", start, tokens, token_start, others, *together.shape, together)
+
+
+def count_firings(
+    start: Tensor, at: Tensor, value: Tensor, where: Tensor, *, n_types: int, n_bins: int, n_places: int
+) -> FiringCounts:
+    n = len(start) - 1
+    total, indptr = torch.empty(n, dtype=torch.float64), torch.empty(n + 1, dtype=torch.long)
+    bins, places, windows, documents = (torch.empty(n, size, dtype=torch.long) for size in (n_bins, n_places, 2, 2))
+    types, counts = (torch.empty(len(at), dtype=torch.int32) for _ in range(2))
+    tables = total, bins, places, windows, documents, indptr
+    call("count_firings", start, at, value, where, n, n_types, n_bins, n_places, *tables, types, counts)
+    return FiringCounts(*tables, types[: indptr[-1]].clone(), counts[: indptr[-1]].clone())
 
 
 def unit_rows_(weight: Tensor) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from types import ModuleType
 
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from outcrop.kernels import cpu, reference
-from outcrop.kernels.reference import Codes, Rows, Threshold
+from outcrop.kernels.reference import Codes, FiringCounts, Rows, Threshold
 
 
 def backend(*tensors: Tensor) -> ModuleType:
@@ -87,6 +87,23 @@ def add_co_firings_(
     """Counts, of each latent and each other one, the tokens on which both fire: latent a owns
     tokens[start[a] : start[a + 1]], on token t fire others[token_start[t] : token_start[t + 1]]."""
     backend().add_co_firings_(together, start, tokens, token_start, others)
+
+
+def count_firings(
+    start: Int64[Tensor, "latents_plus_1"],
+    at: Int32[Tensor, "firings"],
+    value: Float32[Tensor, "firings"],
+    where: Int32[Tensor, "positions 5"],
+    *,
+    n_types: int,
+    n_bins: int,
+    n_places: int,
+) -> FiringCounts:
+    """What is counted of every latent: latent i fires at[start[i] : start[i + 1]], which ascends, with `value`. `where`
+    has of each position its token type, its place within the context, the window that it is in or -1, its document and
+    which half of the documents that belongs to, 0 or 1. Bin i is of values from 2^(i − n_bins/2) to below twice that,
+    the outer ones of all beyond."""
+    return backend(value).count_firings(start, at, value, where, n_types=n_types, n_bins=n_bins, n_places=n_places)
 
 
 def unit_rows_(weight: Float[Tensor, "M d"]) -> None:

@@ -14,15 +14,17 @@ sparse [n M] matrix of the codes:
     row_products        (rows · Wᵀ) at the codes' places        [n k]
     transposed_product  Aᵀ · rows    [M d]
 
-None of them makes anything of size n·k·d or, beyond pre itself, of size n·M. Beside the step stands
-add_co_firings_, which counts what was cached.
+None of them makes anything of size n·k·d or, beyond pre itself, of size n·M. Beside the step stand
+add_co_firings_ and count_firings, which count what was cached.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int32, Int64
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,6 +33,19 @@ Codes = tuple[Float[Tensor, "n k"], Int64[Tensor, "n k"]]
 Rows = Float[Tensor, "M d"]
 _MANY = 1 / 32  # share of the latents
 Threshold = float | Float[Tensor, ""] | Float[Tensor, "M"]
+
+
+class FiringCounts(NamedTuple):
+    """One row per latent; latent i has types[indptr[i] : indptr[i + 1]], ascending."""
+
+    total: Float64[Tensor, "latents"]  # of the values
+    bins: Int64[Tensor, "latents bins"]  # firings by value
+    places: Int64[Tensor, "latents places"]  # firings by place within the context
+    windows: Int64[Tensor, "latents 2"]  # with a firing, by half of the documents
+    documents: Int64[Tensor, "latents 2"]  # that hold these windows
+    indptr: Int64[Tensor, "latents_plus_1"]
+    types: Int32[Tensor, "pairs"]  # of the tokens on which it fires
+    counts: Int32[Tensor, "pairs"]  # firings on tokens of that type
 
 
 def topk(
@@ -158,6 +173,54 @@ def add_co_firings_(
         for indptr, indices, shape in ((start, tokens, (n_a, n)), (token_start, others, (n, n_b)))
     )
     together += torch.from_numpy((fires @ on).toarray())
+
+
+def count_firings(
+    start: Int64[Tensor, "latents_plus_1"],
+    at: Int32[Tensor, "firings"],
+    value: Float32[Tensor, "firings"],
+    where: Int32[Tensor, "positions 5"],
+    *,
+    n_types: int,
+    n_bins: int,
+    n_places: int,
+) -> FiringCounts:
+    """What is counted of every latent: latent i fires at[start[i] : start[i + 1]], which ascends, with `value`. `where`
+    has of each position its token type, its place within the context, the window that it is in or -1, its document and
+    which half of the documents that belongs to, 0 or 1. Bin i is of values from 2^(i − n_bins/2) to below twice that,
+    the outer ones of all beyond."""
+    n = len(start) - 1
+    latent = torch.arange(n).repeat_interleave(start.diff())
+    types, places, window, document, half = where.long()[at].T
+    bins = (torch.frexp(value).exponent - 1 + n_bins // 2).clamp(0, n_bins - 1)
+    windows = _first_times(latent, window, (window >= 0).nonzero()[:, 0])
+    documents = _first_times(latent, document, windows)
+    pairs, counts = (latent * n_types + types).unique(return_counts=True)
+    return FiringCounts(
+        torch.zeros(n, dtype=torch.float64).index_add_(0, latent, value.double()),
+        _table(latent, bins, n, n_bins),
+        _table(latent, places, n, n_places),
+        _table(latent[windows], half[windows], n, 2),
+        _table(latent[documents], half[documents], n, 2),
+        torch.searchsorted(pairs, torch.arange(n + 1) * n_types),
+        (pairs % n_types).int(),
+        counts.int(),
+    )
+
+
+def _first_times(
+    latent: Int64[Tensor, "n"], other: Int64[Tensor, "n"], among: Int64[Tensor, "some"]
+) -> Int64[Tensor, "fewer"]:
+    """Where, among some firings, a latent has another window or document than at the one before."""
+    new = torch.ones(len(among), dtype=torch.bool)
+    new[1:] = (latent[among].diff() != 0) | (other[among].diff() != 0)
+    return among[new]
+
+
+def _table(
+    latent: Int64[Tensor, "n"], column: Int[Tensor, "n"], n: int, n_columns: int
+) -> Int64[Tensor, "latents columns"]:
+    return (latent * n_columns + column).bincount(minlength=n * n_columns).view(n, n_columns)
 
 
 def unit_rows_(weight: Float[Tensor, "M d"]) -> None:

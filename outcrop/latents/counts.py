@@ -13,12 +13,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int64
+import torch
+from jaxtyping import Bool, Float32, Float64, Int, Int32, Int64
 from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from scipy.sparse import csr_array, vstack
 
+from outcrop.kernels import count_firings
 from outcrop.latents.cache import LatentCache
 from outcrop.latents.shards import Shard, content_hash
 from outcrop.latents.windows import Grid
@@ -58,11 +60,6 @@ def count(cache: LatentCache, grid: Grid, is_score: Bool[ndarray, "documents"], 
     return counted
 
 
-def activation_bin(value: Float32[ndarray, "n"]) -> Int[ndarray, "n"]:
-    """Which bin of the histogram holds an activation."""
-    return np.clip(np.frexp(value)[1] - 1 + N_BINS // 2, 0, N_BINS - 1)
-
-
 def bin_floor(i: int) -> float:
     """The least activation of bin i."""
     return 2.0 ** (i - N_BINS // 2)
@@ -95,29 +92,24 @@ def _identity(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"]) ->
 
 
 def _count_shard(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"], n_types: int) -> Counts:
-    corpus = grid.corpus
+    where = torch.from_numpy(_where(shard, grid, is_score))
     parts = []
     for first, stop in chunks(shard.n_fired, _ENTRIES):
-        n = stop - first
-        latent, position, value = shard.read(first, stop)
-        latent -= first
-        row = grid.row_of[position]
-        windows = _changes(latent, row, row >= 0)
-        document = grid.document[row[windows]]
-        holding = windows[_changes(latent[windows], document, np.ones(len(windows), dtype=bool))]
-        parts.append(
-            Counts(
-                n_fired=shard.n_fired[first:stop],
-                total=np.bincount(latent, weights=value, minlength=n),
-                maximum=shard.scale[first:stop],
-                histogram=_table(latent, activation_bin(value), n, N_BINS),
-                places=_table(latent, place(corpus.offset_of[position]), n, N_PLACES),
-                n_windows=_table(latent[windows], is_score[document], n, 2),
-                n_documents=_table(latent[holding], is_score[grid.document[row[holding]]], n, 2),
-                tokens=_by_type(latent, corpus.tokens[position], n, n_types),
-            )
-        )
+        start, at, value = map(torch.from_numpy, (*shard.fires(first, stop), shard.values(first, stop)))
+        counted = count_firings(start, at, value, where, n_types=n_types, n_bins=N_BINS, n_places=N_PLACES)
+        total, histogram, places, n_windows, n_documents, indptr, types, counts = (each.numpy() for each in counted)
+        tokens = csr_array((counts, types, indptr.astype(np.int32)), shape=(stop - first, n_types))
+        n_fired, maximum = shard.n_fired[first:stop], shard.scale[first:stop]
+        parts.append(Counts(n_fired, total, maximum, histogram, places, n_windows, n_documents, tokens))
     return Counts(**{f.name: _behind([getattr(part, f.name) for part in parts]) for f in fields(Counts)})
+
+
+def _where(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"]) -> Int32[ndarray, "positions 5"]:
+    """What `count_firings` is to know of each position of the shard."""
+    tokens, corpus = slice(shard.start, shard.stop), grid.corpus
+    document = corpus.document_of[tokens]
+    columns = corpus.tokens[tokens], place(corpus.offset_of[tokens]), grid.row_of[tokens], document, is_score[document]
+    return np.stack(columns, axis=1, dtype=np.int32, casting="unsafe")
 
 
 def chunks(sizes: Int[ndarray, "latents"], most: int) -> Iterator[tuple[int, int]]:
@@ -129,27 +121,6 @@ def chunks(sizes: Int[ndarray, "latents"], most: int) -> Iterator[tuple[int, int
         stop = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
         yield first, stop
         first = stop
-
-
-def _changes(latent: Int[ndarray, "n"], other: Int[ndarray, "n"], kept: Bool[ndarray, "n"]) -> Int64[ndarray, "pairs"]:
-    """Where each pair comes for the first time among those kept; within a latent, `other` never falls."""
-    at = np.flatnonzero(kept)
-    new = np.ones(len(at), dtype=bool)
-    new[1:] = (np.diff(latent[at]) != 0) | (np.diff(other[at]) != 0)
-    return at[new]
-
-
-def _table(
-    latent: Int[ndarray, "n"], column: Int[ndarray, "n"] | Bool[ndarray, "n"], n: int, n_columns: int
-) -> Int64[ndarray, "latents columns"]:
-    return np.bincount(latent * n_columns + column, minlength=n * n_columns).reshape(n, n_columns)
-
-
-def _by_type(latent: Int[ndarray, "n"], token: Int[ndarray, "n"], n: int, n_types: int) -> csr_array:
-    indptr = np.searchsorted(latent, np.arange(n + 1)).astype(np.int32)
-    by_type = csr_array((np.ones(len(latent), np.int32), token.astype(np.int32), indptr), shape=(n, n_types))
-    by_type.sum_duplicates()
-    return by_type
 
 
 def _behind(parts: Sequence[ndarray] | Sequence[csr_array]) -> ndarray | csr_array:

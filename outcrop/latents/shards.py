@@ -105,15 +105,9 @@ class Shard:
 
     def read(self, first: int, stop: int) -> tuple[Int32[ndarray, "x"], Int64[ndarray, "x"], Float32[ndarray, "x"]]:
         """Latent, position in the corpus and activation of the entries of some latents."""
-        indptr = self._indptr[first : stop + 1]
-        begin, end = int(indptr[0]), int(indptr[-1])
-        latent = np.repeat(np.arange(first, stop, dtype=np.int32), np.diff(indptr))
-        if begin == end:
-            return latent, np.empty(0, np.int64), np.empty(0, np.float32)
-        position = self._file.get_slice("position")[begin:end].astype(np.int64) + self.start
-        value = self._file.get_slice("value")[begin:end].astype(np.float32)
-        value *= self._file.get_slice("scale")[first:stop][latent - first]
-        return latent, position, value
+        start, position = self.fires(first, stop)
+        latent = np.repeat(np.arange(first, stop, dtype=np.int32), np.diff(start))
+        return latent, position.astype(np.int64) + self.start, self.values(first, stop)
 
     def fires(self, first: int, stop: int) -> tuple[Int64[ndarray, "latents_plus_1"], Int32[ndarray, "x"]]:
         """Where some latents fire, as positions within the shard behind one another, and where each one's begin."""
@@ -122,6 +116,16 @@ class Shard:
         if begin == end:
             return indptr - begin, np.empty(0, np.int32)
         return indptr - begin, self._file.get_slice("position")[begin:end].view(np.int32)
+
+    def values(self, first: int, stop: int) -> Float32[ndarray, "x"]:
+        """The activations there."""
+        indptr = self._indptr[first : stop + 1]
+        begin, end = int(indptr[0]), int(indptr[-1])
+        if begin == end:
+            return np.empty(0, np.float32)
+        value = self._file.get_slice("value")[begin:end].astype(np.float32)
+        value *= np.repeat(self._file.get_slice("scale")[first:stop], np.diff(indptr))
+        return value
 
     def verify(self) -> None:
         """Read everything; CorruptError unless it is what was written."""

@@ -307,3 +307,21 @@ def test_co_firings_are_added_up_as_the_reference_does(n: int, a: int, b: int, t
     cpu.add_co_firings_(ours, *codes)
     reference.add_co_firings_(theirs, *codes)
     assert torch.equal(ours, theirs) and torch.equal(ours, 1 + fires @ on)
+
+
+@pytest.mark.parametrize(("n", "positions"), [(1, 1), (9, 70), (130, 4000)])
+def test_firings_are_counted_as_the_reference_does(n: int, positions: int, threads: int) -> None:
+    generator = torch.Generator().manual_seed(n)
+    fires = torch.rand(n, positions, generator=generator) < 0.1 * torch.arange(n)[:, None].remainder(3)  # a third never
+    start, at = torch.nn.functional.pad(fires.sum(dim=1).cumsum(0), (1, 0)), fires.nonzero()[:, 1].int()
+    value = torch.randn(len(at), generator=generator).mul(8).exp2()  # beyond the outer bins, both
+    drawn = [torch.randint(high, (positions,), generator=generator) for high in (70, 5)]
+    window = torch.arange(positions) // 8
+    document = window // 6
+    window = window.where(torch.rand(positions, generator=generator) < 0.8, -1)
+    where = torch.stack([*drawn, window, document, document % 2], dim=1).int()
+    sizes = {"n_types": 70, "n_bins": 8, "n_places": 5}
+    ours, theirs = (each.count_firings(start, at, value, where, **sizes) for each in (cpu, reference))
+    assert torch.allclose(ours.total, theirs.total)
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(ours[1:], theirs[1:], strict=True))
+    assert ours.counts.sum() == ours.bins.sum() == ours.places.sum() == len(at)

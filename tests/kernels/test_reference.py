@@ -52,3 +52,19 @@ def test_unit_rows_leaves_a_row_of_zeros() -> None:
     weight = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
     reference.unit_rows_(weight)
     torch.testing.assert_close(weight, torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_what_is_counted_of_firings() -> None:
+    """Latent 0 fires on positions 0, 1, 3 and 4, latent 1 never, latent 2 on position 2, which is in no window."""
+    start, at = torch.tensor([0, 4, 4, 5]), torch.tensor([0, 1, 3, 4, 2], dtype=torch.int32)
+    value = torch.tensor([1.0, 0.5, 1.9, 100.0, 0.01])
+    types, places, windows = [6, 2, 6, 6, 2], [0, 1, 1, 0, 1], [0, 0, -1, 1, 2]
+    documents, halves = [0, 0, 0, 0, 1], [1, 1, 1, 1, 0]
+    where = torch.tensor([types, places, windows, documents, halves], dtype=torch.int32).T
+    found = reference.count_firings(start, at, value, where, n_types=7, n_bins=4, n_places=2)
+    assert found.total.tolist() == pytest.approx([103.4, 0, 0.01])
+    assert found.bins.tolist() == [[0, 1, 2, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
+    assert found.places.tolist() == [[2, 2], [0, 0], [0, 1]]
+    assert found.windows.tolist() == [[1, 2], [0, 0], [0, 0]]
+    assert found.documents.tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert (found.indptr.tolist(), found.types.tolist(), found.counts.tolist()) == ([0, 2, 2, 3], [2, 6, 6], [2, 2, 1])
