@@ -40,7 +40,7 @@ from starlette.testclient import TestClient
 
 from outcrop.config import ModelConfig, RunConfig, TextConfig, dump, load
 from outcrop.contents import Contents
-from outcrop.dashboard.latents import SORTABLE
+from outcrop.dashboard.latents import SCORES, STATISTICS
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.server import application
 from outcrop.progress import silent
@@ -51,6 +51,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--disable-background-n
 PAINT = """new Promise(done => new PerformanceObserver(list => {
   for (const one of list.getEntriesByName("first-contentful-paint")) done(one.startTime / 1000);
 }).observe({ type: "paint", buffered: true }))"""
+SORTED = ("layer", *STATISTICS, *(name for name in SCORES if name != "balanced_accuracy"), "fpr")
 WORDS = ("river", "bank", "verbs", "of", "motion", "names", "cities", "numbers", "after", "a", "colon", "negation")
 
 
@@ -84,7 +85,8 @@ def examples(of: Sequence[int]) -> Iterator[Row]:
 
 def explanations(of: Sequence[int], generator: np.random.Generator) -> Iterator[Row]:
     for latent in of:
-        yield KEY, latent, "contrastive", "all", " ".join(generator.choice(WORDS, 5)), "", None, None, 10, 320, None
+        text = " ".join(generator.choice(WORDS, 5))
+        yield KEY, latent, "contrastive", "all", text, "", None, None, 10, 320, None, "[]"
 
 
 def judgements(of: Sequence[int], generator: np.random.Generator) -> Iterator[Row]:
@@ -159,7 +161,7 @@ def main() -> None:
                 "unreported": unreported,
                 "open": timed(client, [page]),
                 "view": timed(client, [page] * options.rounds),
-                "sorted": timed(client, [f"{page}?sort={name}" for name in SORTABLE if name != "balanced_accuracy"]),
+                "sorted": timed(client, [f"{page}?sort={name}" for name in SORTED]),
                 "searched": timed(client, [f"{page}?words={word}&layer={i % 3}" for i, word in enumerate(WORDS)]),
                 "csv": timed(client, [f"{page}.csv"]),
             }

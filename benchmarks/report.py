@@ -94,7 +94,7 @@ def examples(n: int) -> Iterator[Row]:
 
 
 def explanations(n: int) -> Iterator[Row]:
-    return ((KEY, i, "contrastive", "all", "a phrase", "hash", None, None, 10, 320, None) for i in range(n))
+    return ((KEY, i, "contrastive", "all", "a phrase", "hash", None, None, 10, 320, None, "[]") for i in range(n))
 
 
 def judgements(n: int, generator: np.random.Generator) -> Iterator[Row]:

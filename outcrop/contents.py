@@ -64,7 +64,11 @@ class Contents:
 
     @cached_property
     def coders(self) -> list[PlacedCoder]:
-        return [PlacedCoder(CoderKey.parse(path.name), *load_coder(path)) for path in self._coder_folders()]
+        return [self.coder(CoderKey.parse(path.name)) for path in self._coder_folders()]
+
+    def coder(self, key: CoderKey) -> PlacedCoder:
+        """One alone, which is not kept."""
+        return PlacedCoder(key, *load_coder(self.directory.coders / str(key)))
 
     def reconstructions(self) -> list[Reconstruction]:
         """How well each coder reconstructs, as measured when it was trained."""

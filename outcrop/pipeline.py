@@ -21,6 +21,7 @@ from outcrop import config as configs
 from outcrop import stages
 from outcrop.config import NeighbourMeasure, RunConfig, Where
 from outcrop.contents import Contents
+from outcrop.database import unchanged
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.clients.client import connect
 from outcrop.interp.clients.counting import CountingClient
@@ -247,7 +248,7 @@ def compare_runs(first: Path, second: Path) -> dict[str, Any]:
     one has none. Latents are compared one by one where coders' weights are the same, whatever the coders' names."""
     contents = [_scored(path) for path in (first, second)]
     mine, others = ({placed.hash_of_content: str(placed.key) for placed in of.coders} for of in contents)
-    tables = [of.tables_as_they_are() for of in contents]
+    tables = [unchanged(of.directory.results, of.tables_as_they_are) for of in contents]
     same = {name: others[content] for content, name in mine.items() if content in others}
     return compare(*tables, same_coders=same, confidence=contents[0].confidence)
 

@@ -178,18 +178,7 @@ class Results:
             f"SELECT * FROM explanations {of_latent} ORDER BY coder, latent, explainer, source",
             () if latent is None else _cell(latent),
         )
-        return [
-            Explanation(
-                LatentId(CoderKey.parse(coder), latent),
-                explainer,
-                source,
-                text,
-                request,
-                Failure(failure, detail) if failure else None,
-                *rest,
-            )
-            for coder, latent, explainer, source, text, request, failure, detail, *rest in rows
-        ]
+        return [_explanation(*row) for row in rows]
 
     def failed_requests(self, *tables: str) -> set[tuple[str, str]]:
         """The hashes of the requests behind the failures in tables, of those that were asked at all, and the kinds of
@@ -266,6 +255,16 @@ def _changes(connection: dbapi.Connection) -> int:
     with connection.cursor() as cursor:
         cursor.execute("SELECT n FROM changes")
         return int(cursor.fetch_arrow_table()["n"][0].as_py())
+
+
+def _explanation(
+    coder: str, latent: int, explainer: str, source: str, text: str | None, request: str, *rest: Any
+) -> Explanation:
+    """From a row of its table."""
+    failure, detail, n_windows, n_tokens, reasoning, tried = rest
+    why = Failure(failure, detail) if failure else None
+    about = LatentId(CoderKey.parse(coder), latent), explainer, source
+    return Explanation(*about, text, request, why, n_windows, n_tokens, reasoning, tuple(json.loads(tried)))
 
 
 def _cells(row: CoderRow | LatentRow | StratumShare | Explanation | Judgement | Relation) -> tuple[Any, ...]:

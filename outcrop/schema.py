@@ -14,7 +14,7 @@ The ledger is derived, never stored, so it cannot disagree with the tables.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 STATUSES = ("unfired", "rare", "not selected", "failed", "scored", "explained only")
 
@@ -65,7 +65,7 @@ CREATE TABLE examples (
 CREATE TABLE explanations (
   coder TEXT NOT NULL, latent INTEGER NOT NULL, explainer TEXT NOT NULL, source TEXT NOT NULL,
   text TEXT, request TEXT NOT NULL, failure TEXT, failure_detail TEXT,
-  n_windows INTEGER NOT NULL, n_tokens INTEGER NOT NULL, reasoning TEXT,
+  n_windows INTEGER NOT NULL, n_tokens INTEGER NOT NULL, reasoning TEXT, tried TEXT NOT NULL,  -- JSON list
   PRIMARY KEY (coder, latent, explainer, source),
   CHECK ((text IS NULL) != (failure IS NULL))
 ) WITHOUT ROWID;

@@ -295,6 +295,7 @@ class Explanation:
     n_windows: int = 0  # that were shown
     n_tokens: int = 0  # in these windows
     reasoning: str | None = None  # what a chain of thought came before it; judges never see it
+    tried: tuple[str, ...] = ()  # hashes of what was asked on the way to it: other rounds, and trials of them
 
 
 RELATIONS = ("same", "broader", "narrower", "unrelated")

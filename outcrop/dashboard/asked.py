@@ -16,16 +16,18 @@ from outcrop.results import Results, records
 from outcrop.schema import FUZZING, MISPLACED
 from outcrop.types import LatentId, Message
 
-_EXPLAINING, _RELATION = "explaining", "relation"
+_EXPLAINING, _TRIED, _RELATION = "explaining", "other rounds, and trials", "relation"
 _REQUESTS = f"""
 SELECT '{_EXPLAINING}' AS what, '' AS arm, explainer, source, request FROM explanations WHERE coder = ?1 AND latent = ?2
+UNION ALL
+SELECT '{_TRIED}', '', explainer, source, value FROM explanations, json_each(tried) WHERE coder = ?1 AND latent = ?2
 UNION ALL
 SELECT CASE scorer WHEN '{MISPLACED}' THEN '{FUZZING}' ELSE scorer END, arm, explainer, source, request
 FROM judgements WHERE coder = ?1 AND latent = ?2
 UNION ALL
 SELECT '{_RELATION}', '', explainer, first || ' and ' || second, request FROM relations WHERE coder = ?1 AND latent = ?2
 """
-_WHAT = (_EXPLAINING, *SCORERS, _RELATION)  # in the order in which they stand
+_WHAT = (_EXPLAINING, _TRIED, *SCORERS, _RELATION)  # in the order in which they stand
 _ARMS = {
     "": "",
     "plain": "",
@@ -60,8 +62,7 @@ class Asked:
 
 
 def purposes(results: Results, latent: LatentId, explainers: Sequence[tuple[str, str]]) -> list[Purpose]:
-    """Of what was asked for the explanations and judgements that stand, in the order of their explainers. (The rounds
-    that `iterative` went on from, and its trials, are among the replies alone.)"""
+    """Of what was asked for the explanations and judgements that stand, in the order of their explainers."""
     rows = records(results.columns(_REQUESTS, (str(latent.coder), latent.index), text=["request"]))
     sent = sorted((row for row in rows if row[-1]), key=_by(explainers))
     found, seen = list[Purpose](), set[str]()

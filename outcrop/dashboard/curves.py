@@ -17,7 +17,8 @@ from outcrop.report.text import count, number, percent
 
 _WIDTH, _HEIGHT = 460, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 24
-_DOT = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.5" class="curve"><title>{}</title></circle>')
+_DOT = Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.5" class="{}"><title>{}</title></circle>')
+_N_DASHES = 5  # kinds of line in the style sheet
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Curve:
     last: dict[str, Any]
     fvu: Markup
     dead: Markup
+    keys: list[Markup]  # the lines of the layers
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,12 @@ def _curve(label: str, lines: Sequence[dict[str, Any]]) -> Curve:
         lines[-1],
         _picture([fvu], math.log, number, f"Held-out FVU of {len(fvu.points)} evaluations"),
         _picture(dead, float, percent, f"Dead latents of {len(dead)} layers"),
+        [svg(26, 8, "", [svg_line(0, 4, 26, 4, _kind(layer))], "line-key") for layer in range(len(dead))],
     )
+
+
+def _kind(line: int) -> str:
+    return f"curve l{line % _N_DASHES}"
 
 
 def _picture(
@@ -79,11 +86,11 @@ def _picture(
         return _LEFT + (_WIDTH - _LEFT - _RIGHT) * n / last, base - 6 - room * share
 
     parts = [svg_line(float(_LEFT), base, float(_WIDTH - _RIGHT), base, "axis")]
-    for line in lines:
-        at = [place(*point) for point in line.points]
-        parts += [svg_line(*a, *b, "curve") for a, b in pairwise(at)]
+    for i, line in enumerate(lines):
+        at, kind = [place(*point) for point in line.points], _kind(i)
+        parts += [svg_line(*a, *b, kind) for a, b in pairwise(at)]
         titles = [f"{line.name}step {count(n)}: {told(value)}" for n, value in line.points]
-        parts += [_DOT.format(*point, title) for point, title in zip(at, titles, strict=True)]
+        parts += [_DOT.format(*point, kind, title) for point, title in zip(at, titles, strict=True)]
     parts += [svg_text(_LEFT - 5, place(0, value)[1] + 4, told(value), "end") for value in ends]
     parts.append(svg_text(_WIDTH - _RIGHT, _HEIGHT - 6, f"{count(last)} steps", "end"))
     return svg(_WIDTH, _HEIGHT, label, parts, "curves")

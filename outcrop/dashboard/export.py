@@ -22,10 +22,11 @@ from typing import Any
 import pyarrow.csv
 import pyarrow.parquet
 
-from outcrop.dashboard.latents import FLAGS, MOST_ROWS, PAGE, STATISTICS, LatentTable, View
+from outcrop.dashboard.latents import STATISTICS, LatentTable
 from outcrop.dashboard.links import FileLinks
 from outcrop.dashboard.opened import Document, OpenedRun, State
 from outcrop.dashboard.pages import asked_page, document_frame, latent_page, run_page, table_page
+from outcrop.dashboard.view import FLAGS, MOST_ROWS, PAGE, View
 from outcrop.errors import ConfigError, RunError
 from outcrop.progress import Progress
 from outcrop.report.ledger import coder_label
@@ -176,7 +177,7 @@ def _shown_score(name: str, row: dict[str, Any]) -> tuple[str, str] | None:
     """The value and its interval; empty where the score has none."""
     if row[name] is None:
         return None
-    if f"{name}.low" not in row:
+    if row[f"{name}.low"] is None:
         return number(row[name]), ""
     return number(row[name]), interval({"low": row[f"{name}.low"], "high": row[f"{name}.high"]})
 

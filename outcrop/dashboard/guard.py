@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable
+from socket import gethostname
 
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
@@ -31,6 +32,7 @@ HEADERS = {
 }
 _LONGEST = 4_000  # bytes of an address before its query
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+WILDCARDS = ("0.0.0.0", "::", "")
 
 
 def is_loopback(host: str) -> bool:
@@ -45,8 +47,8 @@ class Guard(BaseHTTPMiddleware):
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
         super().__init__(app)
-        # An address beyond loopback has names that are not known here.
-        self._hosts = {*_LOOPBACK, host} if is_loopback(host) else None
+        # All addresses of this machine have names that are not known here.
+        self._hosts = None if host in WILDCARDS else {host, *(_LOOPBACK if is_loopback(host) else (gethostname(),))}
         self._token = token
         # Cookies know no port: a server beside this one must have another name for its own, and not see the token.
         self._cookie = "outcrop_" + _digest(f"name {token}")[:12]

@@ -1,17 +1,12 @@
-"""All latents of a run as one table, dead and rare ones included, and what a reader asks of it.
-
-Every view has an address: a `View` is read from the query of one and written back to it.
-"""
+"""All latents of a run as one table, dead and rare ones included, and what is in a `View` of it."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, get_args
-from urllib.parse import urlencode
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,16 +14,17 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 from numpy import ndarray
 
-from outcrop.config.latents import Flag
+from outcrop.dashboard.view import View
 from outcrop.errors import ConfigError
+from outcrop.metrics.rates import Estimate
 from outcrop.report.ledger import place_label
+from outcrop.report.scorers import COMPARED
 from outcrop.report.summary import plain
 from outcrop.report.tables import Tables
 from outcrop.results import records
-from outcrop.schema import EMBEDDING, FUZZING, INTRUDER, SIMULATION, STATUSES, SURPRISAL
+from outcrop.schema import INTRUDER, STATUSES
 from outcrop.types import CoderKey
 
-FLAGS: tuple[str, ...] = (*get_args(Flag), "rare")
 STATISTICS = {
     "firing_rate": "fires on",
     "context_rate": "in windows",
@@ -43,107 +39,7 @@ SCORES = {
     "token_illusion": "token illusion",
     "beyond_tokens": "beyond tokens",
 }
-# Of the other scorers, the metric by which latents can be compared; none has an interval of one latent.
-OTHERS = {
-    FUZZING: ("auroc", "fuzzing AUROC"),
-    INTRUDER: ("above_chance", "intruder"),
-    EMBEDDING: ("auroc", "embedding AUROC"),
-    SURPRISAL: ("auroc", "surprisal AUROC"),
-    SIMULATION: ("correlation", "simulation"),
-}
-SORTABLE = ("latent", "layer", *STATISTICS, *SCORES, *OTHERS)
 _NUMBER = re.compile("[0-9]{1,9}")  # of a latent
-PAGE, MOST_ROWS = 100, 1_000  # rows of a page, and of the longest
-
-
-@dataclass(frozen=True)
-class View:
-    """What is shown of the table; the fields are the names in an address."""
-
-    hookpoint: str = ""
-    coder: str = ""
-    layer: int | None = None
-    prefix: int | None = None
-    status: tuple[str, ...] = ()
-    flag: tuple[str, ...] = ()
-    least_rate: float | None = None
-    most_rate: float | None = None
-    words: str = ""  # in the explanation, or the number of a latent
-    least: float | None = None  # of the score that is sorted by
-    most: float | None = None
-    explained_by: str = ""
-    sort: str = "balanced_accuracy"
-    ascending: bool = False
-    page: int = 1
-    size: int = PAGE
-
-    @staticmethod
-    def of(query: Mapping[str, Sequence[str]]) -> View:
-        """From the values of an address by name, empty ones left out. ConfigError for what cannot be read."""
-        kinds = {one.name: one.type for one in fields(View)}
-        unknown = [name for name in query if name not in kinds]
-        if unknown:
-            raise ConfigError(f"there is no filter {unknown[0]!r}; there are {', '.join(kinds)}")
-        given = {name: [value for value in values if value] for name, values in query.items()}
-        read = {name: _read(name, str(kinds[name]), values) for name, values in given.items() if values}
-        view = View(**read)
-        if view.sort not in SORTABLE:
-            raise ConfigError(f"there is no column {view.sort!r} to sort by; there are {', '.join(SORTABLE)}")
-        for name, values, known in (("status", view.status, STATUSES), ("flag", view.flag, FLAGS)):
-            if not {*values} <= {*known}:
-                raise ConfigError(f"{name} is {', '.join(values)}; expected some of {', '.join(known)}")
-        if view.page < 1 or not 1 <= view.size <= MOST_ROWS:
-            raise ConfigError(
-                f"page {view.page} of {view.size} rows; expected pages from 1 on, of 1 to {MOST_ROWS:,} rows"
-            )
-        return view
-
-    @property
-    def filters(self) -> bool:
-        """Whether more is asked for than words and an order."""
-        return replace(self, words="", sort=View.sort, ascending=View.ascending, page=1, size=PAGE) != View()
-
-    @property
-    def named(self) -> str:
-        """A query that is never empty: an address without one is in no view."""
-        return self.query() or f"sort={self.sort}"
-
-    def query(self, **changes: Any) -> str:
-        """The address's query with some fields changed; those at their defaults are left out."""
-        other = replace(self, **changes)
-        asked = {
-            one.name: _written(getattr(other, one.name))
-            for one in fields(self)
-            if getattr(other, one.name) != one.default
-        }
-        return urlencode(asked, doseq=True)
-
-
-def _read(name: str, kind: str, values: Sequence[str]) -> Any:
-    try:
-        match kind:
-            case "tuple[str, ...]":
-                return tuple(values)
-            case "bool":
-                return ("0", "1").index(values[-1]) == 1
-            case "int" | "int | None":
-                return int(values[-1])
-            case "float | None":
-                return _finite(float(values[-1]))
-            case _:
-                return values[-1]
-    except ValueError:
-        raise ConfigError(f"{name} is {values[-1]!r}; expected a number") from None
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-def _written(value: Any) -> Any:
-    return "1" if value is True else "0" if value is False else value
 
 
 @dataclass(frozen=True)
@@ -163,6 +59,8 @@ class LatentTable:
     columns: dict[str, ndarray]
     text: pa.Array  # null where there is no explanation
     scores: dict[str, str]  # those that the run has, whoever explained, and their titles
+    more: dict[str, Estimate]  # the other metrics of the explanations, which stand in the rows `explained_rows`
+    explained_rows: Int[ndarray, "n"]
     _orders: dict[str, Int[ndarray, "L"]] = field(default_factory=dict)
 
     @staticmethod
@@ -175,19 +73,16 @@ class LatentTable:
         places = {name: place_label(CoderKey.parse(name)) for name in tables.coder_names}
         hookpoint = np.array([places[name] for name in latents["coder"].tolist()], dtype=object)
         columns = latents | {"hookpoint": hookpoint}
+        estimates = {name: column.estimate[mine] for name, column in scores.arms["explanation"].items()}
         for metric in SCORES:
-            of = scores.arms["explanation"][metric]
-            for name, values in of.estimate.columns(metric).items():
-                columns[name] = np.full(n, np.nan)
-                columns[name][row] = values[mine]
+            columns |= _spread(n, row, estimates.pop(metric).columns(metric))
         text = np.full(n, None, dtype=object)
         text[row] = scores.about["text"][mine]
-        others = {name: title for name, (_, title) in OTHERS.items() if (tables.scorers["scorer"] == name).any()}
+        others = {name: title for name, (_, title) in COMPARED.items() if (tables.scorers["scorer"] == name).any()}
         for scorer in others:
-            mine = _values_of(tables.scorers, scorer, explainer, source)
-            columns[scorer] = np.full(n, np.nan)
-            columns[scorer][_rows(place, tables.scorers, mine)] = tables.scorers["value"][mine]
-        return LatentTable(columns, pa.array(text, pa.string()), SCORES | others)
+            found = _values_of(tables.scorers, scorer, explainer, source)
+            columns |= _spread(n, _rows(place, tables.scorers, found), _columns_of(tables.scorers, scorer, found))
+        return LatentTable(columns, pa.array(text, pa.string()), SCORES | others, estimates, row)
 
     def __len__(self) -> int:
         return len(self.columns["latent"])
@@ -218,14 +113,26 @@ class LatentTable:
         return sorted({int(prefix) for prefix in np.unique(self.columns["prefix"])})
 
     @cached_property
+    def sortable(self) -> tuple[str, ...]:
+        """The columns of a view can be in the order of these."""
+        return "latent", "layer", *STATISTICS, *self.scores, *self.more
+
+    def shown(self, view: View) -> dict[str, str]:
+        """The scores that stand in a view, and their titles."""
+        asked = {view.sort: view.sort.replace("_", " ")} if view.sort in self.more else {}
+        return self.scores | asked
+
+    @cached_property
     def explained(self) -> Bool[ndarray, "L"]:
         explained: Bool[ndarray, "L"] = self.text.is_valid().to_numpy(zero_copy_only=False)
         return explained
 
     def chosen(self, view: View) -> Int[ndarray, "n"]:
-        """The rows of a view, in its order. ConfigError where it is of a scorer that was not there."""
-        if view.sort not in self.columns:
-            raise ConfigError(f"{view.sort} has scored nothing here; there are {', '.join(self.scores)} to sort by")
+        """The rows of a view, in its order. ConfigError where nothing here is called what it is sorted by."""
+        if view.sort in self.more:
+            self.columns |= _spread(len(self), self.explained_rows, self.more[view.sort].columns(view.sort))
+        if view.sort not in self.sortable:
+            raise ConfigError(f"there is no {view.sort} here to sort by; there are {', '.join(self.sortable)}")
         order = self._order(view.sort)
         known = self._n_known(view.sort)
         order = order if view.ascending else np.concatenate([order[:known][::-1], order[known:]])
@@ -325,10 +232,25 @@ class LatentTable:
 
 
 def _values_of(scorers: Mapping[str, ndarray], scorer: str, explainer: str, source: str) -> Int[ndarray, "n"]:
-    """The rows of a scorer's values of the explanations themselves."""
-    metric, _ = OTHERS[scorer]
+    """The rows of a scorer's values of the explanations themselves, or of the windows, where it is not about those."""
+    metric, _ = COMPARED[scorer]
+    if scorer == INTRUDER:
+        explainer = source = ""
     named = {"scorer": scorer, "metric": metric, "arm": "plain", "explainer": explainer, "source": source}
     return np.flatnonzero(np.logical_and.reduce([scorers[name] == value for name, value in named.items()]))
+
+
+def _columns_of(scorers: Mapping[str, ndarray], scorer: str, rows: Int[ndarray, "n"]) -> dict[str, ndarray]:
+    named = {"value": scorer} | {end: f"{scorer}.{end}" for end in ("low", "high", "n")}
+    return {name: scorers[column][rows].astype(float) for column, name in named.items()}
+
+
+def _spread(n: int, rows: Int[ndarray, "explained"], columns: Mapping[str, ndarray]) -> dict[str, ndarray]:
+    """Columns of n latents, of which some have a value."""
+    found = {name: np.full(n, np.nan) for name in columns}
+    for name, values in columns.items():
+        found[name][rows] = values
+    return found
 
 
 def _rows(place: Mapping[Any, int], about: Mapping[str, ndarray], mine: ndarray) -> Int[ndarray, "n"]:

@@ -57,7 +57,10 @@ class Live:
         self._lock = Lock()
 
     def tried(self, config: RunConfig, coders: Sequence[PlacedCoder], text: str) -> Tried:
-        """ConfigError for a text without a token that coders read, or of more than there is room for."""
+        """ConfigError where there is no coder, and for a text without a token that coders read or of more than there is
+        room for."""
+        if not coders:
+            raise ConfigError("no coder of this run is trained yet; a text can be tried once `train` is complete")
         if len(text) > LONGEST:
             raise ConfigError(f"the text has {len(text):,} characters; {LONGEST:,} at most are tried at once")
         with self._lock:

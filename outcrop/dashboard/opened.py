@@ -33,6 +33,7 @@ from outcrop.progress import silent
 from outcrop.replies import Replies
 from outcrop.report.judged import explainers
 from outcrop.report.page import Card, Cards, findings
+from outcrop.report.reconstruction import reconstruction_table
 from outcrop.report.summary import plain, summarise
 from outcrop.report.tables import Tables
 from outcrop.report.windows import LatentPage, WindowGroup, latent_pages, window_groups
@@ -116,9 +117,9 @@ class State:
 
     @cached_property
     def tables(self) -> Tables | None:
-        """None as long as no latent is known."""
+        """None as long as not all latents are known."""
         read = self._contents.tables_as_they_are
-        return unchanged(self.directory.results, read) if "examples" in self.marks else None
+        return unchanged(self.directory.results, read) if self._completed("examples") else None
 
     @cached_property
     def findings(self) -> dict[str, Any] | None:
@@ -127,9 +128,17 @@ class State:
             return None
         return findings(summarise(self.tables, self._contents.reconstructions(), self.config.report))
 
+    @cached_property
+    def reconstruction(self) -> list[dict[str, Any]]:
+        """A table for each coder that is trained."""
+        return reconstruction_table(self._contents.reconstructions()) if self._completed("train") else []
+
     @property
     def coders(self) -> list[PlacedCoder]:
-        return self._contents.coders if "train" in self.marks and self.marks["train"].complete else []
+        return self._contents.coders if self._completed("train") else []
+
+    def _completed(self, stage: str) -> bool:
+        return stage in self.marks and self.marks[stage].complete
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -298,8 +307,7 @@ class State:
         """The cache of a coder, and the grid over it."""
         name = str(key)
         if name not in self._places:
-            placed = next(one for one in self._contents.coders if one.key == key)
-            cache = LatentCache(self.directory.cache, placed, self._contents.corpus("cache"))
+            cache = LatentCache(self.directory.cache, self._contents.coder(key), self._contents.corpus("cache"))
             window_tokens = self.config.cache.window_tokens
             grid = build_grid(cache.corpus, cache.eligible, window_tokens, self.vocabulary)
             self._places[name] = cache, grid

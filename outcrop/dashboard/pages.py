@@ -12,11 +12,12 @@ from outcrop import config as configs
 from outcrop.dashboard.asked import Asked, Purpose
 from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
-from outcrop.dashboard.latents import FLAGS, OTHERS, STATISTICS, LatentTable, View
+from outcrop.dashboard.latents import STATISTICS, LatentTable
 from outcrop.dashboard.links import Links
 from outcrop.dashboard.live import LONGEST, Tried
 from outcrop.dashboard.opened import Document, Shown, State
 from outcrop.dashboard.spread import score_spreads
+from outcrop.dashboard.view import FLAGS, View
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
 from outcrop.report.text import PLACEHOLDER, explained_by
@@ -42,6 +43,7 @@ def run_page(now: State, table: LatentTable | None, by: str, links: Links) -> st
         marks=now.marks,
         stages=ORDER,
         running=links.fresh and now.directory.busy,
+        unfinished=next((stage for stage in ORDER if stage in now.marks and not now.marks[stage].complete), None),
         training=curves(now.training()),
         totals=totals,
         unread=unread,
@@ -51,6 +53,8 @@ def run_page(now: State, table: LatentTable | None, by: str, links: Links) -> st
         config=configs.dump(now.config),
         path=shlex.quote(str(now.directory.path)),
         config_path=shlex.quote(str(now.directory.config)),
+        held_out_tokens=now.config.train.held_out_tokens,
+        reconstruction=now.reconstruction,
         **(now.findings or {"summary": None}),
     )
 
@@ -87,7 +91,7 @@ def _table_page(
         statuses=STATUSES,
         flags=FLAGS,
         statistics=STATISTICS,
-        scores=None if table is None else table.scores,
+        scores=None if table is None else table.shown(view),
         **context,
     )
 
@@ -155,7 +159,6 @@ def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: L
         band_names=BANDS,
         flags=FLAGS,
         several=len(shown.cards) > 1,
-        others={name: title for name, title in table.scores.items() if name in OTHERS},
         index=f"{links.latents}{query}",
         query=query,
         replies=f"{links.asked(coder, index)}{query}#",

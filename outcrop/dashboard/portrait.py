@@ -26,7 +26,7 @@ _BLOCK = 512  # latents that are read at once
 class Portrait:
     """Tokens are visible already, not yet escaped."""
 
-    triggers: list[tuple[str, float, float]]  # token, P(fire | token), share of the firings
+    triggers: list[tuple[str, float, int, float]]  # token, P(fire | token), how often it occurs, share of the firings
     triggers_cover: float | None
     activations: Markup | None  # None where it never fired
     positions: Markup | None
@@ -73,7 +73,7 @@ def portrait(row: dict[str, Any], first_triggers: pa.Array) -> Portrait:
     fired = row["n_fired"] > 0
     measures = [name.removesuffix(_SIMILARITY) for name in row if name.endswith(_SIMILARITY)]
     return Portrait(
-        triggers=_beside(_tokens(row["triggers"]), row["triggers_probability"], row["triggers_share"]),
+        triggers=_triggers(row),
         triggers_cover=row["triggers_cover"],
         activations=_activations(row["histogram"]) if fired else None,
         positions=_positions(row["place_rate"]) if fired else None,
@@ -81,6 +81,15 @@ def portrait(row: dict[str, Any], first_triggers: pa.Array) -> Portrait:
         lowers=_beside(_tokens(row.get("lowers")), row.get("lowers_logit")),
         neighbours={m: _neighbours(row[f"{m}_neighbours"], row[m + _SIMILARITY], first_triggers) for m in measures},
     )
+
+
+def _triggers(row: dict[str, Any]) -> list[tuple[str, float, int, float]]:
+    """Token, P(fire | token), how often it occurs, and its share of the firings."""
+    columns = row["triggers"], row["triggers_probability"], row["triggers_share"]
+    return [
+        (visible_token(token), probability, round(share * row["n_fired"] / probability), share)
+        for token, probability, share in zip(*columns, strict=True)
+    ]
 
 
 def _neighbours(

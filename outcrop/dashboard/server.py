@@ -18,34 +18,33 @@ RUN is a number: paths never come from an address.
 
 from __future__ import annotations
 
-import io
-import json
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
+from threading import Lock, Thread
 from typing import Any
 from urllib.parse import parse_qs
 
-import pyarrow.csv
-import pyarrow.parquet
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from outcrop.dashboard import neuronpedia
-from outcrop.dashboard.guard import HEADERS, Guard, is_loopback
-from outcrop.dashboard.latents import LatentTable, View
+from outcrop.dashboard import downloads
+from outcrop.dashboard.guard import HEADERS, WILDCARDS, Guard, is_loopback
+from outcrop.dashboard.latents import LatentTable
 from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.live import Live
 from outcrop.dashboard.opened import OpenedRun, State
 from outcrop.dashboard.pages import asked_page, document_page, latent_page, latents_page, render, run_page, try_page
+from outcrop.dashboard.view import View
 from outcrop.errors import ConfigError, OutcropError, RunError
 from outcrop.pipeline import compare_runs
 from outcrop.report.comparison import METRICS
@@ -59,23 +58,41 @@ _HERE = Path(__file__).parent
 def serve(paths: Sequence[Path], host: str, port: int, say: Callable[[str], None], *, live: bool = False) -> None:
     """Serve runs until it is stopped; `live` lets readers try texts. RunError where one is none."""
     token = None if is_loopback(host) else secrets.token_urlsafe(16)
-    app = application([OpenedRun(path) for path in paths], host, token, live=live)
+    opened = [OpenedRun(path) for path in paths]
+    app = application(opened, host, token, live=live)
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"nothing can listen at port {port} of {host} ({error}); --port and --host name others"
         ) from error
-    wildcard = host in ("0.0.0.0", "::", "")
-    shown = socket.gethostname() if wildcard else f"[{host}]" if ":" in host else host
+    shown = socket.gethostname() if host in WILDCARDS else f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "") + "   (Ctrl-C stops)")
+    Thread(target=_read, args=(opened, say), daemon=True).start()
     uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listening])
+
+
+def _read(runs: Sequence[OpenedRun], say: Callable[[str], None]) -> None:
+    """The tables of latents, so that the first reader need not wait for them."""
+    for run in runs:
+        try:
+            with run.lock:
+                run.now.latents(*run.now.first_explainer)
+        except OutcropError as error:
+            say(f"{run.directory.path}: {error}")
+
+
+def _labels(runs: Sequence[OpenedRun]) -> list[str]:
+    """The names of the runs, with as many of the folders that they are in as tell them apart."""
+    parts = [run.directory.path.resolve().parts for run in runs]
+    n = next(n for n in count(1) if len({of[-n:] for of in parts}) == len({*parts}))
+    return ["/".join(of[-n:]) for of in parts]
 
 
 def application(
     runs: Sequence[OpenedRun], host: str = "127.0.0.1", token: str | None = None, *, live: bool = False
 ) -> Starlette:
-    pages = _Pages(runs, Live() if live else None)
+    pages = _Pages(runs, _labels(runs), Live() if live else None)
     routes = [
         Route("/", pages.runs),
         Route("/{run:int}/", pages.run),
@@ -117,13 +134,14 @@ def _page(template: str, status: int = 200, **context: Any) -> HTMLResponse:
 class _Pages:
     """Each gives one page; they run in threads."""
 
-    def __init__(self, runs: Sequence[OpenedRun], live: Live | None) -> None:
-        self._runs, self._live = runs, live
+    def __init__(self, runs: Sequence[OpenedRun], labels: Sequence[str], live: Live | None) -> None:
+        self._runs, self._labels, self._live = runs, labels, live
+        self._comparing = Lock()  # who asks for the same waits for it
 
     def runs(self, _: Request) -> Response:
         if len(self._runs) == 1:
             return RedirectResponse("/0/", 303)
-        return _page("runs.html.j2", title="Runs", runs=self._runs)
+        return _page("runs.html.j2", title="Runs", runs=list(zip(self._labels, self._runs, strict=True)))
 
     def style(self, _: Request) -> Response:
         return PlainTextResponse(style_sheet(), media_type="text/css")
@@ -147,50 +165,17 @@ class _Pages:
 
     def export(self, request: Request) -> Response:
         run, _ = self._run(request)
-        kind = request.path_params["kind"]
-        if kind not in _WRITERS:
-            raise HTTPException(404, f"latents are exported as {', '.join(_WRITERS)}, not as {kind[:20]}")
-        view = _view(request)
+        kind, view = request.path_params["kind"], _view(request)
         with run.lock:
             table, by = _table(run.now, view)
-            if table is None:
-                raise HTTPException(404, "no latent is known yet")
-            rows = table.table(view)
-        sink = io.BytesIO()
-        write, media_type = _WRITERS[kind]
-        write(rows, sink)
-        told = "".join(c if c.isascii() and c.isalnum() else "-" for c in explained_by(*by))
-        headers = {"Content-Disposition": f'attachment; filename="latents-{told}.{kind}"'}
-        return Response(sink.getvalue(), media_type=media_type, headers=headers)
+            return downloads.rows(table, view, kind, explained_by(*by))
 
     def neuronpedia(self, request: Request) -> Response:
         run, _ = self._run(request)
-        kind = request.path_params["kind"]
-        view = _view(request)
+        kind, view = request.path_params["kind"], _view(request)
         with run.lock:
-            now = run.now
-            table, by = _table(now, view)
-            chosen = None if table is None else table.chosen(view)
-            if table is None or chosen is None or not len(chosen):
-                raise ConfigError("the address chooses no latent")
-            coders = {*table.columns["coder"][chosen].tolist()}
-            if len(coders) > 1:
-                raise ConfigError(f"what Neuronpedia takes is of one coder, and here are {len(coders)}; choose one")
-            coder = CoderKey.parse(coders.pop())
-            about = neuronpedia.source(now.config, coder)
-            match kind:
-                case "json":
-                    name, content = "batch-0.json", _batch(run, now, table, chosen.tolist(), about)
-                case "jsonl":
-                    explained = chosen[table.explained[chosen]].tolist()
-                    if not explained:
-                        raise ConfigError("none of these latents has an explanation; the address chooses others")
-                    name, model = "explanations.jsonl", now.explaining_model(by[0])
-                    content = neuronpedia.explanations(about, map(table.row, explained), explained_by(*by), model)
-                case _:
-                    raise HTTPException(404, f"Neuronpedia takes json and jsonl, not {kind[:20]}")
-        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return StreamingResponse(content, media_type="application/json", headers=headers)
+            table, by = _table(run.now, view)
+            return downloads.for_neuronpedia(run, table, view, kind, by)
 
     def latent(self, request: Request) -> Response:
         run, links = self._run(request)
@@ -241,12 +226,14 @@ class _Pages:
             raise ConfigError(f"the address names no {missing[0]} run; expected first= and second= with their numbers")
         numbers = {name: _whole(request.query_params[name]) for name in ("first", "second")}
         first, second = map(self._numbered, numbers.values())
-        written = first.directory.written, second.directory.written
-        comparison = _compared(first.directory.path, second.directory.path, written)
+        names = self._labels[numbers["first"]], self._labels[numbers["second"]]
+        with self._comparing:
+            written = first.directory.written, second.directory.written
+            comparison = _compared(first.directory.path, second.directory.path, written)
         return _page(
             "compare.html.j2",
-            title=f"{first.directory.name} and {second.directory.name}",
-            names=(first.directory.name, second.directory.name),
+            title=" and ".join(names),
+            names=names,
             of_first=ServerLinks(numbers["first"]),
             of_second=ServerLinks(numbers["second"]),
             comparison=comparison,
@@ -286,19 +273,6 @@ def _latent(now: State, request: Request, view: View) -> tuple[LatentId, LatentT
     return LatentId(CoderKey.parse(coder), index), table, row
 
 
-def _batch(
-    run: OpenedRun, now: State, table: LatentTable, rows: Sequence[int], about: Mapping[str, Any]
-) -> Iterator[str]:
-    """A batch of Neuronpedia's of rows of one coder, by number; other pages get their turn in between."""
-    coder = CoderKey.parse(str(table.columns["coder"][rows[0]]))
-    yield json.dumps(about)[:-1] + ', "features": ['
-    for i, row in enumerate(sorted(rows, key=lambda row: int(table.columns["latent"][row]))):
-        with run.lock:
-            feature = now.feature(coder, table.row(row))
-        yield ("," if i else "") + json.dumps(feature)
-    yield "]}"
-
-
 def _came_from(request: Request) -> str:
     """The query of the view that a page belongs to."""
     return f"?{_view(request).named}" if request.url.query else ""
@@ -315,9 +289,3 @@ def _table(now: State, view: View) -> tuple[LatentTable | None, tuple[str, str]]
         raise ConfigError(f"nobody called {view.explained_by!r} explained this run; there are {', '.join(known)}")
     by = known.get(view.explained_by) or now.first_explainer
     return now.latents(*by), by
-
-
-_WRITERS: dict[str, tuple[Callable[[Any, Any], None], str]] = {
-    "csv": (pyarrow.csv.write_csv, "text/csv"),
-    "parquet": (pyarrow.parquet.write_table, "application/vnd.apache.parquet"),
-}

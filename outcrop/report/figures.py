@@ -166,13 +166,19 @@ def reliability_chart(before: Sequence[dict[str, Any]], after: Sequence[dict[str
             svg_text(edge - 5, size - at + 4, _power(exponent), "end"),
         ]
     for arm, bins in (("no_explanation", before), ("explanation", after)):
-        shown = [one for one in bins if one["observed"] > 0]
         parts += [
-            _mark(_log_place(one["predicted"], size, edge), size - _log_place(one["observed"], size, edge), arm)
-            for one in shown
+            _titled(
+                _mark(_log_place(one["predicted"], size, edge), size - _log_place(one["observed"], size, edge), arm),
+                f"said {number(one['predicted'])}, observed {number(one['observed'])}, n {count(one['n'])}",
+            )
+            for one in bins
         ]
     label = f"Observed rate over probability, {len(before)} bins before and {len(after)} after calibration"
     return svg(size, size, label, parts, "reliability")
+
+
+def _titled(part: Markup, title: str) -> Markup:
+    return Markup("<g>{}<title>{}</title></g>").format(part, title)
 
 
 def _log_place(p: float, size: float, edge: float) -> float:

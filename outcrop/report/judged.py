@@ -104,6 +104,14 @@ class Verdicts:
         return hits.reshape(shape).astype(np.float64), n.reshape(shape).astype(np.float64)
 
     @cached_property
+    def n_judged(self) -> Int[ndarray, "R"]:
+        """Judgements about each subject that did not fail."""
+        said = ~np.isnan(self.predicted)
+        if self.scorer in MEASURING:
+            said = np.array([bool(numbers) for numbers in self.measured], dtype=bool)
+        return np.bincount(self.subject[said], minlength=self.n_subjects)
+
+    @cached_property
     def asked(self) -> Bool[ndarray, "R"]:
         """Subjects about which there is a judgement, if only a failed one."""
         return np.bincount(self.subject, minlength=self.n_subjects) > 0

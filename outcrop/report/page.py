@@ -20,7 +20,7 @@ from markupsafe import Markup
 from outcrop.report import figures, text
 from outcrop.report.judged import STRATA
 from outcrop.report.ledger import coder_label
-from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
+from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scored_by_others, scorer_rows
 from outcrop.report.summary import scores_of
 from outcrop.report.tables import Tables
 from outcrop.report.windows import N_SHADES, LatentPage, latent_pages
@@ -84,6 +84,7 @@ class Card:
     page: LatentPage
     label: str
     scores: dict[str, Any] | None
+    others: list[dict[str, Any]]  # the scorers beside detection: title, value, low, high, n
     status: str
 
     @property
@@ -191,6 +192,7 @@ class Cards:
     def __init__(self, tables: Tables) -> None:
         self._scores, self._coders = tables.scores, tables.coder_names
         self._rows = {name: i for i, name in enumerate(records(tables.scores.about, *_EXPLANATION))}
+        self._others = scored_by_others(tables.scorers)
         self._statuses = {(coder, latent): status for coder, latent, status in records(tables.latents, *_LATENT)}
 
     def __call__(self, pages: Sequence[LatentPage]) -> list[Card]:
@@ -203,7 +205,8 @@ class Cards:
         row = self._rows.get((*name, page.explainer, page.source))
         scores = None if row is None else scores_of(self._scores, row)
         anchor = f"latent-{self._coders.index(name[0])}-{page.latent.index}-{number}"
-        return Card(anchor, page, coder_label(name[0]), scores, _status(page, scores, self._statuses[name]))
+        others = self._others.get((*name, page.explainer, page.source), [])
+        return Card(anchor, page, coder_label(name[0]), scores, others, _status(page, scores, self._statuses[name]))
 
 
 _EXPLANATION = ("coder", "latent", "explainer", "source")

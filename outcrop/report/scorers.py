@@ -20,11 +20,12 @@ from numpy import ndarray
 
 from outcrop.metrics.accuracy import INFORMEDNESS
 from outcrop.metrics.coverage import macro_mean
-from outcrop.metrics.rates import rate_values
+from outcrop.metrics.rates import Estimate, rate_values
 from outcrop.metrics.simulation import correlation
 from outcrop.report.judged import Judged, Verdicts
 from outcrop.report.scores import Ranks, ranked, within
 from outcrop.report.text import explained_by
+from outcrop.results import records
 from outcrop.schema import DETECTION, EMBEDDING, FUZZING, INTRUDER, SIMULATION, SURPRISAL, TOKEN_BASELINE
 
 SCORER_ARMS = {
@@ -40,26 +41,36 @@ SCORER_METRICS = {
     "correlation": "correlation",
 }
 
+# Of the scorers beside detection, the metric by which latents are compared.
+COMPARED = {
+    FUZZING: ("auroc", "fuzzing AUROC"),
+    INTRUDER: ("above_chance", "intruder"),
+    EMBEDDING: ("auroc", "embedding AUROC"),
+    SURPRISAL: ("auroc", "surprisal AUROC"),
+    SIMULATION: ("correlation", "simulation"),
+}
 SCORERS = (DETECTION, FUZZING, INTRUDER, EMBEDDING, SURPRISAL, SIMULATION, TOKEN_BASELINE)
 _NAMES = ("scorer", "explainer", "source", "arm", "metric")
+_EXPLANATION = ("coder", "latent", "explainer", "source")
+_COLUMNS = ("scorer", "arm", "metric", "coder", "latent", "explainer", "source", "value", "low", "high", "n")
 
 
 def scorer_values(
     judged: Judged, asked: Iterable[tuple[str, str]], ranks: Mapping[tuple[str, str], Ranks], confidence: float
 ) -> dict[str, ndarray]:
     """One row per scorer, arm, metric and subject that was asked about: scorer, arm, metric, coder, latent, explainer,
-    source, value. `asked` are the scorers and arms there are judgements of, `ranks` of those that say yes or no."""
+    source, value, low, high, n. The ends are NaN where the metric has no interval of one subject, n counts judgements.
+    `asked` are the scorers and arms there are judgements of, `ranks` of those that say yes or no."""
     tables = []
     for scorer, arm in sorted(asked, key=lambda one: (SCORERS.index(one[0]), one[1])):
         verdicts = judged.verdicts(scorer, arm)
         rows = np.flatnonzero(verdicts.asked)
-        about = _about(judged, verdicts, rows)
-        for metric, values in _metrics(judged, verdicts, ranks.get((scorer, arm)), confidence).items():
+        about = _about(judged, verdicts, rows) | {"n": verdicts.n_judged[rows]}
+        for metric, found in _metrics(judged, verdicts, ranks.get((scorer, arm)), confidence).items():
             named = {"scorer": scorer, "arm": arm, "metric": metric}
             constant = {name: np.full(len(rows), value, dtype=object) for name, value in named.items()}
-            tables.append({**constant, **about, "value": values[rows]})
-    names = ("scorer", "arm", "metric", "coder", "latent", "explainer", "source", "value")
-    return {name: np.concatenate([table[name] for table in tables]) if tables else np.empty(0) for name in names}
+            tables.append({**constant, **about, **found[rows].ends})
+    return {name: np.concatenate([table[name] for table in tables]) if tables else np.empty(0) for name in _COLUMNS}
 
 
 def scorer_table(values: dict[str, ndarray], confidence: float) -> list[dict[str, Any]]:
@@ -85,6 +96,20 @@ def scorer_rows(table: list[dict[str, Any]]) -> dict[tuple[str, str, str], dict[
     return rows
 
 
+def scored_by_others(values: dict[str, ndarray]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """(coder, latent, explainer, source) → title, value, low, high and n of each scorer of explanations beside
+    detection, of `scorer_values`."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for scorer, (metric, title) in COMPARED.items():
+        mine = (values["scorer"] == scorer) & (values["metric"] == metric) & (values["arm"] == "plain")
+        rows = {name: column[mine & (values["explainer"] != "")] for name, column in values.items()}
+        for *about, value, low, high, n in records(rows, *_EXPLANATION, "value", "low", "high", "n"):
+            ends = {"value": value, "low": low, "high": high}
+            line = {"title": title, "n": n, **{name: None if np.isnan(end) else end for name, end in ends.items()}}
+            found.setdefault(tuple(about), []).append(line)
+    return found
+
+
 def _about(judged: Judged, verdicts: Verdicts, rows: ndarray) -> dict[str, ndarray]:
     if verdicts.of_texts:
         return {name: judged.texts[name][rows] for name in ("coder", "latent", "explainer", "source")}
@@ -92,17 +117,21 @@ def _about(judged: Judged, verdicts: Verdicts, rows: ndarray) -> dict[str, ndarr
     return {**{name: judged.latents[name][rows] for name in ("coder", "latent")}, "explainer": nobody, "source": nobody}
 
 
-def _metrics(
-    judged: Judged, verdicts: Verdicts, ranks: Ranks | None, confidence: float
-) -> dict[str, Float[ndarray, "R"]]:
+def _metrics(judged: Judged, verdicts: Verdicts, ranks: Ranks | None, confidence: float) -> dict[str, Estimate]:
     if ranks is not None:
-        return {"informedness": _informedness(judged, verdicts), "auroc": ranks.auroc.value}
+        return {"informedness": _bare(_informedness(judged, verdicts)), "auroc": ranks.auroc}
     if verdicts.scorer == INTRUDER:
-        return {"above_chance": _above_chance(verdicts)}
+        return {"above_chance": _bare(_above_chance(verdicts))}
     if verdicts.scorer == SIMULATION:
-        return {"correlation": correlation(_moments(verdicts))}
+        return {"correlation": _bare(correlation(_moments(verdicts)))}
     values = np.array([value[0] if value else np.nan for value in verdicts.measured])
-    return {"auroc": ranked(judged, verdicts, values, confidence).auroc().value}
+    return {"auroc": ranked(judged, verdicts, values, confidence).auroc()}
+
+
+def _bare(values: Float[ndarray, "R"]) -> Estimate:
+    """Without an interval."""
+    none = np.full(len(values), np.nan)
+    return Estimate(values, none, none)
 
 
 def _informedness(judged: Judged, verdicts: Verdicts) -> Float[ndarray, "R"]:

@@ -103,7 +103,7 @@ def percent(share: int | float | None) -> str:
         return "—"
     if 0 < share < 0.0005:
         return "<0.1%"
-    return ">99.9%" if 0.9995 < share < 1 else f"{100 * share:.1f}%"
+    return ">99.9%" if 0.9995 < share < 1 else f"{100 * share:.1f}%".replace("-", "−")
 
 
 def one_in(rate: int | float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import parse_qs
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outcrop.dashboard.latents import FLAGS, SORTABLE, LatentTable, View
+from outcrop.dashboard.latents import LatentTable
+from outcrop.dashboard.view import FLAGS, View
 from outcrop.errors import ConfigError
 from outcrop.report.tables import Tables
 from outcrop.schema import STATUSES
@@ -24,7 +26,7 @@ views = st.builds(
     least_rate=bounds,
     most=bounds,
     words=st.text(),
-    sort=st.sampled_from(SORTABLE),
+    sort=st.text(min_size=1),
     ascending=st.booleans(),
     page=st.integers(1, 10**6),
     size=st.integers(1, 1_000),
@@ -46,7 +48,6 @@ def test_a_view_comes_back_from_its_address(view: View) -> None:
     [
         ("layer=two", "layer is 'two'; expected a number"),
         ("least_rate=nan", "least_rate is 'nan'; expected a number"),
-        ("sort=colour", "there is no column 'colour' to sort by"),
         ("status=lost", "status is lost; expected some of"),
         ("flag=odd", "flag is odd"),
         ("page=0", "page 0 of 100 rows"),
@@ -94,6 +95,28 @@ def test_bounds_keep_what_lies_between_them(table: LatentTable) -> None:
     rows = table.page(View(sort="firing_rate", least_rate=1e-4, most_rate=2e-3, least=5e-4)).rows
     assert rows and all(5e-4 <= row["firing_rate"] <= 2e-3 for row in rows)
     assert all(row["balanced_accuracy"] >= 0.6 for row in table.page(View(least=0.6)).rows)
+
+
+def test_any_score_of_the_explanations_can_be_sorted_by_and_then_stands_in_the_table(table: LatentTable) -> None:
+    view = View(sort="fpr_random")
+    values = [row["fpr_random"] for row in table.page(view).rows if row["fpr_random"] is not None]
+    assert values and values == sorted(values, reverse=True)
+    assert set(table.shown(view)) - set(table.shown(View())) == {"fpr_random"}
+    assert "fpr_random.low" in table.table(view).column_names
+    with pytest.raises(ConfigError, match="there is no colour here to sort by"):
+        table.page(View(sort="colour"))
+
+
+def test_what_a_scorer_says_of_the_windows_stands_beside_every_explanation(tables: Tables) -> None:
+    """The intruder scorer is told no explanation."""
+    coder, latent = tables.scores.about["coder"][0], tables.scores.about["latent"][0]
+    about = {"scorer": "intruder", "arm": "plain", "metric": "above_chance", "explainer": "", "source": ""}
+    planted = about | {"coder": coder, "latent": latent, "value": 0.25, "low": np.nan, "high": np.nan, "n": 4}
+    tables = replace(tables, scorers={name: np.array([value], dtype=object) for name, value in planted.items()})
+    for explainer in ("contrastive", "nobody"):
+        table = LatentTable.of(tables, explainer, "all")
+        (row,) = table.page(View(sort="intruder", least=0.0)).rows
+        assert (row["coder"], row["latent"], row["intruder"], row["intruder.n"]) == (coder, latent, 0.25, 4)
 
 
 def test_pages_are_the_whole_in_pieces(table: LatentTable) -> None:

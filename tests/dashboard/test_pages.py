@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -24,17 +25,19 @@ from starlette.testclient import TestClient
 from outcrop import cli
 from outcrop.dashboard import asked, neuronpedia
 from outcrop.dashboard.export import export
-from outcrop.dashboard.latents import SCORES, View
+from outcrop.dashboard.latents import SCORES
 from outcrop.dashboard.links import ServerLinks
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.portrait import portrait
 from outcrop.dashboard.server import application
+from outcrop.dashboard.view import View
 from outcrop.errors import ConfigError, RunError
 from outcrop.interp.scorers.judging import ArmName
 from outcrop.progress import silent
 from outcrop.replies import Replies
 from outcrop.report.scorers import SCORERS
 from outcrop.report.text import number, visible, visible_token
+from outcrop.results import Results
 from outcrop.run import RunDirectory
 from outcrop.types import CoderKey, LatentId
 from tests.dashboard.conftest import HOSTILE
@@ -171,7 +174,7 @@ def test_the_rows_of_a_view_can_be_taken_away(client: TestClient, kind: str) -> 
     [
         ("/0/latents?ascending=true", 400, "ascending is &#39;true&#39;"),
         ("/0/latents?hookpoint=nope", 400, "there is no hookpoint nope; there are model.layers."),
-        ("/0/latents?sort=simulation", 400, "simulation has scored nothing here"),
+        ("/0/latents?sort=simulation", 400, "there is no simulation here to sort by"),
         (f"/compare?first={'9' * 5_000}&second=0", 400, "expected its number"),
         (f"/{'9' * 5_000}/", 414, "no address here is so long"),
         ("/0/latents?layer=two", 400, "expected a number"),
@@ -535,7 +538,8 @@ def test_scores_of_other_scorers_are_columns(judged: Path) -> None:
         rows = pyarrow.csv.read_csv(io.BytesIO(client.get("/0/latents.csv", params={"sort": "fuzzing"}).content))
         scored = next(row for row in rows.to_pylist() if row["fuzzing"] is not None)
         page = client.get(f"/0/latent/{scored['coder']}/{scored['latent']}").text
-        assert f"<dt>fuzzing AUROC</dt><dd>{number(scored['fuzzing'])}</dd>" in page
+        assert f"<dt>fuzzing AUROC</dt><dd>{number(scored['fuzzing'])}" in page
+        assert page.count("<dt>fuzzing AUROC</dt>") == 4, "of the explanation from all windows, and of each band's"
     shown = {(row["coder"], row["latent"]): row["fuzzing"] for row in rows.to_pylist() if row["fuzzing"] is not None}
     wanted = {"scorer": "fuzzing", "metric": "auroc", "arm": "plain", "explainer": "contrastive", "source": "all"}
     mine = np.logical_and.reduce([values[name] == value for name, value in wanted.items()]) & ~np.isnan(values["value"])
@@ -582,8 +586,23 @@ def test_a_run_that_is_still_trained_is_shown(finished: Path, tmp_path: Path) ->
         with RunDirectory(tmp_path).locked():
             assert "data-running" in client.get("/0/").text
         assert "No latent is known yet" in client.get("/0/latents").text
+        shutil.copytree(finished / "coders", tmp_path / "coders")
         RunDirectory(tmp_path).mark("train", marks["train"])
-        assert 'class="done">train' in client.get("/0/").text
+        trained = client.get("/0/").text
+        assert 'class="done">train' in trained and "CE recovered, against zeros" in trained
+        RunDirectory(tmp_path).mark("examples", replace(marks["examples"], complete=False))
+        Results(tmp_path / "results.sqlite").close()
+        assert "It stopped within <code>examples</code>" in client.get("/0/").text
+        assert "No latent is known yet" in client.get("/0/latents").text, "not all are"
+
+
+def test_runs_of_one_name_are_told_apart(finished: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder / "run").mkdir(parents=True)
+        shutil.copy(finished / "config.yaml", tmp_path / folder / "run")
+    with TestClient(application([OpenedRun(tmp_path / one / "run") for one in "ab"]), base_url=LOCAL) as client:
+        page = client.get("/").text
+        assert all(f'<a href="/{i}/">{one}/run</a>' in page for i, one in enumerate("ab"))
 
 
 def test_what_is_no_run_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

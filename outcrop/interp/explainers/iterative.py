@@ -32,6 +32,7 @@ class _Trial:
     explanation: Explanation
     accuracy: float
     mistakes: Mistakes
+    requests: tuple[str, ...]
 
 
 def iterative(
@@ -45,6 +46,7 @@ def iterative(
     """One explanation per latent, after all rounds. Each round asks for all latents together."""
     best: dict[LatentId, _Trial] = {}
     failed: dict[LatentId, Explanation] = {}
+    asked: dict[LatentId, list[str]] = {latent.latent: [] for latent in examples}
     halves = [_halves(latent) for latent in examples]
     evidence = {latent.latent: evidence_of(shown) for latent, (shown, _) in zip(examples, halves, strict=True)}
     pools = [replace(latent, score=pool) for latent, (_, pool) in zip(examples, halves, strict=True)]
@@ -53,9 +55,12 @@ def iterative(
         with progress(f"explain, round {i + 1}", len(tellings), "latents") as advance:
             told = {one.latent: one for one in tell(tellings, explainer, vocabulary, config, advance)}
         failed |= {latent: one for latent, one in told.items() if one.text is None}
+        for latent, one in told.items():
+            asked[latent].append(one.request)
         trials = list(_tried(pools, told, judge, vocabulary, progress))
         for trial in trials:
             latent = trial.explanation.latent
+            asked[latent] += trial.requests
             if latent not in best or trial.accuracy > best[latent].accuracy:
                 best[latent] = trial
         evidence = {
@@ -64,7 +69,8 @@ def iterative(
             if trial.mistakes.windows
         }
     for latent in (one.latent for one in examples):
-        yield best[latent].explanation if latent in best else failed[latent]
+        settled = best[latent].explanation if latent in best else failed[latent]
+        yield replace(settled, tried=tuple(one for one in dict.fromkeys(asked[latent]) if one != settled.request))
 
 
 def _halves(latent: LatentExamples) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -85,16 +91,19 @@ def _tried(
 ) -> Iterator[_Trial]:
     arms = [Arm("plain", pool, told[pool.latent]) for pool in pools if pool.latent in told and told[pool.latent].text]
     said: dict[LatentId, dict[int, bool]] = {arm.examples.latent: {} for arm in arms}
+    requests: dict[LatentId, list[str]] = {arm.examples.latent: [] for arm in arms}
     with progress("try", sum(len(arm.examples.score) for arm in arms), "judgements") as advance:
         for judgement in ask(detection.questions(arms, vocabulary, ScoreConfig()), judge, advance):
+            requests[judgement.latent] += [judgement.request] if judgement.request else []
             if judgement.predicted is not None:
                 said[judgement.latent][judgement.example] = judgement.predicted
     for arm in arms:
-        pool = [example for example in arm.examples.score if example.index in said[arm.examples.latent]]
-        yield _trial(told[arm.examples.latent], pool, said[arm.examples.latent])
+        latent = arm.examples.latent
+        pool = [example for example in arm.examples.score if example.index in said[latent]]
+        yield _trial(told[latent], pool, said[latent], requests[latent])
 
 
-def _trial(explanation: Explanation, pool: Sequence[Example], said: dict[int, bool]) -> _Trial:
+def _trial(explanation: Explanation, pool: Sequence[Example], said: dict[int, bool], requests: Sequence[str]) -> _Trial:
     """Balanced accuracy; of one kind alone where the pool has but one; 0 where nothing was judged."""
     missed = [example for example in pool if example.activating and not said[example.index]]
     matched = [example for example in pool if not example.activating and said[example.index]]
@@ -109,4 +118,4 @@ def _trial(explanation: Explanation, pool: Sequence[Example], said: dict[int, bo
     accuracy = sum(rates) / len(rates) if rates else 0.0
     shown = (tuple(e.window for e in wrong[:_SHOWN_MISTAKES]) for wrong in (missed, matched))
     assert explanation.text is not None
-    return _Trial(explanation, accuracy, Mistakes(explanation.text, *shown))
+    return _Trial(explanation, accuracy, Mistakes(explanation.text, *shown), tuple(requests))

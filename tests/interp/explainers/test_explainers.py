@@ -110,6 +110,7 @@ def test_iterative_shows_the_mistakes_and_keeps_the_best_round(vocabulary: Vocab
     assert len(client.texts) == 2, "without a mistake there is nothing to explain again"
     assert 'An earlier answer was "houses"' in client.texts[1]
     assert len(client.judged) == 8
+    assert len(set(found.tried)) == 9 and found.request not in found.tried, "the other round, and four windows each"
     shown, pool = client.texts[0], "".join(client.judged)
     assert '" apple the"' not in shown
     assert "<< apple>> the the" in shown
