@@ -368,7 +368,7 @@ def test_results_of_another_schema_version_are_refused(run: Path, refused: Refus
         db.execute("PRAGMA user_version = 99")
     RunDirectory(run).unmark("report")
     line = refused("report", str(run))
-    assert "results.sqlite has schema version 99, expected 5" in line
+    assert "results.sqlite has schema version 99, expected 6" in line
 
 
 @pytest.mark.parametrize("name", ["results.sqlite", "replies.sqlite"])
