@@ -48,10 +48,11 @@ def for_neuronpedia(run: OpenedRun, table: LatentTable | None, view: View, kind:
     coders = {*table.columns["coder"][chosen].tolist()}
     if len(coders) > 1:
         raise ConfigError(f"what Neuronpedia takes is of one coder, and here are {len(coders)}; choose one")
-    about = neuronpedia.source(now.config, CoderKey.parse(coders.pop()))
+    coder = CoderKey.parse(coders.pop())
+    about = neuronpedia.source(now.config, coder)
     match kind:
         case "json":
-            name, content = "batch-0.json", _batch(run, now, table, chosen.tolist(), about)
+            name, content = "batch-0.json", _batch(run, now, table, coder, chosen.tolist(), about)
         case "jsonl":
             explained = chosen[table.explained[chosen]].tolist()
             if not explained:
@@ -64,10 +65,9 @@ def for_neuronpedia(run: OpenedRun, table: LatentTable | None, view: View, kind:
 
 
 def _batch(
-    run: OpenedRun, now: State, table: LatentTable, rows: Sequence[int], about: Mapping[str, Any]
+    run: OpenedRun, now: State, table: LatentTable, coder: CoderKey, rows: Sequence[int], about: Mapping[str, Any]
 ) -> Iterator[str]:
     """A batch of Neuronpedia's of rows of one coder, by number; other pages get their turn in between."""
-    coder = CoderKey.parse(str(table.columns["coder"][rows[0]]))
     yield json.dumps(about)[:-1] + ', "features": ['
     for i, row in enumerate(sorted(rows, key=lambda row: int(table.columns["latent"][row]))):
         with run.lock:

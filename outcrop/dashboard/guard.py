@@ -48,7 +48,8 @@ class Guard(BaseHTTPMiddleware):
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
         super().__init__(app)
         # All addresses of this machine have names that are not known here.
-        self._hosts = None if host in WILDCARDS else {host, *(_LOOPBACK if is_loopback(host) else (gethostname(),))}
+        names = _LOOPBACK if is_loopback(host) else (gethostname().lower(),)
+        self._hosts = None if host in WILDCARDS else {host.lower(), *names}
         self._token = token
         # Cookies know no port: a server beside this one must have another name for its own, and not see the token.
         self._cookie = "outcrop_" + _digest(f"name {token}")[:12]
@@ -60,7 +61,7 @@ class Guard(BaseHTTPMiddleware):
 
     def _refusal(self, request: Request) -> Response | None:
         host = request.headers.get("host", "")
-        if self._hosts is not None and _name(host) not in self._hosts:
+        if self._hosts is not None and _name(host).lower() not in self._hosts:
             return PlainTextResponse(f"this server is not {host[:200]}", 421)
         if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return PlainTextResponse("requests from other sites are not answered", 403)

@@ -62,6 +62,7 @@ class LatentTable:
     more: dict[str, Estimate]  # the other metrics of the explanations, which stand in the rows `explained_rows`
     explained_rows: Int[ndarray, "n"]
     _orders: dict[str, Int[ndarray, "L"]] = field(default_factory=dict)
+    _asked: dict[str, dict[str, ndarray]] = field(default_factory=dict)
 
     @staticmethod
     def of(tables: Tables, explainer: str, source: str) -> LatentTable:
@@ -129,10 +130,6 @@ class LatentTable:
 
     def chosen(self, view: View) -> Int[ndarray, "n"]:
         """The rows of a view, in its order. ConfigError where nothing here is called what it is sorted by."""
-        if view.sort in self.more:
-            self.columns |= _spread(len(self), self.explained_rows, self.more[view.sort].columns(view.sort))
-        if view.sort not in self.sortable:
-            raise ConfigError(f"there is no {view.sort} here to sort by; there are {', '.join(self.sortable)}")
         order = self._order(view.sort)
         known = self._n_known(view.sort)
         order = order if view.ascending else np.concatenate([order[:known][::-1], order[known:]])
@@ -143,7 +140,7 @@ class LatentTable:
         n_pages = max(1, -(-len(rows) // view.size))
         number = min(view.page, n_pages)
         shown = rows[(number - 1) * view.size : number * view.size]
-        return Page([self.row(i) for i in shown.tolist()], len(rows), number, n_pages)
+        return Page([self.row(i, view) for i in shown.tolist()], len(rows), number, n_pages)
 
     def place(self, coder: str, latent: int) -> int | None:
         """The row of a latent; None where there is none."""
@@ -151,15 +148,16 @@ class LatentTable:
         at = int(np.searchsorted(self.columns["latent"][rows], latent))
         return int(rows[at]) if at < len(rows) and self.columns["latent"][rows[at]] == latent else None
 
-    def row(self, i: int) -> dict[str, Any]:
+    def row(self, i: int, view: View | None = None) -> dict[str, Any]:
         """Plain values, with `text`; None for what is missing."""
-        found: dict[str, Any] = plain({name: column[i] for name, column in self.columns.items()})
+        columns = self.columns if view is None else self._columns_of(view)
+        found: dict[str, Any] = plain({name: column[i] for name, column in columns.items()})
         return found | {"text": self.text[i].as_py()}
 
     def table(self, view: View) -> pa.Table:
         """Every row of a view."""
         rows = self.chosen(view)
-        columns = {name: pa.array(column[rows], from_pandas=True) for name, column in self.columns.items()}
+        columns = {name: pa.array(column[rows], from_pandas=True) for name, column in self._columns_of(view).items()}
         return pa.table(columns | {"text": self.text.take(pa.array(rows))})
 
     def holds(self, row: int, view: View) -> bool:
@@ -201,7 +199,7 @@ class LatentTable:
             kept &= self.columns[flag].astype(bool)
         for column, least, most in (
             (self.columns["firing_rate"], view.least_rate, view.most_rate),
-            (self.columns[view.sort], view.least, view.most),
+            (self._sorted_by(view.sort), view.least, view.most),
         ):
             for bound, holds in ((least, np.greater_equal), (most, np.less_equal)):
                 if bound is not None:
@@ -222,13 +220,30 @@ class LatentTable:
     def _order(self, name: str) -> Int[ndarray, "L"]:
         """Ascending, missing values last, those of scored latents first; equal ones as the table has them."""
         if name not in self._orders:
-            column = self.columns[name]
+            column = self._sorted_by(name)
             unscored = np.isnan(column) & (self._status != STATUSES.index("scored"))
             self._orders[name] = np.lexsort((unscored, column))
         return self._orders[name]
 
     def _n_known(self, name: str) -> int:
-        return int((~np.isnan(self.columns[name])).sum())
+        return int((~np.isnan(self._sorted_by(name))).sum())
+
+    def _columns_of(self, view: View) -> dict[str, ndarray]:
+        """Those that stand in a view, whatever was asked for before."""
+        return self.columns | self._asked_for(view.sort)
+
+    def _sorted_by(self, name: str) -> ndarray:
+        if name not in self.sortable:
+            raise ConfigError(f"there is no {name} here to sort by; there are {', '.join(self.sortable)}")
+        return self._asked_for(name)[name] if name in self.more else self.columns[name]
+
+    def _asked_for(self, name: str) -> dict[str, ndarray]:
+        """The columns of a metric that stands in the table only where it is sorted by."""
+        if name not in self.more:
+            return {}
+        if name not in self._asked:
+            self._asked[name] = _spread(len(self), self.explained_rows, self.more[name].columns(name))
+        return self._asked[name]
 
 
 def _values_of(scorers: Mapping[str, ndarray], scorer: str, explainer: str, source: str) -> Int[ndarray, "n"]:

@@ -54,8 +54,7 @@ def run_page(now: State, table: LatentTable | None, by: str, links: Links) -> st
         path=shlex.quote(str(now.directory.path)),
         config_path=shlex.quote(str(now.directory.config)),
         held_out_tokens=now.config.train.held_out_tokens,
-        reconstruction=now.reconstruction,
-        **(now.findings or {"summary": None}),
+        **(now.findings or {"summary": None, "reconstruction": now.reconstruction}),
     )
 
 

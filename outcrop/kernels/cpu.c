@@ -646,9 +646,9 @@ static int64_t count_latent(const int32_t *at, const float *value, int64_t n, co
 /* All counts of n latents: latent i fires at_start_i … at_start_{i+1}, ascending, with `value`, on positions of which
  * `where` [positions COLUMNS] holds what is known. Its types, and how often each, stand at indptr_i … indptr_{i+1}. */
 void count_firings(const int64_t *start, const int32_t *at, const float *value, const int32_t *where, int64_t n,
-                      int64_t n_types, int64_t n_bins, int64_t n_places, double *total, int64_t *bins, int64_t *places,
-                      int64_t *windows, int64_t *documents, int64_t *indptr, int32_t *types, int32_t *counts,
-                      int64_t threads) {
+                   int64_t n_types, int64_t n_bins, int64_t n_places, double *total, int64_t *bins, int64_t *places,
+                   int64_t *windows, int64_t *documents, int64_t *indptr, int32_t *types, int32_t *counts,
+                   int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
         int32_t *seen = calloc(n_types, 4);

@@ -112,20 +112,19 @@ class Shard:
     def fires(self, first: int, stop: int) -> tuple[Int64[ndarray, "latents_plus_1"], Int32[ndarray, "x"]]:
         """Where some latents fire, as positions within the shard behind one another, and where each one's begin."""
         indptr = self._indptr[first : stop + 1]
-        begin, end = int(indptr[0]), int(indptr[-1])
-        if begin == end:
-            return indptr - begin, np.empty(0, np.int32)
-        return indptr - begin, self._file.get_slice("position")[begin:end].view(np.int32)
+        return indptr - indptr[0], self._entries("position", indptr, np.uint32).view(np.int32)
 
     def values(self, first: int, stop: int) -> Float32[ndarray, "x"]:
         """The activations there."""
         indptr = self._indptr[first : stop + 1]
-        begin, end = int(indptr[0]), int(indptr[-1])
-        if begin == end:
-            return np.empty(0, np.float32)
-        value = self._file.get_slice("value")[begin:end].astype(np.float32)
+        value = self._entries("value", indptr, np.float16).astype(np.float32)
         value *= np.repeat(self._file.get_slice("scale")[first:stop], np.diff(indptr))
         return value
+
+    def _entries(self, name: str, indptr: Int64[ndarray, "latents_plus_1"], dtype: type[np.generic]) -> ndarray:
+        """Of one tensor, those of some latents; safetensors cannot read none."""
+        begin, end = int(indptr[0]), int(indptr[-1])
+        return self._file.get_slice(name)[begin:end] if begin < end else np.empty(0, dtype)
 
     def verify(self) -> None:
         """Read everything; CorruptError unless it is what was written."""

@@ -134,6 +134,7 @@ def findings(summary: dict[str, Any]) -> dict[str, Any]:
     scorers = scorer_rows(summary["scores"]["scorers"])
     return {
         "summary": summary,
+        "reconstruction": summary["reconstruction"],
         "overall": overall,
         "places": [a for a in others if (a["explainer"], a["source"]) == (overall["explainer"], overall["source"])],
         "scorers": scorers,

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from outcrop.dashboard.export import export
 from outcrop.dashboard.opened import OpenedRun
 from outcrop.dashboard.server import application
 from outcrop.progress import silent
+from outcrop.run import RunDirectory
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-quic", "--disable-background-networking"]
@@ -123,6 +125,28 @@ def test_a_reader_goes_from_the_run_to_a_latent_and_on(page: Page, address: str)
     with page.expect_navigation():
         page.keyboard.press("k")
     assert page.url == first
+
+
+def test_a_run_that_is_going_is_renewed_beneath_a_reader_who_keeps_the_place(
+    browser: Browser, finished: Path, tmp_path: Path
+) -> None:
+    run = RunDirectory(Path(shutil.copytree(finished, tmp_path / "run")))
+    whole = run.metrics.read_text()
+    last = json.loads(whole.splitlines()[-1])
+    run.metrics.write_text(json.dumps(last | {"step": 1}) + "\n")
+    with run.locked(), served([OpenedRun(run.path)]) as address, opened(browser, "desk", "light") as page:
+        page.clock.install()
+        page.goto(f"{address}/0/")
+        reading = page.locator("#scores details").first
+        reading.locator("summary").click()
+        assert "at step 1 of" in page.inner_text("[data-live=training]")
+        run.metrics.write_text(whole)
+        run.mark("report", replace(run.marks()["report"], complete=False))
+        page.clock.run_for(11_000)
+        page.wait_for_selector(".more-known", state="visible")
+        assert f"at step {last['step']} of" in page.inner_text("[data-live=training]")
+        assert page.locator(".stages .begun").inner_text().startswith("report")
+        assert reading.evaluate("details => details.open")
 
 
 def test_a_table_is_searched_filtered_and_sorted(page: Page, address: str) -> None:

@@ -103,6 +103,9 @@ def test_any_score_of_the_explanations_can_be_sorted_by_and_then_stands_in_the_t
     assert values and values == sorted(values, reverse=True)
     assert set(table.shown(view)) - set(table.shown(View())) == {"fpr_random"}
     assert "fpr_random.low" in table.table(view).column_names
+    assert "fpr_random" not in table.table(View()).column_names, "whatever was asked for before"
+    other = View(sort="tpr", least=2.0)  # of which nothing was asked before
+    assert not table.holds(0, other)
     with pytest.raises(ConfigError, match="there is no colour here to sort by"):
         table.page(View(sort="colour"))
 

@@ -596,6 +596,15 @@ def test_a_run_that_is_still_trained_is_shown(finished: Path, tmp_path: Path) ->
         assert "No latent is known yet" in client.get("/0/latents").text, "not all are"
 
 
+def test_an_address_beyond_loopback_has_its_own_names_alone(finished: Path) -> None:
+    with TestClient(application([OpenedRun(finished)], "Machine.example", "secret"), base_url=LOCAL) as client:
+        status = {
+            host: client.get("/0/", headers={"host": host}).status_code
+            for host in ("machine.example:8118", "evil.example", "127.0.0.1")
+        }
+    assert status == {"machine.example:8118": 401, "evil.example": 421, "127.0.0.1": 421}
+
+
 def test_runs_of_one_name_are_told_apart(finished: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder / "run").mkdir(parents=True)
