@@ -119,9 +119,9 @@ class LatentTable:
         return "latent", "layer", *STATISTICS, *self.scores, *self.more
 
     def shown(self, view: View) -> dict[str, str]:
-        """The scores that stand in a view, and their titles."""
+        """The scores that stand in a view, and their titles; one that is only there to be sorted by comes first."""
         asked = {view.sort: view.sort.replace("_", " ")} if view.sort in self.more else {}
-        return self.scores | asked
+        return asked | self.scores
 
     @cached_property
     def explained(self) -> Bool[ndarray, "L"]:
