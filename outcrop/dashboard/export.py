@@ -2,7 +2,8 @@
 
     index.html                what was found
     latents.html              all latents, from latents.js and explained/N.js
-    explained/                the latents beside what each explainer said, also as CSV and Parquet
+    explained/                the latents beside what each explainer said: to be shown, as lines, and as Parquet
+    features/                 each latent as Neuronpedia takes it
     latent/CODER-INDEX.html   one latent
     asked/CODER-INDEX.html    what language models were asked about it
     document.html             a document with the activations of one latent, from documents/ and firings/
@@ -16,12 +17,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from outcrop.dashboard import neuronpedia
 from outcrop.dashboard.latents import STATISTICS, LatentTable
 from outcrop.dashboard.links import FileLinks
 from outcrop.dashboard.opened import Document, OpenedRun, State
@@ -38,7 +43,7 @@ from outcrop.types import CoderKey, LatentId
 
 MOST = 20_000  # latents
 _STATIC = Path(__file__).parent / "static"
-_FOLDERS = ("latent", "asked", "explained", "documents", "firings")
+_FOLDERS = ("latent", "asked", "explained", "features", "documents", "firings")
 _RATES = ("firing_rate", "context_rate")
 _LABEL, _SHOWN_TEXT, _TEXT = 60, 110, 2_000  # characters: of coders; in the table; to be searched
 
@@ -93,9 +98,37 @@ class _Folder:
             table = self._now.latents(*explainer)
             assert table is not None
             self._write_script(f"explained/{i}.js", "outcropExplained", _explained(table))
-            rows = table.table(View(sort="latent", ascending=True))
-            pyarrow.csv.write_csv(rows, self._folder / f"explained/{i}.csv")
-            pyarrow.parquet.write_table(rows, self._folder / f"explained/{i}.parquet")
+            self._write_script(f"explained/{i}.lines.js", "outcropLines", self._lines(table, *explainer))
+            whole = table.table(View(sort="latent", ascending=True))
+            pyarrow.parquet.write_table(whole, self._folder / f"explained/{i}.parquet")
+
+    def _lines(self, table: LatentTable, explainer: str, source: str) -> dict[str, Any]:
+        """What take.js puts files together from: the line of each latent."""
+        every = table.rows(np.arange(len(table)), View())
+        by, model = explained_by(explainer, source), self._now.explaining_model(explainer)
+        told = list[str | None]()
+        for row in map(table.row, range(len(table))):
+            about = self._sources[row["coder"]]
+            if about is None or row["text"] is None:
+                told.append(None)
+            else:
+                told += neuronpedia.explanations(about, [row], by, model)
+        return {
+            "head": _csv(every.slice(0, 0), header=True),
+            "csv": [_csv(every.slice(i, 1), header=False) for i in range(len(every))],
+            "explanations": told,
+        }
+
+    @cached_property
+    def _sources(self) -> dict[str, dict[str, Any] | None]:
+        """What Neuronpedia calls each coder; None for those that it has no place for."""
+        found = dict[str, dict[str, Any] | None]()
+        for coder in self._table.coders:
+            try:
+                found[coder] = neuronpedia.source(self._now.config, CoderKey.parse(coder))
+            except ConfigError:
+                found[coder] = None
+        return found
 
     def _about_table(self) -> dict[str, Any]:
         """What table.js shows, searches and sorts by, whoever explained: `shown_…` is how it is shown."""
@@ -112,14 +145,24 @@ class _Folder:
             "layer": [str(layer) for layer in self._table.layers],
             "prefix": [str(prefix) for prefix in self._table.prefixes],
         }
+        columns["feature"] = [f"features/{self._here.stem(row['coder'], row['latent'])}.js" for row in rows]
         usual = {"sort": View.sort, "size": str(PAGE), "page": "1"}
-        return {"columns": columns, "flags": FLAGS, "choices": choices, "usual": usual, "mostRows": MOST_ROWS}
+        return {
+            "columns": columns,
+            "flags": FLAGS,
+            "choices": choices,
+            "usual": usual,
+            "mostRows": MOST_ROWS,
+            "neuronpedia": self._sources,
+        }
 
     def _write_latent(self, row: int) -> None:
         coder, index = str(self._table.columns["coder"][row]), int(self._table.columns["latent"][row])
         latent, stem = LatentId(CoderKey.parse(coder), index), self._here.stem(coder, index)
         shown = self._now.shown(latent)
         self._write(f"latent/{stem}.html", latent_page(self._now, self._table, row, shown, self._inside))
+        feature = self._now.feature(latent.coder, self._table.row(row))
+        self._write_script(f"features/{stem}.js", "outcropFeature", feature)
         if shown.asked:
             self._write(f"asked/{stem}.html", asked_page(self._now, latent, shown.asked, self._inside))
         if shown.documents:
@@ -154,6 +197,12 @@ class _Folder:
 
     def _write(self, name: str, content: str) -> None:
         (self._folder / name).write_text(content, encoding="utf-8")
+
+
+def _csv(rows: pa.Table, *, header: bool) -> str:
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(rows, sink, pyarrow.csv.WriteOptions(include_header=header))
+    return bytes(sink.getvalue()).decode()
 
 
 def _explained(table: LatentTable) -> dict[str, list[Any]]:

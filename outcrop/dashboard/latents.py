@@ -156,7 +156,10 @@ class LatentTable:
 
     def table(self, view: View) -> pa.Table:
         """Every row of a view."""
-        rows = self.chosen(view)
+        return self.rows(self.chosen(view), view)
+
+    def rows(self, rows: Int[ndarray, "n"], view: View) -> pa.Table:
+        """Whole, with the columns of a view."""
         columns = {name: pa.array(column[rows], from_pandas=True) for name, column in self._columns_of(view).items()}
         return pa.table(columns | {"text": self.text.take(pa.array(rows))})
 

@@ -1,14 +1,14 @@
-"""Which latents fire on which token of a text that a reader types. Models are loaded when they are first asked for."""
+"""Which latents fire on a text that a reader types, or on one token of it. Models are loaded when first asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from outcrop.coders.placed import PlacedCoder
@@ -22,14 +22,13 @@ from outcrop.report.windows import Piece, pieces_of
 from outcrop.types import CoderKey, Vocabulary, within_norm
 
 LONGEST = 4_000  # characters
-SHOWN = 30  # latents of a coder
+SHOWN = 50  # latents of a coder
 
 
 @dataclass(frozen=True)
 class Fired:
     """One latent on a text of n tokens."""
 
-    coder: CoderKey
     latent: int
     activations: Float[ndarray, "n"]
 
@@ -39,11 +38,20 @@ class Fired:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """Of one coder the latents that fire most, and how many fire at all."""
+
+    n: int
+    strongest: list[Fired]
+
+
+@dataclass(frozen=True)
 class Tried:
-    """The tokens of a text, as the model was given them, and the latents that fire most on them, coder by coder."""
+    """The tokens of a text, as the model was given them, which of them any coder reads, and what fires."""
 
     tokens: Int[ndarray, "n"]
-    fired: list[Fired]
+    read: Bool[ndarray, "n"]
+    answers: dict[CoderKey, Answer]
 
     def pieces(self, fired: Fired, vocabulary: Vocabulary) -> tuple[Piece, ...]:
         return pieces_of(self.tokens, fired.activations, fired.peak, vocabulary, None)
@@ -56,9 +64,9 @@ class Live:
         self._models: dict[ModelConfig, LanguageModel] = {}
         self._lock = Lock()
 
-    def tried(self, config: RunConfig, coders: Sequence[PlacedCoder], text: str) -> Tried:
-        """ConfigError where there is no coder, and for a text without a token that coders read or of more than there is
-        room for."""
+    def tried(self, config: RunConfig, coders: Sequence[PlacedCoder], text: str, at: int | None = None) -> Tried:
+        """What fires on the text, or on its token `at`. ConfigError where there is no coder or no such token, and for a
+        text without a token that coders read or of more than there is room for."""
         if not coders:
             raise ConfigError("no coder of this run is trained yet; a text can be tried once `train` is complete")
         if len(text) > LONGEST:
@@ -67,7 +75,9 @@ class Live:
             model = self._models.get(config.model) or load_model(config.model)
             self._models[config.model] = model
             corpus = _corpus(model, config.text, text)
-            return Tried(corpus.tokens, list(_fired(model, config, corpus, coders)))
+            if at is not None and not 0 <= at < len(corpus.tokens):
+                raise ConfigError(f"the text has {len(corpus.tokens)} tokens, from 0 on; there is no token {at}")
+            return _tried(model, config, corpus, coders, at)
 
 
 def _corpus(model: LanguageModel, config: TextConfig, text: str) -> Corpus:
@@ -79,22 +89,30 @@ def _corpus(model: LanguageModel, config: TextConfig, text: str) -> Corpus:
 
 
 @torch.no_grad()
-def _fired(model: LanguageModel, config: RunConfig, corpus: Corpus, coders: Sequence[PlacedCoder]) -> Iterator[Fired]:
-    """Of each coder the latents with the highest peaks. As in the cache, sinks and first positions reach none."""
+def _tried(
+    model: LanguageModel, config: RunConfig, corpus: Corpus, coders: Sequence[PlacedCoder], at: int | None
+) -> Tried:
+    """As in the cache, sinks and first positions reach no coder."""
     places = list(dict.fromkeys(placed.key.source for placed in coders))
     seen = list(activations(model, corpus, range(corpus.n_contexts), places, config.model.batch_tokens))
     position = np.concatenate([one.position for one in seen])
-    at = {place: torch.cat([one.at[place] for one in seen]).to("cpu", torch.float32) for place in places}
+    inputs = {place: torch.cat([one.at[place] for one in seen]).to("cpu", torch.float32) for place in places}
+    read, answers = np.zeros(len(corpus.tokens), dtype=bool), dict[CoderKey, Answer]()
     for placed in coders:
-        x = at[placed.key.source]
+        x = inputs[placed.key.source]
         kept = within_norm(x, placed.max_norm)
         codes = placed.coder.encode(x[kept])
         token = np.repeat(position[kept.numpy()], codes.indptr.diff().numpy())
+        read[position[kept.numpy()]] = True
         latent, value = codes.indices.numpy(), codes.values.numpy()
+        asked = slice(None) if at is None else token == at
         peaks = np.zeros(placed.coder.n_latents, dtype=np.float32)
-        np.maximum.at(peaks, latent, value)
-        for chosen in np.argsort(-peaks, kind="stable")[:SHOWN].tolist():
-            if peaks[chosen] > 0:
-                on = np.zeros(len(corpus.tokens), dtype=np.float32)
-                on[token[latent == chosen]] = value[latent == chosen]
-                yield Fired(placed.key, chosen, on)
+        np.maximum.at(peaks, latent[asked], value[asked])
+        order = np.argsort(-peaks, kind="stable")[: np.count_nonzero(peaks)]
+        strongest = []
+        for chosen in order[:SHOWN].tolist():
+            on = np.zeros(len(corpus.tokens), dtype=np.float32)
+            on[token[latent == chosen]] = value[latent == chosen]
+            strongest.append(Fired(chosen, on))
+        answers[placed.key] = Answer(len(order), strongest)
+    return Tried(corpus.tokens, read, answers)

@@ -14,17 +14,17 @@ from outcrop.dashboard.curves import curves
 from outcrop.dashboard.dots import score_dots
 from outcrop.dashboard.latents import STATISTICS, LatentTable
 from outcrop.dashboard.links import Links
-from outcrop.dashboard.live import LONGEST, Tried
+from outcrop.dashboard.live import LONGEST, Fired, Tried
 from outcrop.dashboard.opened import Document, Shown, State
 from outcrop.dashboard.spread import score_spreads
 from outcrop.dashboard.view import FLAGS, View
 from outcrop.interp.explain import BANDS
 from outcrop.report.page import templates
-from outcrop.report.text import PLACEHOLDER, explained_by
+from outcrop.report.text import PLACEHOLDER, explained_by, visible_token
 from outcrop.report.windows import pieces_of
 from outcrop.schema import STATUSES
 from outcrop.stages import ORDER
-from outcrop.types import LatentId, Message
+from outcrop.types import LatentId, Message, Vocabulary
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -96,20 +96,50 @@ def _table_page(
 
 
 def try_page(
-    now: State, table: LatentTable | None, text: str, tried: Tried | None, links: Links, error: str = ""
+    now: State,
+    table: LatentTable | None,
+    text: str,
+    at: int | None,
+    tried: Tried | None,
+    links: Links,
+    error: str = "",
 ) -> str:
-    """With the latents that fire on a text, once it was tried, or what was wrong with it."""
-    fired = dict[str, list[dict[str, Any]]]()
+    """With the latents that fire on a text or on its token `at`, once it was tried, or what was wrong with it."""
+    tokens, answers = list[tuple[str, bool]](), dict[str, dict[str, Any]]()
     if tried is not None:
-        fired = {str(placed.key): [] for placed in now.coders}
-        for one in tried.fired:
-            row = None if table is None else table.place(str(one.coder), one.latent)
-            about = {"latent": one.latent, "peak": one.peak, "pieces": tried.pieces(one, now.vocabulary)}
-            told = None if table is None or row is None else table.row(row)["text"]
-            fired[str(one.coder)].append(about | {"text": told})
+        texts = map(visible_token, now.vocabulary.strings(tried.tokens))
+        tokens = list(zip(texts, tried.read.tolist(), strict=True))
+        for key, answer in tried.answers.items():
+            shown = [_fired(table, str(key), tried, one, at, now.vocabulary) for one in answer.strongest]
+            answers[str(key)] = {"n": answer.n, "strongest": shown}
     return render(
-        "try.html.j2", links, title="Try a text", run=now, text=text, fired=fired, longest=LONGEST, error=error
+        "try.html.j2",
+        links,
+        title="Try a text",
+        run=now,
+        text=text,
+        at=at,
+        tokens=tokens,
+        answers=answers,
+        longest=LONGEST,
+        error=error,
     )
+
+
+def _fired(
+    table: LatentTable | None, coder: str, tried: Tried, fired: Fired, at: int | None, vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """A latent beside what is known of it: how strong it is here, of the most that it ever was in the cache."""
+    row = None if table is None else table.place(coder, fired.latent)
+    known = None if table is None or row is None else table.row(row)
+    strength = fired.peak if at is None else float(fired.activations[at])
+    return {
+        "latent": fired.latent,
+        "strength": strength,
+        "share": strength / known["max_activation"] if known and known["max_activation"] else None,
+        "known": known,
+        "pieces": tried.pieces(fired, vocabulary),
+    }
 
 
 def document_page(now: State, latent: LatentId, document: Document, links: Links, query: str) -> str:

@@ -9,7 +9,7 @@
     /RUN/latent/CODER/INDEX?…   one latent, between its neighbours in a view
     /RUN/document/CODER/INDEX/NUMBER?…   a document of the cache, with the activations of one latent of a view
     /RUN/asked/CODER/INDEX?…    what language models were asked about one latent, word for word, and what they answered
-    /RUN/try?text=              which latents fire on a text, where this was asked for
+    /RUN/try?text=&token=       which latents fire on a text, or on one token of it, where this was asked for
     /compare?first=&second=     what differs between two runs
     /static/…                   style sheets and scripts
 
@@ -208,23 +208,25 @@ class _Pages:
         assert self._live is not None
         run, links = self._run(request)
         text = request.query_params.get("text", "").replace("\r\n", "\n")  # as forms send what was typed
+        token = request.query_params.get("token", "")
+        at = _whole(token, "a token") if token else None
         with run.lock:
             config, coders = run.now.config, run.now.coders
         tried, told = None, ""
         try:
-            tried = self._live.tried(config, coders, text) if text else None
+            tried = self._live.tried(config, coders, text, at) if text else None
         except ConfigError as error:
             told = str(error)
         with run.lock:
             now = run.now
             table, _ = _table(now, View())
-            return HTMLResponse(try_page(now, table, text, tried, links, told), 400 if told else 200)
+            return HTMLResponse(try_page(now, table, text, at, tried, links, told), 400 if told else 200)
 
     def compare(self, request: Request) -> Response:
         missing = [name for name in ("first", "second") if name not in request.query_params]
         if missing:
             raise ConfigError(f"the address names no {missing[0]} run; expected first= and second= with their numbers")
-        numbers = {name: _whole(request.query_params[name]) for name in ("first", "second")}
+        numbers = {name: _whole(request.query_params[name], "a run") for name in ("first", "second")}
         first, second = map(self._numbered, numbers.values())
         names = self._labels[numbers["first"]], self._labels[numbers["second"]]
         with self._comparing:
@@ -257,9 +259,9 @@ def _compared(first: Path, second: Path, written: tuple[int | None, int | None])
     return compare_runs(first, second)
 
 
-def _whole(text: str) -> int:
+def _whole(text: str, what: str) -> int:
     if not text.isdecimal() or len(text) > 9:
-        raise ConfigError(f"a run is named {text[:60]!r}; expected its number, from 0")
+        raise ConfigError(f"{what} is named {text[:60]!r}; expected its number, from 0")
     return int(text)
 
 

@@ -192,6 +192,45 @@ def test_a_folder_shows_what_the_server_shows(view: str, browser: Browser, addre
         assert shown(page) == of_server != []
 
 
+def taken(page: Page, kind: str) -> bytes:
+    with page.expect_download() as download:
+        page.click(f'[data-take="{kind}"]')
+    return download.value.path().read_bytes()
+
+
+@pytest.mark.parametrize("view", ["", "sort=latent&status=scored", "words=A&sort=firing_rate&ascending=1"])
+def test_a_folder_gives_the_files_that_the_server_gives(
+    view: str, browser: Browser, address: str, folder: Path, described: Path
+) -> None:
+    coder = str(OpenedRun(described).now.coders[-1].key)
+    whole = {"csv": f"latents.csv?{view}"}
+    of_coder = {
+        "csv": f"latents.csv?coder={coder}&{view}",
+        "features": f"neuronpedia.json?coder={coder}&{view}",
+        "explanations": f"neuronpedia.jsonl?coder={coder}&{view}",
+    }
+    with opened(browser, "desk", "light") as page:
+        for filters, files in (("", whole), (f"coder={coder}&", of_coder)):
+            page.goto("about:blank")
+            page.goto((folder / "latents.html").as_uri() + f"#{filters}{view}")
+            page.wait_for_function("document.querySelector('[role=status]').textContent !== '…'")
+            assert page.locator(".one-coder").is_visible() == bool(filters)
+            assert page.locator(".several-coders").is_visible() == (not filters)
+            for kind, there in files.items():
+                mine, of_server = taken(page, kind), httpx.get(f"{address}/1/{there}").content
+                assert mine == of_server != b"" or json.loads(mine) == json.loads(of_server)
+
+
+def test_a_file_of_which_nothing_is_there_is_told_in_a_folder(browser: Browser, folder: Path, described: Path) -> None:
+    coder = str(OpenedRun(described).now.coders[0].key)
+    with opened(browser, "desk", "light") as page:
+        page.goto((folder / "latents.html").as_uri() + f"#coder={coder}&status=not+selected")
+        page.click('[data-take="explanations"]')
+        page.wait_for_selector('[role="status"].failure')
+        assert "none of these latents has an explanation" in page.inner_text('[role="status"]')
+        assert page.locator('[data-take="explanations"]').is_enabled()
+
+
 def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -> None:
     page.goto((folder / "index.html").as_uri())
     assert page.locator("svg.ledger-bar").count() == 1 and fits(page)

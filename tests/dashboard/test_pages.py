@@ -390,15 +390,28 @@ def test_a_text_is_tried_only_where_that_was_asked_for(client: TestClient, finis
         failed = live.get("/0/try", params={"text": "a"}).text
         assert "no token of the text" in failed and ">a</textarea>" in failed
         assert live.get("/0/try", params={"text": "a " * 3_000}).status_code == 400
-        page = live.get("/0/try", params={"text": opened.now.vocabulary.text(tokens)}).text
+        text = opened.now.vocabulary.text(tokens)
+        page = live.get("/0/try", params={"text": text}).text
+        of_token = live.get("/0/try", params={"text": text, "token": 7}).text.partition("</section>")[0]
+        assert live.get("/0/try", params={"text": text, "token": len(tokens)}).status_code == 400
+        assert live.get("/0/try", params={"text": text, "token": "x"}).status_code == 400
     cache = opened.now._contents.caches()[0]
     in_cache = {latent: cache[latent] for latent in range(cache.n_latents)}
     here = {latent: one.value[one.position < len(tokens)].max() for latent, one in in_cache.items()
             if (one.position < len(tokens)).any()}  # fmt: skip
     strongest = max(here, key=lambda latent: here[latent])
-    first = re.search(r'<li class="window">.*?latent (\d+)</a> <span>peak ([^<]*)<', page, re.S)
+    first = re.search(r'<li class="window">.*?latent (\d+)</a> <span>peak ([^,]*),', page, re.S)
     kept = float(here[strongest])  # rounded to a float16 share of the latent's largest
     assert int(first[1]) == strongest and first[2] in {number(kept * (1 + error)) for error in (-(2**-11), 0, 2**-11)}
+    offered = re.findall(r'<button name="token" value="(\d+)"( disabled)?', page)
+    assert [int(i) for i, _ in offered] == list(range(len(tokens)))
+    assert [i for i, disabled in offered if disabled] == ["0"]  # a text's first token reaches no coder
+    there = {latent for latent, one in in_cache.items() if 7 in one.position}
+    told = re.findall(r'<li class="window">.*?latent (\d+)</a>', of_token, re.S)
+    assert len(told) > 1 and {*map(int, told)} == there and f"{len(there)} latents fire on token 7" in of_token
+    shares = re.findall(r"activation ([0-9.]+), ([0-9.]+)% of its highest in the cache", of_token)
+    assert len(shares) == len(told) and all(0 < float(share) <= 100.1 for _, share in shares)
+    assert re.search(r'value="7" aria-pressed="true"', of_token)
 
 
 def test_the_bands_of_a_latent_are_shown_side_by_side(described: Path) -> None:
@@ -489,7 +502,6 @@ def test_what_each_explainer_said_lies_in_the_folder_as_a_table(described: Path,
         texts = opened.now.latents(*explainer).table(View(sort="latent", ascending=True))["text"]
         written = tmp_path / "pages" / "explained" / str(i)
         assert pyarrow.parquet.read_table(written.with_suffix(".parquet"))["text"] == texts
-        assert pyarrow.csv.read_csv(written.with_suffix(".csv")).num_rows == N_LATENTS
 
 
 def test_a_page_behind_the_last_is_the_last(client: TestClient) -> None:

@@ -1,13 +1,14 @@
 // The table of all latents without a server: from latents.js, and from explained/N.js for what the Nth explainer said.
 // What is shown has an address, whose part behind # is the query that the server knows: the form's fields, and the page.
 "use strict";
-const { columns, flags, choices, usual, mostRows } = window.outcropLatents;
+const { columns, flags, choices, usual, mostRows, neuronpedia } = window.outcropLatents;
 const explainers = choices.explained_by;
 const form = document.querySelector(".filters");
 const body = document.querySelector("table.latents tbody");
 const status = document.querySelector("[role=status]");
 const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
-const tables = document.querySelectorAll("[data-kind]");
+const wholeTable = document.querySelector('a[href$=".parquet"]');
+const takes = document.querySelectorAll("[data-take]");
 const heads = [...document.querySelectorAll("th[data-sort]")];
 const sortable = heads.map((head) => head.dataset.sort);
 const numbers = sortable.filter((name) => name !== "latent" && name !== "layer");
@@ -15,7 +16,7 @@ const severalCoders = choices.coder.length > 1;
 const n = columns.latent.length;
 const count = (number) => number.toLocaleString("en");
 const toldBy = new Map();  // what each explainer said, once it is loaded
-let page = 1, told = null, typedIn = null;
+let page = 1, told = null, typedIn = null, chosen = [];
 let turn = 0;  // of the view shown last: what was loaded for one before it may arrive behind it
 
 const value = (name) => form.elements[name].value;
@@ -130,11 +131,12 @@ const show = async (addressed, mine) => {
     if (mine !== turn) return;
   }
   told = toldBy.get(by);
-  const chosen = order().filter(kept());
+  chosen = order().filter(kept());
   const last = Math.max(1, Math.ceil(chosen.length / perPage));
   page = Math.min(Math.max(page, 1), last);
   body.replaceChildren(...chosen.slice((page - 1) * perPage, page * perPage).map(line));
-  for (const link of tables) link.href = `explained/${by}.${link.dataset.kind}`;
+  wholeTable.href = `explained/${by}.parquet`;
+  offer();
   status.classList.remove("failure");
   status.textContent = `${count(chosen.length)} of ${count(n)} latents`;
   shownPage.textContent = last > 1 ? `page ${count(page)} of ${count(last)}` : "";
@@ -148,6 +150,15 @@ const show = async (addressed, mine) => {
     link.href = address(sorted ? { ascending: up ? "" : "1", page: 1 } : { sort: name, ascending: "", least: "", most: "", page: 1 });
     if (sorted) form.elements.least.previousSibling.textContent = `${link.textContent} from `;
   }
+};
+
+// Neuronpedia takes latents of one coder, of a layer with a number.
+const offer = () => {
+  const coders = new Set(chosen.map((i) => columns.coder[i]));
+  const one = coders.size === 1 && neuronpedia[[...coders][0]] !== null;
+  document.querySelector(".one-coder").hidden = !one;
+  document.querySelector(".several-coders").hidden = coders.size < 2;
+  document.querySelector(".unnumbered").hidden = one || coders.size !== 1;
 };
 
 // Columns grow with their rows: what is found is shown once it is there.
@@ -165,6 +176,17 @@ const shown = (addressed) => {
   });
 };
 addEventListener("hashchange", () => { typedIn = null; shown(true); });
+for (const button of takes) button.addEventListener("click", async () => {
+  button.disabled = true;
+  try {
+    await take(button.dataset.take, chosen, explainer(), value("explained_by") || explainers[0]);
+  } catch (error) {
+    status.textContent = error.message;
+    status.classList.add("failure");
+  } finally {
+    button.disabled = false;
+  }
+});
 for (const link of [previous, next]) link.addEventListener("click", () => scrollTo(0, 0));
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", (event) => {
