@@ -13,7 +13,7 @@ from rich.text import Text
 from outcrop.config import JudgeConfig, Statistic
 from outcrop.interp.clients.counting import CountingClient
 from outcrop.report.comparison import METRICS
-from outcrop.report.figures import ARM_NAMES
+from outcrop.report.figures import judged_arms
 from outcrop.report.ledger import coder_label
 from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
 from outcrop.report.text import count, explained_by, interval, number, percent, visible
@@ -110,9 +110,10 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
         return Text("\nNo latent was scored.")
     by = explained_by(overall["explainer"], overall["source"])
     title = f"\nScores, mean over {count(overall['n_scored'])} scored latents, explained by {visible(by, 40)}"
-    table = _table(title, "", *ARM_NAMES.values())
+    arms = judged_arms(summary)
+    table = _table(title, "", *arms.values())
     for metric, name in _SHOWN.items():
-        table.add_row(name, *(_cell(overall["macro"][arm].get(metric), overall["n_scored"]) for arm in ARM_NAMES))
+        table.add_row(name, *(_cell(overall["macro"][arm].get(metric), overall["n_scored"]) for arm in arms))
     left = overall["n_unscored"]
     table.caption = f"{100 * summary['confidence']:g}% intervals" + (
         f"; {count(left)} selected latents have no score and are left out" if left else ""

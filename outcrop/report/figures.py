@@ -28,6 +28,12 @@ _ARM_STEP, _ROW_GAP = 15, 13
 _LOWEST = -4  # decade at which logarithmic axes begin; what lies below stands at their edge
 
 
+def judged_arms(summary: dict[str, Any]) -> dict[str, str]:
+    """The names of those in which windows of the run were judged."""
+    macros = [one["macro"] for one in summary["scores"]["aggregates"]]
+    return {arm: name for arm, name in ARM_NAMES.items() if any(of["n"] for one in macros for of in one[arm].values())}
+
+
 def svg(
     width: int | float, height: int | float, label: str, parts: Sequence[Markup], kind: str, aspect: str = "xMidYMid"
 ) -> Markup:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -148,7 +148,7 @@ def findings(summary: dict[str, Any]) -> dict[str, Any]:
         "rho": summary["scores"]["within_documents"]["explanation"],
         "strata": STRATUM_NAMES,
         "against": figures.AGAINST,
-        "arms": figures.ARM_NAMES,
+        "arms": figures.judged_arms(summary),
         "stratum_chart": _stratum_chart(summary),
         "quantile_chart": _quantile_chart(summary),
     }
@@ -177,6 +177,7 @@ def templates(*folders: Path) -> Environment:
         "coder_label": coder_label,
     }
     environment.globals |= {
+        "arm_names": figures.ARM_NAMES,
         "ledger_bar": figures.ledger_bar,
         "rate_histogram": figures.rate_histogram,
         "legend_mark": figures.legend_mark,
@@ -225,21 +226,25 @@ def _status(page: LatentPage, scores: dict[str, Any] | None, of_latent: str) -> 
     return of_latent if judged or of_latent != "scored" else "not judged by detection"
 
 
-def _rows(arms: dict[str, Any], metrics: dict[str, str]) -> list[tuple[str, dict[str, dict[str, Any]]]]:
-    there = _judged(arms, metrics)
-    return [(name, {arm: arms[arm][metric] for arm in figures.ARM_NAMES}) for metric, name in there.items()]
+def _rows(
+    scores: dict[str, Any], metrics: dict[str, str], arms: Iterable[str]
+) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    there = _judged(scores, metrics)
+    return [(name, {arm: scores[arm][metric] for arm in arms}) for metric, name in there.items()]
 
 
-def _judged(arms: dict[str, Any], metrics: dict[str, str]) -> dict[str, str]:
+def _judged(scores: dict[str, Any], metrics: dict[str, str]) -> dict[str, str]:
     """Without those of strata in which nothing was judged."""
-    missing = tuple(f"_{stratum}" for stratum in STRATA if not arms["explanation"][f"fpr_{stratum}"]["n"])
+    missing = tuple(f"_{stratum}" for stratum in STRATA if not scores["explanation"][f"fpr_{stratum}"]["n"])
     return {metric: name for metric, name in metrics.items() if not metric.endswith(missing)}
 
 
 def _stratum_chart(summary: dict[str, Any]) -> Markup:
     macro = summary["scores"]["aggregates"][0]["macro"]
     return figures.interval_chart(
-        _rows(macro, figures.AGAINST), "Balanced accuracy against each kind of non-activating window", 0.5
+        _rows(macro, figures.AGAINST, figures.judged_arms(summary)),
+        "Balanced accuracy against each kind of non-activating window",
+        0.5,
     )
 
 
@@ -248,8 +253,9 @@ def _quantile_chart(summary: dict[str, Any]) -> Markup:
     n = summary["scores"]["n_quantiles"]
     ends = {n: ", strongest", 1: ", weakest"}
     names = {f"tpr_q{q}": f"quantile {q}{ends.get(q, '')}" for q in range(n, 0, -1)}
-    return figures.interval_chart(_rows(macro, names), "True positive rate by quantile of the window's peak")
+    rows = _rows(macro, names, figures.judged_arms(summary))
+    return figures.interval_chart(rows, "True positive rate by quantile of the window's peak")
 
 
-def _latent_chart(scores: dict[str, Any]) -> Markup:
-    return figures.interval_chart(_rows(scores, figures.AGAINST), "Balanced accuracy of this latent", 0.5)
+def _latent_chart(scores: dict[str, Any], arms: Iterable[str]) -> Markup:
+    return figures.interval_chart(_rows(scores, figures.AGAINST, arms), "Balanced accuracy of this latent", 0.5)

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from numpy import ndarray
 
 from outcrop.report.drawing import COLOURS, GREY, MARKS, Drawn, files, logarithmic, new_axes
-from outcrop.report.figures import AGAINST, ARM_NAMES
+from outcrop.report.figures import AGAINST, ARM_NAMES, judged_arms
 from outcrop.report.ledger import coder_label
 from outcrop.report.tables import Tables
 from outcrop.report.text import count, visible
@@ -34,10 +34,13 @@ def _strata(summary: dict[str, Any], tables: Tables) -> Iterator[Drawn]:
     shown = {name: label for name, label in AGAINST.items() if overall["macro"]["explanation"][name]["n"]}
     title = f"n = {count(overall['n_scored'])} latents, {100 * summary['confidence']:g}% intervals"
     figure, axes = new_axes(title, 6, 0.9 + 0.62 * len(shown), "balanced accuracy, mean over latents", "")
-    for i, (arm, name) in enumerate(ARM_NAMES.items()):
+    judged = judged_arms(summary)
+    for i, arm in enumerate(ARM_NAMES):
+        if arm not in judged:
+            continue
         cells = [overall["macro"][arm][metric] for metric in shown]
         at = np.arange(len(cells)) + 0.22 * (i - 1)
-        _whiskers(axes, cells, at, i, name)
+        _whiskers(axes, cells, at, i, judged[arm])
     labels = [f"{label}\nn = {count(overall['macro']['explanation'][name]['n'])}" for name, label in shown.items()]
     axes.set_yticks(range(len(shown)), labels)
     axes.set_ylim(len(shown) - 0.5, -0.5)

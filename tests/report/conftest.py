@@ -241,6 +241,12 @@ def reconstruction() -> Reconstruction:
     return Reconstruction(KEY, 32_768, 1_000_000, 10_000_000, 1.09, 212.0, 0.18, 95.7, layers, ce)
 
 
+def copied(run: Run) -> Results:
+    copy = Results()
+    run.results._db.backup(copy._db)
+    return copy
+
+
 @pytest.fixture(scope="session")
 def run() -> Run:
     return build()

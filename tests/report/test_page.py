@@ -13,13 +13,14 @@ from rich.console import Console
 from outcrop.config import ReportConfig
 from outcrop.report.console import console_summary
 from outcrop.report.page import latent_pages, render_page
+from outcrop.report.plots import figure_files
 from outcrop.report.summary import summarise
 from outcrop.report.tables import Tables, read_tables
 from outcrop.results import Results
 from outcrop.schema import STATUSES
 from outcrop.types import StratumShare
 
-from .conftest import TOPICS, Run
+from .conftest import TOPICS, Run, copied
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -174,6 +175,22 @@ def test_a_run_without_explanations_still_has_a_page() -> None:
     page = render_page(summarise(tables, [], ReportConfig()), tables, [])
     assert "No latent was scored." in page
     assert "No latent was explained." in page
+
+
+def test_a_control_that_was_not_asked_takes_no_room(run: Run, summary: dict, page: str, tables: Tables) -> None:
+    results = copied(run)
+    results._db.execute("DELETE FROM judgements WHERE arm = 'none'")
+    without = read_tables(results)
+    of_it = summarise(without, run.reconstructions, ReportConfig())
+    shown = render_page(of_it, without, latent_pages(results, run.examples, run.vocabulary))
+    for there, known, known_tables, asked in ((page, summary, tables, True), (shown, of_it, without, False)):
+        (key,) = {*re.findall(r'<p class="key">.*?</p>', there)}
+        assert ("no explanation" in key) == asked and "token baseline" in key
+        assert ("no explanation</th>" in there) == asked
+        assert bool(re.search(r'class="(whisker|value) no_explanation', there)) == asked
+        assert ("no explanation" in in_console(known)) == asked
+        strata = figure_files(known, known_tables)["strata.svg"].decode()
+        assert ("no explanation" in strata) == asked and "token baseline" in strata
 
 
 def in_console(summary: dict) -> str:

@@ -17,7 +17,7 @@ from outcrop.report.tables import Tables, load_tables, read_tables, save_tables
 from outcrop.results import Results
 from outcrop.schema import STATUSES
 
-from .conftest import KEY, N_LAYERS, N_TOKENS, PER_LAYER, Run
+from .conftest import KEY, N_LAYERS, N_TOKENS, PER_LAYER, Run, copied
 
 
 def arms(tables: Tables, latent: int) -> dict:
@@ -27,12 +27,6 @@ def arms(tables: Tables, latent: int) -> dict:
 
 def scored(tables: Tables) -> list[dict]:
     return [scores_of(tables.scores, int(row)) for row in np.flatnonzero(tables.scores.scored)]
-
-
-def copied(run: Run) -> Results:
-    copy = Results()
-    run.results._db.backup(copy._db)
-    return copy
 
 
 def test_the_ledger_adds_up_to_the_latents_as_in_the_database(run: Run, summary: dict) -> None:
