@@ -83,7 +83,7 @@ def latents(n: int, generator: np.random.Generator) -> Iterator[Row]:
     per_layer = -(-n // N_LAYERS)
     for i, rate in enumerate(rates.tolist()):
         statistics_of = (rate, min(1.0, 20 * rate), 1.0, 5.0, 0.3, 0.9)
-        yield KEY, i, i // per_layer, 0, 100, 100, *statistics_of, rate > 0.1, 0, 0, 0, 1.0
+        yield KEY, i, i // per_layer, 0, 100, 100, *statistics_of, rate > 0.1, 0, 0, 0, 1.0, " word"
 
 
 def examples(n: int) -> Iterator[Row]:

@@ -59,6 +59,7 @@ class LatentRow:
     pure_token: bool
     rare: bool
     selection_probability: float | None
+    trigger: str | None
 
 
 class Results:

@@ -36,7 +36,7 @@ from outcrop.config import Role
 from outcrop.errors import CorruptError, RunError
 
 _LOCK, _TRIES = ".lock", 3
-_VERSION = 2  # of the manifest
+_VERSION = 3  # of the manifest
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ The ledger is derived, never stored, so it cannot disagree with the tables.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 STATUSES = ("unfired", "rare", "not selected", "failed", "scored", "explained only")
 
@@ -44,6 +44,7 @@ CREATE TABLE latents (
   dense INTEGER NOT NULL, positional INTEGER NOT NULL, pure_token INTEGER NOT NULL,
   rare INTEGER NOT NULL,
   selection_probability REAL,  -- NULL: not selected
+  trigger TEXT,  -- the token of most of its firings, where its triggers hold half of them
   PRIMARY KEY (coder, latent)
 ) WITHOUT ROWID;
 

@@ -316,7 +316,7 @@ def test_a_run_directory_in_which_another_process_works_is_refused(run: Path, re
 
 
 def test_a_damaged_manifest_is_refused(run: Path, refused: Refused) -> None:
-    for content in (b'{"version": 2, "sta', b'{"version": 2, "stages": []}', b"\xff\xfe"):
+    for content in (b'{"version": 3, "sta', b'{"version": 3, "stages": []}', b"\xff\xfe"):
         (run / "manifest.json").write_bytes(content)
         assert "manifest.json" in refused("report", str(run))
 
@@ -368,7 +368,7 @@ def test_results_of_another_schema_version_are_refused(run: Path, refused: Refus
         db.execute("PRAGMA user_version = 99")
     RunDirectory(run).unmark("report")
     line = refused("report", str(run))
-    assert "results.sqlite has schema version 99, expected 6" in line
+    assert "results.sqlite has schema version 99, expected 7" in line
 
 
 @pytest.mark.parametrize("name", ["results.sqlite", "replies.sqlite"])

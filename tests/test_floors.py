@@ -19,6 +19,7 @@ FLOORS = [
     {"pipeline"},
     {"console", "demo", "dashboard", "sweep"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -39,7 +39,7 @@ def example(index: int, *, activating: bool) -> Example:
 def tabulated(*judged: tuple[bool, bool | Failure]) -> Results:
     """One explained latent whose scored windows are (activating, prediction or failure)."""
     results = Results()
-    row = LatentRow(LATENT, 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, False, False, False, False, 0.5)
+    row = LatentRow(LATENT, 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, False, False, False, False, 0.5, None)
     results.add_coder(CoderRow(KEY, 1, 1, 8, 90, 1, 2, 10, 5), [row])
     score = tuple(example(i, activating=activating) for i, (activating, _) in enumerate(judged))
     results.add_examples([LatentExamples(LATENT, 0.1, 0.2, (), score, (StratumShare("random", 1.0, 8),))])
@@ -60,7 +60,7 @@ def ledger(results: Results) -> list[tuple[object, ...]]:
 def test_rows_stand_in_the_order_of_their_columns() -> None:
     results = tabulated((True, True), (False, UNREADABLE))
     assert results.rows("coders") == [(str(KEY), 1, 1, 8, 90, 1, 2, 10, 5)]
-    assert results.rows("latents") == [(str(KEY), 0, 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, 0, 0, 0, 0, 0.5)]
+    assert results.rows("latents") == [(str(KEY), 0, 0, 0, 9, 9, 0.1, 0.2, 1.0, 2.0, None, None, 0, 0, 0, 0, 0.5, None)]
     assert results.rows("strata") == [(str(KEY), 0, "random", 1.0, 8, None)]
     assert results.explanations() == [Explanation(LATENT, "contrastive", "all", "fruit", "hash")]
     first, second = results.rows("judgements")

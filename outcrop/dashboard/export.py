@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,8 @@ class _Folder:
         rows = [self._table.row(i) for i in range(len(self._table))]
         names = ("hookpoint", "coder", "latent", "layer", "prefix", "status", *FLAGS, *STATISTICS)
         columns = {name: [row[name] for row in rows] for name in names}
+        columns["trigger"] = [row["trigger"] for row in rows]
+        columns["shown_trigger"] = [None if text is None else visible_token(text) for text in columns["trigger"]]
         columns |= {f"shown_{name}": [_shown_statistic(name, row[name]) for row in rows] for name in STATISTICS}
         columns["shown_coder"] = [visible(coder_label(coder), _LABEL) for coder in columns["coder"]]
         columns["address"] = [self._here.latent(row["coder"], row["latent"]) for row in rows]
@@ -205,11 +207,16 @@ def _csv(rows: pa.Table, *, header: bool) -> str:
     return bytes(sink.getvalue()).decode()
 
 
-def _explained(table: LatentTable) -> dict[str, list[Any]]:
-    """What the table shows of one explainer."""
+def _explained(table: LatentTable) -> dict[str, Any]:
+    """What the table shows of one explainer; what it shows only where it is sorted by it stands under `more`."""
     rows = [table.row(i) for i in range(len(table))]
-    columns = {name: [row[name] for row in rows] for name in table.scores}
-    columns |= {f"shown_{name}": [_shown_score(name, row) for row in rows] for name in table.scores}
+    columns: dict[str, Any] = _shown_scores(table.scores, rows)
+    explained = table.explained_rows.tolist()
+    more = dict[str, Any]()
+    for name in table.more:
+        view = View(sort=name)
+        more |= _shown_scores([name], [table.row(i, view) for i in explained])
+    columns["more"] = {"rows": explained, "columns": more}
     texts = [row["text"] for row in rows]
     columns["text"] = [None if text is None else text[:_TEXT] for text in texts]
     columns["shown_text"] = [None if text is None else visible(text, _SHOWN_TEXT) for text in texts]
@@ -220,6 +227,11 @@ def _shown_statistic(name: str, value: float | None) -> str:
     if name in _RATES:
         return one_in(value) if value else "never"
     return number(value)
+
+
+def _shown_scores(names: Collection[str], rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    columns = {name: [row[name] for row in rows] for name in names}
+    return columns | {f"shown_{name}": [_shown_score(name, row) for row in rows] for name in names}
 
 
 def _shown_score(name: str, row: dict[str, Any]) -> tuple[str, str] | None:

@@ -16,9 +16,9 @@ from numpy import ndarray
 
 from outcrop.dashboard.view import View
 from outcrop.errors import ConfigError
-from outcrop.metrics.rates import Estimate
 from outcrop.report.ledger import place_label
 from outcrop.report.scorers import COMPARED
+from outcrop.report.scores import Column
 from outcrop.report.summary import plain
 from outcrop.report.tables import Tables
 from outcrop.results import records
@@ -48,6 +48,7 @@ class Page:
 
     rows: list[dict[str, Any]]
     n: int
+    n_explained: int
     number: int  # from 1 on
     n_pages: int
 
@@ -59,7 +60,7 @@ class LatentTable:
     columns: dict[str, ndarray]
     text: pa.Array  # null where there is no explanation
     scores: dict[str, str]  # those that the run has, whoever explained, and their titles
-    more: dict[str, Estimate]  # the other metrics of the explanations, which stand in the rows `explained_rows`
+    more: dict[str, Column]  # the other metrics of the explanations, which stand in the rows `explained_rows`
     explained_rows: Int[ndarray, "n"]
     _orders: dict[str, Int[ndarray, "L"]] = field(default_factory=dict)
     _asked: dict[str, dict[str, ndarray]] = field(default_factory=dict)
@@ -74,16 +75,19 @@ class LatentTable:
         places = {name: place_label(CoderKey.parse(name)) for name in tables.coder_names}
         hookpoint = np.array([places[name] for name in latents["coder"].tolist()], dtype=object)
         columns = latents | {"hookpoint": hookpoint}
-        estimates = {name: column.estimate[mine] for name, column in scores.arms["explanation"].items()}
+        known = {
+            name: column for name, column in scores.arms["explanation"].items() if name in SCORES or column.n.any()
+        }
+        metrics = {name: column.of(mine) for name, column in known.items()}
         for metric in SCORES:
-            columns |= _spread(n, row, estimates.pop(metric).columns(metric))
+            columns |= _spread(n, row, _named(metric, metrics.pop(metric)))
         text = np.full(n, None, dtype=object)
         text[row] = scores.about["text"][mine]
         others = {name: title for name, (_, title) in COMPARED.items() if (tables.scorers["scorer"] == name).any()}
         for scorer in others:
             found = _values_of(tables.scorers, scorer, explainer, source)
             columns |= _spread(n, _rows(place, tables.scorers, found), _columns_of(tables.scorers, scorer, found))
-        return LatentTable(columns, pa.array(text, pa.string()), SCORES | others, estimates, row)
+        return LatentTable(columns, pa.array(text, pa.string()), SCORES | others, metrics, row)
 
     def __len__(self) -> int:
         return len(self.columns["latent"])
@@ -114,14 +118,20 @@ class LatentTable:
         return sorted({int(prefix) for prefix in np.unique(self.columns["prefix"])})
 
     @cached_property
-    def sortable(self) -> tuple[str, ...]:
-        """The columns of a view can be in the order of these."""
-        return "latent", "layer", *STATISTICS, *self.scores, *self.more
+    def sortable(self) -> dict[str, str]:
+        """The columns that a view can be in the order of, and their titles."""
+        more = {name: name.replace("_", " ") for name in self.more}
+        return {"latent": "latent", "layer": "layer"} | STATISTICS | self.scores | more
 
     def shown(self, view: View) -> dict[str, str]:
         """The scores that stand in a view, and their titles; one that is only there to be sorted by comes first."""
-        asked = {view.sort: view.sort.replace("_", " ")} if view.sort in self.more else {}
+        asked = {view.sort: self.sortable[view.sort]} if view.sort in self.more else {}
         return asked | self.scores
+
+    @cached_property
+    def trigger(self) -> pa.Array:
+        """The token that sets each latent off most; null where none does."""
+        return pa.array(self.columns["trigger"], pa.string())
 
     @cached_property
     def explained(self) -> Bool[ndarray, "L"]:
@@ -140,7 +150,8 @@ class LatentTable:
         n_pages = max(1, -(-len(rows) // view.size))
         number = min(view.page, n_pages)
         shown = rows[(number - 1) * view.size : number * view.size]
-        return Page([self.row(i, view) for i in shown.tolist()], len(rows), number, n_pages)
+        n_explained = int(self.explained[rows].sum())
+        return Page([self.row(i, view) for i in shown.tolist()], len(rows), n_explained, number, n_pages)
 
     def place(self, coder: str, latent: int) -> int | None:
         """The row of a latent; None where there is none."""
@@ -208,8 +219,10 @@ class LatentTable:
                 if bound is not None:
                     kept &= holds(column.astype(float), bound)
         if view.words:
-            found = pc.match_substring(self.text, view.words, ignore_case=True)
-            told = pc.fill_null(found, False).to_numpy(zero_copy_only=False)
+            told = np.zeros(len(self), dtype=bool)
+            for texts in (self.text, self.trigger):
+                found = pc.match_substring(texts, view.words, ignore_case=True)
+                told |= pc.fill_null(found, False).to_numpy(zero_copy_only=False)
             if _NUMBER.fullmatch(view.words):
                 told = told | (self.columns["latent"] == int(view.words))
             kept &= told
@@ -245,7 +258,7 @@ class LatentTable:
         if name not in self.more:
             return {}
         if name not in self._asked:
-            self._asked[name] = _spread(len(self), self.explained_rows, self.more[name].columns(name))
+            self._asked[name] = _spread(len(self), self.explained_rows, _named(name, self.more[name]))
         return self._asked[name]
 
 
@@ -256,6 +269,10 @@ def _values_of(scorers: Mapping[str, ndarray], scorer: str, explainer: str, sour
         explainer = source = ""
     named = {"scorer": scorer, "metric": metric, "arm": "plain", "explainer": explainer, "source": source}
     return np.flatnonzero(np.logical_and.reduce([scorers[name] == value for name, value in named.items()]))
+
+
+def _named(metric: str, column: Column) -> dict[str, ndarray]:
+    return column.estimate.columns(metric) | {f"{metric}.n": column.n}
 
 
 def _columns_of(scorers: Mapping[str, ndarray], scorer: str, rows: Int[ndarray, "n"]) -> dict[str, ndarray]:

@@ -51,7 +51,7 @@ class Shown:
     """What is shown of one latent beside its row of the table."""
 
     cards: list[Card]  # its explanations, those of the first explainer before the others
-    strongest: tuple[WindowGroup, ...]  # of each quantile, where it has no explanation
+    strongest: tuple[WindowGroup, ...]  # of each quantile of all of its windows
     portrait: Portrait | None  # None as long as `outcrop stats` was not asked for
     bands: list[dict[str, Any]]  # what its bands say of each other, one row per explainer
     asked: list[Purpose]  # what language models were asked about it
@@ -195,7 +195,7 @@ class State:
             lambda results: (self._pages(results, latent), asked.purposes(results, latent, self.explainers))
         )
         cards = sorted(self._cards(pages), key=self._place_of)
-        strongest = () if cards else window_groups(self._strongest(latent)[0], self.vocabulary)
+        strongest = window_groups(self._strongest(latent)[0], self.vocabulary)
         portrait = portrait_of(self.directory.statistics, latent)
         return Shown(cards, strongest, portrait, self._bands(latent), purposes)
 

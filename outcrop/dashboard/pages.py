@@ -53,7 +53,6 @@ def run_page(now: State, table: LatentTable | None, by: str, links: Links) -> st
         config=configs.dump(now.config),
         path=shlex.quote(str(now.directory.path)),
         config_path=shlex.quote(str(now.directory.config)),
-        held_out_tokens=now.config.train.held_out_tokens,
         **(now.findings or {"summary": None, "reconstruction": now.reconstruction}),
     )
 
@@ -120,6 +119,7 @@ def try_page(
         text=text,
         at=at,
         tokens=tokens,
+        unread=sum(not read for _, read in tokens),
         answers=answers,
         longest=LONGEST,
         error=error,
@@ -198,12 +198,11 @@ def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: L
     )
 
 
-def _told(table: LatentTable, coder: str, shown: Shown) -> dict[int, str]:
-    """What is said of the neighbours that are explained."""
+def _told(table: LatentTable, coder: str, shown: Shown) -> dict[int, dict[str, Any]]:
+    """The rows of the neighbours."""
     neighbours = {} if shown.portrait is None else shown.portrait.neighbours
-    rows = {other: table.place(coder, other) for near in neighbours.values() for other, _, _ in near}
-    texts = {other: table.text[row].as_py() for other, row in rows.items() if row is not None}
-    return {other: text for other, text in texts.items() if text is not None}
+    rows = {other: table.place(coder, other) for near in neighbours.values() for other, _ in near}
+    return {other: table.row(row) for other, row in rows.items() if row is not None}
 
 
 def _latent_link(table: LatentTable, row: int | None, links: Links, query: str) -> str | None:

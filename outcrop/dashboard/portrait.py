@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from outcrop.latents.counts import N_BINS, N_PLACES, bin_floor
+from outcrop.latents.triggers import COVER
 from outcrop.report.figures import histogram
 from outcrop.report.text import count, number, visible_token
 from outcrop.types import CoderKey, LatentId
@@ -28,11 +28,12 @@ class Portrait:
 
     triggers: list[tuple[str, float, int, float]]  # token, P(fire | token), how often it occurs, share of the firings
     triggers_cover: float | None
+    diffuse: bool  # whether they cover so little of the firings that no token sets it off
     activations: Markup | None  # None where it never fired
     positions: Markup | None
     raises: list[tuple[str, float]]  # token, logit
     lowers: list[tuple[str, float]]
-    neighbours: dict[str, list[tuple[int, float, str | None]]]  # measure → latent, similarity, its first trigger
+    neighbours: dict[str, list[tuple[int, float]]]  # measure → latent, similarity
 
 
 def statistics_of(statistics: Path, coder: CoderKey, latents: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -53,33 +54,25 @@ def _block(statistics: Path, written: int, coder: str, block: int) -> pa.Table:
     return pq.read_table(statistics, filters=chosen)
 
 
-@lru_cache(maxsize=4)
-def _first_triggers(statistics: Path, written: int, coder: str) -> pa.Array:
-    """Of each latent of a coder, as the file was `written`; null where it has no trigger."""
-    triggers = pq.read_table(statistics, columns=["triggers"], filters=[("coder", "=", coder)])["triggers"]
-    return pc.list_slice(triggers.combine_chunks(), 0, 1, return_fixed_size_list=True).values
-
-
 def portrait_of(statistics: Path, latent: LatentId) -> Portrait | None:
     """None as long as there is no such file."""
     row = statistics_of(statistics, latent.coder, [latent.index]).get(latent.index)
-    if row is None:
-        return None
-    return portrait(row, _first_triggers(statistics, statistics.stat().st_mtime_ns, str(latent.coder)))
+    return None if row is None else portrait(row)
 
 
-def portrait(row: dict[str, Any], first_triggers: pa.Array) -> Portrait:
-    """Of one row, and the first trigger of every latent of its coder."""
+def portrait(row: dict[str, Any]) -> Portrait:
+    """Of one row of the file."""
     fired = row["n_fired"] > 0
     measures = [name.removesuffix(_SIMILARITY) for name in row if name.endswith(_SIMILARITY)]
     return Portrait(
         triggers=_triggers(row),
         triggers_cover=row["triggers_cover"],
+        diffuse=fired and row["triggers_cover"] < COVER,
         activations=_activations(row["histogram"]) if fired else None,
         positions=_positions(row["place_rate"]) if fired else None,
         raises=_beside(_tokens(row.get("raises")), row.get("raises_logit")),
         lowers=_beside(_tokens(row.get("lowers")), row.get("lowers_logit")),
-        neighbours={m: _neighbours(row[f"{m}_neighbours"], row[m + _SIMILARITY], first_triggers) for m in measures},
+        neighbours={m: _beside(row[f"{m}_neighbours"], row[m + _SIMILARITY]) for m in measures},
     )
 
 
@@ -90,14 +83,6 @@ def _triggers(row: dict[str, Any]) -> list[tuple[str, float, int, float]]:
         (visible_token(token), probability, round(share * row["n_fired"] / probability), share)
         for token, probability, share in zip(*columns, strict=True)
     ]
-
-
-def _neighbours(
-    latents: list[int], similarities: list[float], first_triggers: pa.Array
-) -> list[tuple[int, float, str | None]]:
-    tokens = first_triggers.take(pa.array(latents, pa.int64())).to_pylist()
-    shown = [None if token is None else visible_token(token) for token in tokens]
-    return list(zip(latents, similarities, shown, strict=True))
 
 
 def _tokens(tokens: list[str] | None) -> list[str]:
@@ -116,7 +101,7 @@ def _activations(counts: list[int]) -> Markup:
     titles = [f"{_range(first + i)}: {count(n)} firings" for i, n in enumerate(shown)]
     n_edges = len(shown) + 1
     ticks = {i: number(bin_floor(first + i)) for i in range(0, n_edges, max(1, n_edges // 4))}
-    return histogram(shown, titles, ticks, f"Histogram of activations, {count(sum(counts))} firings")
+    return histogram(shown, titles, ticks.items(), f"Histogram of activations, {count(sum(counts))} firings")
 
 
 def _range(i: int) -> str:
@@ -136,4 +121,4 @@ def _positions(rates: list[float | None]) -> Markup:
     ]
     titles = [f"positions {place}: {count(n)} per million" for place, n in zip(places, shown, strict=True)]
     ticks = {i: count(2**i if i else 0) for i in range(0, len(shown), 2)}
-    return histogram(shown, titles, ticks, "Firings per million tokens by position in the context")
+    return histogram(shown, titles, ticks.items(), "Firings per million tokens by position in the context")

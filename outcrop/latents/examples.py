@@ -11,7 +11,6 @@ noted, and no other stands in.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -100,14 +99,15 @@ class _Drawer:
         self._strata = partition(self._fires(), list(self._candidates()))
 
     def examples(self) -> LatentExamples:
-        explain, score = self._draw("explain"), self._draw("score")
+        explain = self._draw("explain", 0)
+        score = self._draw("score", len(explain))
         n_fired, n_windows = len(self._rows), self._grid.n_windows
         return LatentExamples(
             latent=LatentId(self._one.cache.key, self._latent),
             firing_rate=len(self._firings.position) / self._grid.n_eligible,
             context_rate=n_fired / n_windows,
             explain=tuple(explain),
-            score=tuple(replace(example, index=len(explain) + i) for i, example in enumerate(score)),
+            score=tuple(score),
             strata=tuple(self._shares(n_windows - n_fired)),
         )
 
@@ -146,14 +146,15 @@ class _Drawer:
     def _note(self, stratum: Stratum, reason: str) -> None:
         self._missing.setdefault(stratum, []).append(reason)
 
-    def _draw(self, split: Split) -> list[Example]:
-        examples = self._activating(split)
+    def _draw(self, split: Split, first: int) -> list[Example]:
+        """Those of a split, numbered from `first` on."""
+        examples = self._activating(split, first)
         for stratum, n in self._config.wanted(split).items():
             if self._config.wants(stratum):
-                examples += self._non_activating(split, stratum, n, len(examples))
+                examples += self._non_activating(split, stratum, n, first + len(examples))
         return examples
 
-    def _activating(self, split: Split) -> list[Example]:
+    def _activating(self, split: Split, first: int) -> list[Example]:
         config = self._config
         here = np.flatnonzero(in_split(self._is_score[self._rows], split))
         if self._centred(split):
@@ -171,8 +172,8 @@ class _Drawer:
         else:
             windows = self._grid.windows(rows, self._firings)
         return [
-            Example(index, row, split, window, quantile=q)
-            for index, (row, window, q) in enumerate(zip(rows.tolist(), windows, quantile.tolist(), strict=True))
+            Example(first + i, row, split, window, quantile=q)
+            for i, (row, window, q) in enumerate(zip(rows.tolist(), windows, quantile.tolist(), strict=True))
         ]
 
     def _centred(self, split: Split) -> bool:

@@ -18,8 +18,13 @@ from outcrop.config import Sampler
 
 def quantiles(n: int, n_quantiles: int) -> Int64[ndarray, "n"]:
     """The quantile, from 1, of each of n windows that are sorted by peak; their sizes differ by at most one."""
-    parts = np.array_split(np.arange(n), n_quantiles)
-    return np.repeat(np.arange(1, n_quantiles + 1), [len(part) for part in parts])
+    return np.repeat(np.arange(1, n_quantiles + 1), _sizes(n, n_quantiles))
+
+
+def _sizes(n: int, n_quantiles: int) -> list[int]:
+    """The larger ones first."""
+    least, n_larger = divmod(n, n_quantiles)
+    return [least + 1] * n_larger + [least] * (n_quantiles - n_larger)
 
 
 def sample(
@@ -29,30 +34,28 @@ def sample(
     n = min(n, len(peaks))
     match sampler:
         case "quantiles":
-            drawn = _from_each(np.arange(len(peaks)), n, n_quantiles, generator)
+            drawn = _from_each(len(peaks), n, n_quantiles, generator)
         case "top":
             drawn = np.arange(len(peaks) - n, len(peaks))
         case "random":
             drawn = generator.choice(len(peaks), size=n, replace=False)
         case "mix":
             n_top = n // 2
-            weaker = np.arange(len(peaks) - n_top)
-            drawn = np.concatenate(
-                [_from_each(weaker, n - n_top, n_quantiles, generator), np.arange(len(peaks) - n_top, len(peaks))]
-            )
+            n_weaker = len(peaks) - n_top
+            weaker = _from_each(n_weaker, n - n_top, n_quantiles, generator)
+            drawn = np.concatenate([weaker, np.arange(n_weaker, len(peaks))])
         case "importance":
             drawn = generator.choice(len(peaks), size=n, replace=False, p=peaks / peaks.sum(dtype=np.float64))
     return np.sort(drawn)
 
 
-def _from_each(
-    windows: Int64[ndarray, "windows"], n: int, n_quantiles: int, generator: np.random.Generator
-) -> Int64[ndarray, "n"]:
+def _from_each(n_windows: int, n: int, n_quantiles: int, generator: np.random.Generator) -> Int64[ndarray, "n"]:
     """The quantiles share n as equally as their sizes allow."""
-    parts = np.array_split(windows, n_quantiles)
-    quotas = share_out(n, [len(part) for part in parts])
-    drawn = [generator.choice(part, size=q, replace=False) for part, q in zip(parts, quotas, strict=True)]
-    return np.concatenate(drawn)
+    sizes = _sizes(n_windows, n_quantiles)
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    quotas = share_out(n, sizes)
+    each = zip(starts, sizes, quotas, strict=True)
+    return np.concatenate([start + generator.choice(size, size=q, replace=False) for start, size, q in each])
 
 
 def in_turn(source: Int64[ndarray, "windows"], n: int, generator: np.random.Generator) -> Int64[ndarray, "n"]:

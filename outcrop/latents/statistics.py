@@ -11,9 +11,11 @@ positional        at least half of the firings are at places in the context wher
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float64, Int64
 from numpy import ndarray
 from scipy.sparse import csr_array
@@ -26,7 +28,7 @@ from outcrop.progress import Progress, silent
 
 DENSE_RATE = 0.1
 _PLACE_LIFT, _PLACE_COVER = 4, 0.5
-_PAIRS = 1 << 24  # of a latent and a token type, looked at together
+_PAIRS = 1 << 18  # of a latent and a token type, looked at together
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,12 @@ def latent_statistics(
     counts = count(cache, grid, is_score, progress)
     occurrences = token_counts(cache)
     blocks = (counts.tokens[first:stop] for first, stop in chunks(np.diff(counts.tokens.indptr), _PAIRS))
-    by_token = [(*context_dependence(block, occurrences), find_triggers(block, occurrences)) for block in blocks]
-    dependence, coverage, triggers = zip(*by_token, strict=True)
+
+    def by_token(block: csr_array) -> tuple[ndarray, ndarray, Triggers]:
+        return *context_dependence(block, occurrences), find_triggers(block, occurrences)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        dependence, coverage, triggers = zip(*threads.map(by_token, blocks), strict=True)
     place_rate, positional = _places(counts.places, cache)
     n_windows = counts.n_windows.sum(axis=1)
     with np.errstate(invalid="ignore"):
@@ -97,15 +103,16 @@ def context_dependence(
     tokens: csr_array, occurrences: Int64[ndarray, "types"]
 ) -> tuple[Float64[ndarray, "latents"], Float64[ndarray, "latents"]]:
     """Of firings [latents types], with the share of them on types that occur more than once."""
-    n = tokens.shape[0]
-    latent = np.repeat(np.arange(n), np.diff(tokens.indptr))
-    n_t = occurrences[tokens.indices]
-    known = n_t >= 2
-    latent, f, n_t = latent[known], tokens.data[known].astype(np.float64), n_t[known]
-    explained = np.bincount(latent, weights=f * (f - 1) / (n_t - 1), minlength=n)
-    counted = np.bincount(latent, weights=f, minlength=n)
+    f, n_t = tokens.data.astype(np.float64), occurrences[tokens.indices]
+    explained = _row_sums(f * (f - 1) / np.maximum(n_t - 1, 1), tokens)  # nothing of a type that occurs once: f is 1
+    counted = _row_sums(f * (n_t >= 2), tokens)
     with np.errstate(invalid="ignore"):
-        return 1 - explained / counted, counted / tokens.sum(axis=1)
+        return 1 - explained / counted, counted / _row_sums(f, tokens)
+
+
+def _row_sums(values: Float64[ndarray, "nnz"], like: csr_array) -> Float64[ndarray, "rows"]:
+    """Of values that stand where those of a sparse matrix do."""
+    return csr_array((values, like.indices, like.indptr), shape=like.shape) @ np.ones(like.shape[1])
 
 
 def _places(

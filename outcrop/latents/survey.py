@@ -18,6 +18,7 @@ from outcrop.latents.cache import LatentCache
 from outcrop.latents.select import Selection, is_everywhere, is_rare, select_latents
 from outcrop.latents.split import score_documents
 from outcrop.latents.statistics import LatentStatistics, latent_statistics
+from outcrop.latents.triggers import COVER
 from outcrop.latents.windows import Grid, build_grid
 from outcrop.progress import Progress, silent
 from outcrop.results import CoderRow, LatentRow
@@ -29,6 +30,7 @@ class Survey:
     """One coder's cache, seen as a whole."""
 
     cache: LatentCache
+    vocabulary: Vocabulary
     grid: Grid
     is_score: Bool[ndarray, "documents"]
     statistics: LatentStatistics
@@ -56,7 +58,7 @@ def survey(
     n_score = int(is_score[grid.document].sum())
     everywhere = is_everywhere(statistics, grid.n_windows - n_score, n_score, examples)
     selection = select_latents(statistics, rare | everywhere, *layers_and_prefixes(cache), select, seed)
-    return Survey(cache, grid, is_score, statistics, rare, selection)
+    return Survey(cache, vocabulary, grid, is_score, statistics, rare, selection)
 
 
 def layers_and_prefixes(cache: LatentCache) -> tuple[Int64[ndarray, "latents"], Int64[ndarray, "latents"]]:
@@ -112,7 +114,14 @@ def latent_rows(one: Survey) -> Iterator[LatentRow]:
             pure_token=bool(statistics.triggers.pure[index]),
             rare=bool(one.rare[index]),
             selection_probability=probability.get(index),
+            trigger=_trigger(one, index),
         )
+
+
+def _trigger(one: Survey, latent: int) -> str | None:
+    triggers = one.statistics.triggers
+    set_off = triggers.cover[latent] >= COVER
+    return one.vocabulary.text([int(triggers.token[triggers.indptr[latent]])]) if set_off else None
 
 
 def _number(value: float) -> float | None:

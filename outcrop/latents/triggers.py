@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float64, Int, Int64
 from numpy import ndarray
 from scipy.sparse import csr_array
 
-_LIFT, _MOST, _COVER, _PURE = 10, 16, 0.5, 0.99
+COVER = 0.5  # share of the firings
+_LIFT, _MOST, _PURE = 10, 16, 0.99
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Triggers:
 
     @cached_property
     def diffuse(self) -> Bool[ndarray, "latents"]:
-        return self.cover < _COVER
+        return self.cover < COVER
 
     @cached_property
     def pure(self) -> Bool[ndarray, "latents"]:
         below = np.bincount(self._latent, weights=self.probability < _PURE, minlength=len(self.cover))
-        return (self.cover >= _COVER) & (below == 0)
+        return (self.cover >= COVER) & (below == 0)
 
     def of(self, latent: int) -> slice:
         return slice(int(self.indptr[latent]), int(self.indptr[latent + 1]))
@@ -57,14 +58,15 @@ def find_triggers(tokens: csr_array, occurrences: Int[ndarray, "types"]) -> Trig
     """From the firings [latents types] and the eligible occurrences of each type."""
     n = tokens.shape[0]
     n_fired = tokens.sum(axis=1)
-    latent = np.repeat(np.arange(n), np.diff(tokens.indptr))
+    sizes = np.diff(tokens.indptr)
     probability = tokens.data / occurrences[tokens.indices]
-    often = np.flatnonzero(probability >= _LIFT * (n_fired / occurrences.sum())[latent])
+    often = np.flatnonzero(probability >= np.repeat(_LIFT * (n_fired / occurrences.sum()), sizes))
+    latent = np.repeat(np.arange(n), sizes)[often]
     most = int(tokens.data.max(initial=0))  # one key is sorted faster than two; equal ones stay in the order of types
-    order = often[np.argsort(latent[often] * (most + 1) + most - tokens.data[often], kind="stable")]
-    start = np.searchsorted(latent[order], np.arange(n + 1))
-    order = order[np.arange(len(order)) - start[latent[order]] < _MOST]
-    fired, latent = tokens.data[order], latent[order]
+    order = np.argsort(latent * (most + 1) + most - tokens.data[often], kind="stable")
+    start = np.searchsorted(latent, np.arange(n + 1))
+    order = order[np.arange(len(order)) - start[latent] < _MOST]
+    fired, latent, order = tokens.data[often[order]], latent[order], often[order]
     with np.errstate(invalid="ignore"):
         cover = np.bincount(latent, weights=fired, minlength=n) / n_fired
     indptr = np.searchsorted(latent, np.arange(n + 1))

@@ -142,10 +142,7 @@ def windows_at(corpus: Corpus, positions: Int64[ndarray, "n w"], firings: Firing
         activations[hit] = firings.value[found[hit]]
     tokens, first = corpus.tokens[positions], positions[:, 0]
     places = corpus.context_of[first], corpus.offset_of[first], corpus.document_of[first]
-    return [
-        Window(tokens[i], activations[i], context, offset, document)
-        for i, (context, offset, document) in enumerate(zip(*(part.tolist() for part in places), strict=True))
-    ]
+    return [Window(*window) for window in zip(tokens, activations, *(part.tolist() for part in places), strict=True)]
 
 
 def build_grid(corpus: Corpus, eligible: Bool[ndarray, "n"], window_tokens: int, vocabulary: Vocabulary) -> Grid:

@@ -39,8 +39,9 @@ _N_MOVED = 20
 
 def compare(first: Tables, second: Tables, *, same_coders: dict[str, str], confidence: float) -> dict[str, Any]:
     """paired; coders [first, second]; explainers [first, second, metrics {metric: {first, second,
-    difference {value, low, high}, n}}, only_first, only_second, moved [coder, latent, first, second, difference {…},
-    texts]]; differences are second − first. n: latents compared. `same_coders`: the names of coders of the same
+    difference {value, low, high}, n}}, only_first, only_second, n_apart, moved [coder, latent, first {value, low, high,
+    text}, second {…}, difference, apart]]; differences are second − first, and latents are apart whose intervals do not
+    meet. n: latents compared. `same_coders`: the names of coders of the same
     weights, in the first run and in the second; without any, runs are compared as populations."""
     pairs = _explainers(first.scores, second.scores)
     compared = [_compared(first.scores, second.scores, *pair, same_coders, confidence) for pair in pairs]
@@ -77,7 +78,7 @@ def _compared(
         },
         "only_first": int(np.isin(a.about["coder"], [*same]).sum()) - len(rows) if paired else None,
         "only_second": int(np.isin(b.about["coder"], [*same.values()]).sum()) - len(columns) if paired else None,
-        "moved": _moved(*both) if paired else [],
+        **(_moved(*both) if paired else {"n_apart": None, "moved": []}),
     }
 
 
@@ -124,19 +125,22 @@ def _places(*runs: Scores) -> list[ndarray]:
     return [np.array([number[place] if apart else 0 for place in of], dtype=np.int64) for of in places]
 
 
-def _moved(a: Scores, b: Scores) -> list[dict[str, Any]]:
-    """The latents whose balanced accuracy changed most, of those whose intervals do not meet."""
+def _moved(a: Scores, b: Scores) -> dict[str, Any]:
+    """The latents whose balanced accuracy changed most, those that are apart before the others, and how many are."""
     mine, other = (of.arms["explanation"]["balanced_accuracy"].estimate for of in (a, b))
     apart = (mine.high < other.low) | (other.high < mine.low)
     change = other.value - mine.value
-    rows = [i for i in np.argsort(-np.abs(change)).tolist() if apart[i]][:_N_MOVED]
-    return [
+    order = np.lexsort((-np.abs(change), ~apart))
+    rows = [i for i in order.tolist() if abs(change[i]) > 0][:_N_MOVED]
+    moved = [
         {
             "coder": a.about["coder"][i],
             "latent": int(a.about["latent"][i]),
             "first": mine[i].numbers | {"text": a.about["text"][i]},
             "second": other[i].numbers | {"text": b.about["text"][i]},
             "difference": float(change[i]),
+            "apart": bool(apart[i]),
         }
         for i in rows
     ]
+    return {"n_apart": int(apart.sum()), "moved": moved}

@@ -238,9 +238,9 @@ def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison
     if comparison["paired"]:
         table.caption += f"; scored in one run only: {count(pair['only_first'])}, {count(pair['only_second'])}"
     yield table
-    if pair["moved"]:
-        moved = _table("\nMoved most", "latent", *shown, "first says", "second says")
-        for one in pair["moved"]:
+    if pair["n_apart"]:
+        moved = _table("\nMoved, with intervals that do not meet", "latent", *shown, "first says", "second says")
+        for one in (one for one in pair["moved"] if one["apart"]):
             ends = (_cell(one[which], None) for which in ("first", "second"))
             texts = (_name(one[which]["text"]) for which in ("first", "second"))
             moved.add_row(Text(visible(f"{coder_label(one['coder'])}, {one['latent']}", 80)), *ends, *texts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -23,7 +23,7 @@ AGAINST = {
     "balanced_accuracy_semantic": "semantic",
 }
 _WIDTH = 460
-_LEFT, _RIGHT = 142, 54  # room for labels and values
+_LEFT, _RIGHT = 156, 54  # room for labels and values
 _ARM_STEP, _ROW_GAP = 15, 13
 _LOWEST = -4  # decade at which logarithmic axes begin; what lies below stands at their edge
 
@@ -86,11 +86,13 @@ def rate_histogram(entry: dict[str, Any]) -> Markup:
     ]
     ticks = {i: _power(edge) for i, edge in enumerate(edges) if float(edge).is_integer()}
     label = f"Histogram of log10 firing rate, layer {entry['layer']}, {entry['n_latents']} latents"
-    return histogram(counts, titles, ticks, label)
+    return histogram(counts, titles, ticks.items(), label)
 
 
-def histogram(counts: Sequence[int], titles: Sequence[str], ticks: dict[int, str], label: str) -> Markup:
-    """Bars side by side, the tallest with its number; ticks stand at edges, edge i before bar i."""
+def histogram(
+    counts: Sequence[int], titles: Sequence[str], ticks: Iterable[tuple[int | float, str]], label: str
+) -> Markup:
+    """Bars side by side, the tallest with its number; edge i, where a tick may stand, is before bar i."""
     width, height, base, top = 340, 132, 104, 16
     peak, step = max(*counts, 1), (width - 16) / len(counts)
     parts = [svg_line(8, base, width - 8, base, "axis")]
@@ -98,8 +100,8 @@ def histogram(counts: Sequence[int], titles: Sequence[str], ticks: dict[int, str
         size = (base - top) * n / peak
         if n:
             parts += [_rect(8 + i * step + 0.75, base - size, step - 1.5, size, "bar", title)]
-    for i, tick in ticks.items():
-        x = 8 + i * step
+    for edge, tick in ticks:
+        x = 8 + edge * step
         parts += [svg_line(x, base, x, base + 4, "axis"), svg_text(x, base + 17, tick, _edge_anchor(x, width))]
     tallest = counts.index(max(counts))
     at = 8 + (tallest + 0.5) * step, base - (base - top) * max(counts) / peak - 4

@@ -73,8 +73,11 @@ def _failures(table: dict[str, ndarray]) -> list[dict[str, Any]]:
 
 def _failed_judgements(tables: Tables) -> dict[str, Any]:
     counts = tables.judgements
-    kinds = [{"scorer": s, "arm": a, "kind": k, "n": n} for s, a, k, n in counts if k]
-    return {"n_judgements": sum(n for *_, n in counts), "n_failed": sum(kind["n"] for kind in kinds), "kinds": kinds}
+    asked = Counter[tuple[str, str]]()
+    for scorer, arm, _, n in counts:
+        asked[scorer, arm] += n
+    kinds = [{"scorer": s, "arm": a, "kind": k, "n": n, "n_asked": asked[s, a]} for s, a, k, n in counts if k]
+    return {"n_judgements": asked.total(), "n_failed": sum(kind["n"] for kind in kinds), "kinds": kinds}
 
 
 def corpus(tables: Tables) -> list[dict[str, Any]]:

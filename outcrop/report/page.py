@@ -167,6 +167,7 @@ def templates(*folders: Path) -> Environment:
     environment.filters |= {
         "foreign": text.foreign,
         "marked": text.marked,
+        "token": text.token,
         "number": text.number,
         "probability": text.probability,
         "count": text.count,

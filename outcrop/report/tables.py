@@ -37,7 +37,7 @@ from outcrop.run import write_parquet
 from outcrop.schema import DETECTION, FUZZING, MISPLACED
 from outcrop.types import CoderKey
 
-VERSION = 5  # of the columns, and of what is in them
+VERSION = 6  # of the columns, and of what is in them
 
 _ABOUT = "outcrop"  # key of the metadata
 
@@ -92,7 +92,7 @@ def read_tables(results: Results, confidence: float = 0.95) -> Tables:
         asked = {(FUZZING if scorer == MISPLACED else scorer, arm) for scorer, arm, _, _ in judgements}
         judged.read_ahead(sorted(asked, key=lambda one: one != ARMS["explanation"]))
         coders = results.columns("SELECT * FROM coders ORDER BY coder")
-        latents = results.columns(_LATENTS, text=["stage", "reason"])
+        latents = results.columns(_LATENTS, text=["stage", "reason", "trigger"])
         wanted = {*asked, ARMS["explanation"]}
         arms = {arm: calibrated(judged, arm) for arm in CALIBRATED if (DETECTION, arm) in wanted}
         plain = arms["plain"]

@@ -20,20 +20,22 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"}  # the usual space is not l
 _BLANK = re.compile("[\u115f\u1160\u3164\uffa0\U000e0100-\U000e01ef]")  # letters and marks of which nothing is seen
 _JOINERS = "\u200c\u200d"  # of emoji and of Persian and Indic script; harmless
 _UNUSUAL = re.compile("[^ -~]")
-PLACEHOLDER = "[↵⇥␍]|⟨[^⟨⟩]{1,40}⟩"  # a pattern of Python's and of JavaScript's
+PLACEHOLDER = "[↵⇥␍␣]|⟨[^⟨⟩]{1,40}⟩"  # a pattern of Python's and of JavaScript's
 _ROUNDING = 1e-12  # below it a difference of rates is 0, but for the floats
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def visible(text: str, limit: int) -> str:
-    """The text with every hidden character shown, and cut with a note after `limit` characters."""
+    """The text with every hidden character shown, and cut with a note after `limit` characters, unless the note were
+    longer than what it stands for."""
     cut = f"⟨{len(text) - limit:,} more characters⟩" if len(text) > limit else ""
-    return _UNUSUAL.sub(lambda found: _sign(found[0]), text[:limit]) + cut
+    whole = len(text) <= limit + len(cut)
+    return _UNUSUAL.sub(lambda found: _sign(found[0]), text if whole else text[:limit]) + ("" if whole else cut)
 
 
 def visible_token(text: str, limit: int = 48) -> str:
-    """The same for one token; a token of nothing but spaces is dotted."""
-    return "·" * len(text[:limit]) if text and not text.strip(" ") else visible(text, limit)
+    """The same for one token; the spaces of a token of nothing else are shown."""
+    return "␣" * len(text[:limit]) if text and not text.strip(" ") else visible(text, limit)
 
 
 def _sign(character: str) -> str:
@@ -57,6 +59,11 @@ def marked(text: str) -> Markup:
         parts += [escape(text[end : match.start()]), Markup('<span class="sign">{}</span>').format(match.group())]
         end = match.end()
     return Markup("").join([*parts, escape(text[end:])])
+
+
+def token(text: str) -> Markup:
+    """One token, escaped and made visible."""
+    return marked(visible_token(text))
 
 
 def explained_by(explainer: str, source: str) -> str:

@@ -191,7 +191,7 @@ def _view(example: Example, judgements: list[dict[str, Any]], peak: float, vocab
 
 
 def _token(token: int | None, vocabulary: Vocabulary) -> str | None:
-    return None if token is None else visible_token(vocabulary.text([token]).strip(" ") or " ")
+    return None if token is None else visible_token(vocabulary.text([token]))
 
 
 def _like(example: Example) -> str | None:

@@ -87,6 +87,7 @@ class Watch:
             "dead_share": state.dead_share(self.config.tokens_until_dead),
             "unfired_share": held.unfired_share,
             "rate_histogram": held.rate_histogram,
+            "held_out_tokens": len(batch.source),
             **self._spectrum(state.key.place, state.normaliser.max_norm),
         }
 

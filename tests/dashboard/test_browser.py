@@ -221,14 +221,33 @@ def test_a_folder_gives_the_files_that_the_server_gives(
                 assert mine == of_server != b"" or json.loads(mine) == json.loads(of_server)
 
 
-def test_a_file_of_which_nothing_is_there_is_told_in_a_folder(browser: Browser, folder: Path, described: Path) -> None:
+def test_a_folder_offers_only_files_of_which_something_is_there(
+    browser: Browser, folder: Path, described: Path
+) -> None:
     coder = str(OpenedRun(described).now.coders[0].key)
     with opened(browser, "desk", "light") as page:
-        page.goto((folder / "latents.html").as_uri() + f"#coder={coder}&status=not+selected")
-        page.click('[data-take="explanations"]')
-        page.wait_for_selector('[role="status"].failure')
-        assert "none of these latents has an explanation" in page.inner_text('[role="status"]')
-        assert page.locator('[data-take="explanations"]').is_enabled()
+        for status, offered in (("scored", True), ("not+selected", False)):
+            page.goto("about:blank")
+            page.goto((folder / "latents.html").as_uri() + f"#coder={coder}&status={status}")
+            page.wait_for_selector('[data-take="features"]')
+            told = page.inner_text('[role="status"]').partition(" ")[0]
+            assert page.inner_text('[data-take="features"]') == f"{told} features"
+            assert page.locator('[data-take="explanations"]').is_visible() == offered
+        assert page.locator("table.latents tbody tr").count() > 0
+
+
+def test_what_is_open_stays_open_for_who_comes_back(page: Page, address: str, folder: Path) -> None:
+    scored = page.goto(f"{address}/1/latents?status=scored") and page.locator("table.latents tbody th a").first
+    for_server = f"{address}{scored.get_attribute('href')}"
+    for latent in (for_server, next((folder / "asked").iterdir()).as_uri().replace("/asked/", "/latent/")):
+        page.goto(latent)
+        summary = page.locator("article summary", has_text="scored windows").first
+        summary.click()
+        page.locator("article details[open] .meta a", has_text="document").first.click()
+        page.wait_for_selector("text=/^Document/")
+        page.go_back()
+        page.wait_for_selector("article")
+        assert page.locator("article details[open] summary").all_inner_texts() == [summary.inner_text()]
 
 
 def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -> None:
@@ -264,7 +283,7 @@ def test_pages_in_a_folder_are_read_without_a_server(page: Page, folder: Path) -
     assert page.locator("h1").count() == 1
     page.go_back()
     page.click("summary >> text=scored windows >> nth=0")
-    follow(page, "text=/^document / >> nth=0")
+    follow(page, "text=/^document / >> visible=true >> nth=0")
     page.locator(".contexts .tokens span[title]").first.wait_for()
     assert fits(page) and "context" in page.inner_text('[role="status"]')
     page.go_back()
@@ -347,7 +366,7 @@ def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, addre
     with opened(browser, "desk", "light") as page:
         page.goto(f"{address}/1/latents?status=scored")
         follow(page, "tbody th a >> nth=0")
-        page.goto(str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href")))
+        page.goto(str(page.locator("text=/^document / >> visible=true >> nth=0").evaluate("link => link.href")))
         *_, coder, latent, number = page.url.partition("?")[0].split("/")
         context = page.url.rpartition("#")[2]
         assert page.locator(".context:target").get_attribute("id") == context
@@ -374,7 +393,7 @@ def test_foreign_text_in_a_folder_stays_text(browser: Browser, hostile: Path, tm
         assert "<script>alert(1)</script>" in page.inner_text("main") and fits(page)
         latent = page.url
         page.click("summary >> text=scored windows >> nth=0")
-        follow(page, "text=/^document / >> nth=0")
+        follow(page, "text=/^document / >> visible=true >> nth=0")
         page.locator(".contexts .tokens span[title]").first.wait_for()
         assert "<b>" in page.inner_text(".contexts") and page.locator(".contexts b, .contexts script").count() == 0
         page.goto(latent)
@@ -437,7 +456,7 @@ def photograph(page: Page, address: str, folder: Path, pictures: Path) -> None:
     page.goto(f"{address}/1/latents?status=scored")
     follow(page, "tbody th a >> nth=0")
     scored = page.url
-    document = str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href"))
+    document = str(page.locator("text=/^document / >> visible=true >> nth=0").evaluate("link => link.href"))
     asked = str(page.locator("a:text-is('asked') >> nth=0").evaluate("link => link.href"))
     page.goto(f"{address}/1/latents?status=not+selected")
     follow(page, "tbody th a >> nth=0")

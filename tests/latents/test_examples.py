@@ -22,7 +22,7 @@ from outcrop.latents.survey import Survey, coder_row, latent_rows, layers_and_pr
 from outcrop.latents.triggers import Triggers
 from outcrop.model.load import LanguageModel
 from outcrop.model.tokens import vocabulary
-from outcrop.types import Example, LatentExamples
+from outcrop.types import Example, LatentExamples, Vocabulary
 from tests.latents.conftest import Cached
 
 CONFIG = ExamplesConfig(
@@ -45,7 +45,8 @@ def surveyed(cached: Cached, seed: int = 0, latents: list[int] | None = None) ->
     rare = is_rare(statistics, CONFIG)
     chosen = np.flatnonzero((statistics.n_fired > 0) & ~rare) if latents is None else np.array(latents)
     assert latents is not None or len(chosen) > 10
-    return Survey(cached.cache, cached.grid, is_score, statistics, rare, Selection(chosen, np.ones(len(chosen))))
+    selection, words = Selection(chosen, np.ones(len(chosen))), Vocabulary(())  # of which no word is asked for
+    return Survey(cached.cache, words, cached.grid, is_score, statistics, rare, selection)
 
 
 def built(cached: Cached, seed: int = 0) -> list[LatentExamples]:
@@ -395,3 +396,8 @@ def test_a_survey_accounts_for_every_latent_and_token(cached: Cached, model: Lan
     assert coder.n_tokens + coder.n_excluded_tokens == len(cached.cache.corpus.tokens)
     assert coder.n_windows * 8 + coder.n_off_grid_tokens == coder.n_tokens
     assert all((row.mean_activation is None) == (row.n_fired == 0) for row in rows)
+    triggers = one.statistics.triggers
+    assert {row.trigger for row in rows} > {None}
+    for row, cover in zip(rows, triggers.cover, strict=True):
+        first = triggers.token[triggers.of(row.latent.index)][:1]
+        assert row.trigger == (one.vocabulary.text(first) if cover >= 0.5 else None)

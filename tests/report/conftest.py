@@ -160,14 +160,18 @@ def _latent_rows(rng: np.random.Generator) -> list[LatentRow]:
 def _latent_row(index: int, topic: Topic | None, rate: float) -> LatentRow:
     latent, layer = LatentId(KEY, index), index // PER_LAYER
     if topic is None and index % 8 == 1:
-        return LatentRow(latent, layer, 0, 0, 0, 0.0, 0.0, None, None, None, None, False, False, False, False, None)
+        return LatentRow(
+            latent, layer, 0, 0, 0, 0.0, 0.0, None, None, None, None, False, False, False, False, None, None
+        )
     rate = topic.firing_rate if topic else rate
     rare = topic is None and index % 8 == 5
     context_rate = min(1.0, rate * WIDTH * 0.7)
     counts = round(rate * N_TOKENS) + 1, round(context_rate * N_WINDOWS) + 1
     activations, dependence, flags = (2.0 + index / 20, 9.0 + index / 10), (0.3, 0.9), (False, False, False)
     chance = 0.25 if topic else None
-    return LatentRow(latent, layer, 0, *counts, rate, context_rate, *activations, *dependence, *flags, rare, chance)
+    return LatentRow(
+        latent, layer, 0, *counts, rate, context_rate, *activations, *dependence, *flags, rare, chance, None
+    )
 
 
 def _examples(topic: Topic, words: Words, rng: np.random.Generator) -> LatentExamples:

@@ -48,6 +48,20 @@ def test_latents_are_compared_one_by_one_and_those_of_one_run_are_counted(tables
     (moved,) = pair["moved"]
     assert moved["latent"] == 3 and moved["difference"] < -0.5
     assert moved["first"]["text"].startswith("dogs at the park")
+    assert moved["apart"] and pair["n_apart"] == 1
+
+
+def test_those_that_may_have_moved_by_chance_follow_those_that_are_apart(run: Run, tables: Tables) -> None:
+    other = copied(run)
+    plain = "scorer = 'detection' AND arm = 'plain'"
+    other._db.execute(f"UPDATE judgements SET predicted = 1 - predicted WHERE latent = 3 AND {plain}")
+    one = f"SELECT MIN(example) FROM judgements WHERE latent = 7 AND {plain}"
+    other._db.execute(
+        f"UPDATE judgements SET predicted = 1 - predicted WHERE latent = 7 AND {plain} AND example = ({one})"
+    )
+    (pair,) = compare(tables, read_tables(other), same_coders=SAME, confidence=0.95)["explainers"]
+    assert [(one["latent"], one["apart"]) for one in pair["moved"]] == [(3, True), (7, False)]
+    assert pair["n_apart"] == 1 and pair["moved"][1]["difference"] != 0
 
 
 def test_a_coder_of_another_name_is_paired_and_the_latents_of_one_run_alone_are_counted(tables: Tables) -> None:

@@ -145,7 +145,7 @@ def test_the_text_of_a_window_is_its_tokens_with_the_firing_ones_shaded(run: Run
     strongest = max(p.shade for group in page.scored + page.explain for w in group.windows for p in w.pieces)
     assert strongest == 8
     quiet = next(g for g in page.scored if g.name == "same_token").windows[0]
-    assert quiet.trigger == "dog"
+    assert quiet.trigger == " dog"
     assert [piece.text for piece in quiet.pieces if piece.trigger] == [" dog"]
 
 

@@ -14,8 +14,8 @@ def test_whitespace_and_hidden_characters_become_signs() -> None:
     assert visible("a\u00a0b\u3000c\u3164d\U000e0141 e", 99) == "a⟨U+00A0⟩b⟨U+3000⟩c⟨U+3164⟩d⟨U+E0141⟩ e"
 
 
-def test_a_token_of_spaces_is_dotted_and_other_spaces_are_left() -> None:
-    assert visible_token("   ") == "···"
+def test_a_token_of_spaces_is_seen_and_other_spaces_are_left() -> None:
+    assert visible_token("   ") == "␣␣␣"
     assert visible_token(" dog") == " dog"
 
 

@@ -42,7 +42,7 @@ def examples() -> LatentExamples:
 
 def table(judgements: list[Judgement]) -> dict[tuple[str, str, str], float]:
     with Results() as results:
-        row = LatentRow(LATENT, 0, 0, 9, 9, 0.01, 0.1, 1.0, 2.0, None, None, False, False, False, False, 1.0)
+        row = LatentRow(LATENT, 0, 0, 9, 9, 0.01, 0.1, 1.0, 2.0, None, None, False, False, False, False, 1.0, None)
         results.add_coder(CoderRow(KEY, 1, 1, 2, 90, 0, 0, 104, 5), [row])
         results.add_examples([examples()])
         results.add_explanations([Explanation(LATENT, "contrastive", "all", "fruit", "")])

@@ -11,6 +11,12 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   document.querySelector("main").focus();
 });
+// What is open in a page stays open for who comes back to it.
+const opened = () => [...document.querySelectorAll("main details")].map((one) => one.open);
+const keep = () => history.replaceState({ ...history.state, opened: opened() }, "");
+const left = history.state?.opened;
+if (left && left.length === opened().length) document.querySelectorAll("main details").forEach((one, i) => { one.open = left[i]; });
+document.addEventListener("toggle", keep, true);
 const part = (page, name) => page.querySelector(`[data-live="${name}"]`);
 const states = (page) => [...page.querySelectorAll(".stages li")].map((stage) => stage.className).join();
 async function renew(began) {

@@ -10,8 +10,9 @@ const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
 const wholeTable = document.querySelector('a[href$=".parquet"]');
 const takes = document.querySelectorAll("[data-take]");
 const heads = [...document.querySelectorAll("th[data-sort]")];
-const sortable = heads.map((head) => head.dataset.sort);
-const numbers = sortable.filter((name) => name !== "latent" && name !== "layer");
+const standing = new Set(heads.map((head) => head.dataset.sort));
+const asked = document.querySelector("th.asked");  // of what stands in the table only where it is sorted by
+const sortable = [...form.elements.sort.options].map((option) => option.value);
 const severalCoders = choices.coder.length > 1;
 const n = columns.latent.length;
 const count = (number) => number.toLocaleString("en");
@@ -21,9 +22,17 @@ let turn = 0;  // of the view shown last: what was loaded for one before it may 
 
 const value = (name) => form.elements[name].value;
 const ticked = (name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
-const column = (name) => columns[name] ?? told[name];
+const column = (name) => columns[name] ?? told[name] ?? spread(name);
 const explainer = () => explainers.indexOf(value("explained_by") || explainers[0]);
 const ascending = () => value("ascending") === "1";
+
+// A column of which the script holds the latents that are explained.
+const spread = (name) => {
+  const { rows, columns: of } = told.more;
+  told[name] = Array(n).fill(null);
+  rows.forEach((row, i) => { told[name][row] = of[name][i]; });
+  return told[name];
+};
 
 // The form as the address has it; an error for what is not there. Of what is there twice the last counts.
 const read = () => {
@@ -71,7 +80,7 @@ const kept = () => {
     .map(([name, least, most]) => [column(name), value(least), value(most)]);
   const within = (number, least, most) => (least === "" || (number !== null && number >= Number(least))) && (most === "" || (number !== null && number <= Number(most)));
   return (i) =>
-    (!words || (told.text[i] ?? "").toLowerCase().includes(words) || columns.latent[i] === numbered) &&
+    (!words || [told.text[i], columns.trigger[i]].some((text) => text?.toLowerCase().includes(words)) || columns.latent[i] === numbered) &&
     same.every(([of, asked]) => String(of[i]) === asked) &&
     (!statuses.length || statuses.includes(columns.status[i])) &&
     wanted.every((flag) => columns[flag][i]) &&
@@ -96,6 +105,9 @@ const element = (tag, kind, ...content) => {
   return made;
 };
 
+const numbers = () => shownHeads().map((head) => head.dataset.sort).filter((name) => name !== "latent" && name !== "layer");
+const shownHeads = () => [...document.querySelectorAll("th[data-sort]")].filter((head) => !head.hidden);
+
 const number = (name, i) => {
   const shown = column(`shown_${name}`)[i];
   if (typeof shown === "string") return element("td", "", shown);
@@ -109,12 +121,13 @@ const line = (i) => {
   const head = element("th", "", link);
   head.scope = "row";
   const what = element("td", "left what", told.shown_text[i] ?? "");
+  if (told.shown_text[i] === null && columns.trigger[i] !== null) what.append(element("q", "token", columns.shown_trigger[i]));
   what.dir = "auto";
   const state = columns.status[i];
   const pills = flags.filter((flag) => columns[flag][i] && flag !== state).flatMap((flag) => [" ", element("span", "pill", flag.replaceAll("_", " "))]);
   const coder = severalCoders ? [element("td", "left", columns.shown_coder[i])] : [];
   const standing = element("td", "left", element("i", `swatch ${state.replaceAll(" ", "-")}`), state, ...pills);
-  return element("tr", "", head, what, ...coder, element("td", "", columns.layer[i]), standing, ...numbers.map((name) => number(name, i)));
+  return element("tr", "", head, what, ...coder, element("td", "", columns.layer[i]), standing, ...numbers().map((name) => number(name, i)));
 };
 
 const turning = (link, to, there) => {
@@ -134,6 +147,11 @@ const show = async (addressed, mine) => {
   chosen = order().filter(kept());
   const last = Math.max(1, Math.ceil(chosen.length / perPage));
   page = Math.min(Math.max(page, 1), last);
+  asked.hidden = standing.has(value("sort"));
+  if (!asked.hidden) {
+    asked.dataset.sort = value("sort");
+    asked.querySelector("a").textContent = form.elements.sort.selectedOptions[0].textContent;
+  }
   body.replaceChildren(...chosen.slice((page - 1) * perPage, page * perPage).map(line));
   wholeTable.href = `explained/${by}.parquet`;
   offer();
@@ -142,7 +160,7 @@ const show = async (addressed, mine) => {
   shownPage.textContent = last > 1 ? `page ${count(page)} of ${count(last)}` : "";
   turning(previous, page - 1, page > 1);
   turning(next, page + 1, page < last);
-  for (const head of heads) {
+  for (const head of shownHeads()) {
     const [name, link] = [head.dataset.sort, head.querySelector("a")];
     const sorted = name === value("sort"), up = sorted && ascending();
     if (sorted) head.setAttribute("aria-sort", up ? "ascending" : "descending");
@@ -159,6 +177,11 @@ const offer = () => {
   document.querySelector(".one-coder").hidden = !one;
   document.querySelector(".several-coders").hidden = coders.size < 2;
   document.querySelector(".unnumbered").hidden = one || coders.size !== 1;
+  const n_explained = chosen.filter((i) => told.text[i] !== null).length;
+  const [features, explanations] = document.querySelectorAll(".one-coder > *");
+  features.firstChild.textContent = `${count(chosen.length)} features`;
+  explanations.hidden = !n_explained;
+  explanations.lastChild.textContent = `${count(n_explained)} explanations`;
 };
 
 // Columns grow with their rows: what is found is shown once it is there.
@@ -191,6 +214,7 @@ for (const link of [previous, next]) link.addEventListener("click", () => scroll
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", (event) => {
   page = 1;
+  if (event.target.name === "sort") form.elements.least.value = form.elements.most.value = "";
   const going = typedIn === event.target;  // a word is one step back, not one for each letter
   typedIn = event.target.matches('[type="search"], [type="number"]') ? event.target : null;
   history[going ? "replaceState" : "pushState"](null, "", address());
