@@ -366,7 +366,7 @@ def test_a_document_in_a_folder_is_the_one_of_the_server(browser: Browser, addre
     with opened(browser, "desk", "light") as page:
         page.goto(f"{address}/1/latents?status=scored")
         follow(page, "tbody th a >> nth=0")
-        page.goto(str(page.locator("text=/^document / >> visible=true >> nth=0").evaluate("link => link.href")))
+        page.goto(str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href")))
         *_, coder, latent, number = page.url.partition("?")[0].split("/")
         context = page.url.rpartition("#")[2]
         assert page.locator(".context:target").get_attribute("id") == context
@@ -456,7 +456,7 @@ def photograph(page: Page, address: str, folder: Path, pictures: Path) -> None:
     page.goto(f"{address}/1/latents?status=scored")
     follow(page, "tbody th a >> nth=0")
     scored = page.url
-    document = str(page.locator("text=/^document / >> visible=true >> nth=0").evaluate("link => link.href"))
+    document = str(page.locator("text=/^document / >> nth=0").evaluate("link => link.href"))
     asked = str(page.locator("a:text-is('asked') >> nth=0").evaluate("link => link.href"))
     page.goto(f"{address}/1/latents?status=not+selected")
     follow(page, "tbody th a >> nth=0")
