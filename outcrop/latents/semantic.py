@@ -4,11 +4,11 @@ The embeddings lie in a directory of their own, one per grid and embedder, compl
 
     part_00000.npy …  float16 [32768 d]  unit rows in the grid's order; the last part is shorter
     lists.faiss       for approximate search only: the same rows, sorted into inverted lists
-    index.json        what they were made of, the files' sizes, the recall
+    index.json        what they and each part were made of, the files' sizes, the recall
 
-Parts are written one by one, so that a killed call goes on where it was, and are read as memory
-maps. Search (`nearest`) is exact up to a stated number of windows; what is lost by an approximate one is measured when
-the lists are made, and kept as `recall`.
+Parts are written one by one, so that a killed call goes on where it was, and are read as memory maps. A grid that has
+grown, or begins as another does, takes the parts that are there and embeds the rest. Search (`nearest`) is exact up to
+a stated number of windows; what is lost by an approximate one is measured when lists are made, and kept as `recall`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int32, Int64
 from numpy import ndarray
 
 from outcrop.errors import CorruptError, shortened
@@ -33,7 +33,7 @@ from outcrop.progress import Progress, silent
 from outcrop.run import write_atomically
 from outcrop.types import Vocabulary
 
-_VERSION = 1
+_VERSION = 2
 _LISTS, _INDEX = "lists.faiss", "index.json"
 
 
@@ -71,8 +71,9 @@ def build_index(
         unfinished.mkdir(parents=True, exist_ok=True)
         if grid.n_windows > exact_windows:
             faiss_module()  # that it is missing is told before the work
-        _embed(grid, vocabulary, embedder, unfinished, part_windows, progress)
-        _describe(unfinished, made_of, approximate=grid.n_windows > exact_windows)
+        parts = _parts(grid, vocabulary, embedder.identity, part_windows)
+        _embed(parts, vocabulary, embedder, unfinished, progress)
+        _describe(unfinished, made_of, list(parts), approximate=grid.n_windows > exact_windows)
         unfinished.rename(path)
     return _open(path, made_of)
 
@@ -81,8 +82,7 @@ def _made_of(grid: Grid, vocabulary: Vocabulary, embedder: str) -> dict[str, Any
     """Everything that the embeddings depend on."""
     digest = hashlib.sha256(grid.corpus.hash.encode())
     digest.update(np.ascontiguousarray(grid.positions).data)
-    digest.update(np.array([len(piece) for piece in vocabulary.pieces]).data)
-    digest.update(b"".join(vocabulary.pieces))
+    digest.update(_words(vocabulary))
     windows, window_tokens = grid.positions.shape
     return {
         "version": _VERSION,
@@ -93,21 +93,46 @@ def _made_of(grid: Grid, vocabulary: Vocabulary, embedder: str) -> dict[str, Any
     }
 
 
+def _words(vocabulary: Vocabulary) -> bytes:
+    digest = hashlib.sha256(np.array([len(piece) for piece in vocabulary.pieces]).data)
+    digest.update(b"".join(vocabulary.pieces))
+    return digest.digest()
+
+
+def _parts(
+    grid: Grid, vocabulary: Vocabulary, embedder: str, part_windows: int
+) -> dict[str, Int32[ndarray, "windows w"]]:
+    """The tokens of each part's windows, under a hash of all that its embeddings depend on."""
+    begun, parts = hashlib.sha256(embedder.encode() + _words(vocabulary)), {}
+    for start in range(0, grid.n_windows, part_windows):
+        windows, digest = np.ascontiguousarray(grid.tokens[start : start + part_windows]), begun.copy()
+        digest.update(f"{start} {windows.shape}".encode())
+        digest.update(windows.data)
+        parts[digest.hexdigest()] = windows
+    return parts
+
+
 def _name(made_of: dict[str, Any]) -> str:
     return f"{made_of['grid']}-{made_of['embedder']}"
 
 
 def _embed(
-    grid: Grid, vocabulary: Vocabulary, embedder: Embedder, directory: Path, part_windows: int, progress: Progress
+    parts: dict[str, Int32[ndarray, "windows w"]],
+    vocabulary: Vocabulary,
+    embedder: Embedder,
+    directory: Path,
+    progress: Progress,
 ) -> None:
-    """Write every part that is not there."""
-    starts = range(0, grid.n_windows, part_windows)
-    parts = {directory / f"part_{i:05d}.npy": grid.tokens[a : a + part_windows] for i, a in enumerate(starts)}
-    done = sum(len(windows) for path, windows in parts.items() if path.exists())
-    with progress("embedding windows", grid.n_windows, "windows", done=done) as advance:
-        for path, windows in parts.items():
-            if path.exists():
-                continue
+    """Write every part that is neither there nor in a complete index beside this one."""
+    paths = {directory / f"part_{i:05d}.npy": part for i, part in enumerate(parts)}
+    there = _parts_beside(directory)
+    for path, part in paths.items():
+        if part in there and not path.exists():
+            path.hardlink_to(there[part])
+    missing = {path: parts[part] for path, part in paths.items() if not path.exists()}
+    n, n_missing = (sum(map(len, of.values())) for of in (parts, missing))
+    with progress("embedding windows", n, "windows", done=n - n_missing) as advance:
+        for path, windows in missing.items():
             batches: list[ndarray] = []
             for batch in embedder.batches([vocabulary.text(tokens) for tokens in windows]):
                 batches.append(batch.astype(np.float16))
@@ -117,7 +142,20 @@ def _embed(
             write_atomically(path, file.getvalue())
 
 
-def _describe(directory: Path, made_of: dict[str, Any], *, approximate: bool) -> None:
+def _parts_beside(directory: Path) -> dict[str, Path]:
+    """Those of complete indices in the same folder; one that cannot be read is refused once it is asked for itself."""
+    found = dict[str, Path]()
+    for path in directory.parent.glob(f"*/{_INDEX}"):
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+            parts = {part: path.with_name(f"part_{i:05d}.npy") for i, part in enumerate(index["parts"])}
+            found |= {part: at for part, at in parts.items() if at.stat().st_size == index["files"][at.name]}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _describe(directory: Path, made_of: dict[str, Any], parts: Sequence[str], *, approximate: bool) -> None:
     """Sort the rows into lists if search is to be approximate, and write down what is there."""
     paths = sorted(directory.glob("part_*.npy"))
     embeddings = _embeddings(directory, [path.name for path in paths], made_of["windows"])
@@ -128,7 +166,7 @@ def _describe(directory: Path, made_of: dict[str, Any], *, approximate: bool) ->
         recall = recall_of(WindowIndex(embeddings), WindowIndex(embeddings, lists))
         paths.append(directory / _LISTS)
     sizes = {path.name: path.stat().st_size for path in paths}
-    index = {"made_of": made_of, "approximate": approximate, "recall": recall, "files": sizes}
+    index = {"made_of": made_of, "approximate": approximate, "recall": recall, "parts": parts, "files": sizes}
     write_atomically(directory / _INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
 

@@ -159,6 +159,33 @@ def test_an_index_that_is_there_is_opened_and_nothing_embedded(grid: Grid, tmp_p
     assert again.n_texts == 0
 
 
+def test_a_grid_that_has_grown_takes_the_parts_that_are_there(tmp_path: Path) -> None:
+    windows = np.random.default_rng(4).integers(0, N_WORDS, (350, WINDOW))
+    rest, alone = BagOfWords(), build(grid_of(windows), tmp_path / "alone", part_windows=100)
+    build(grid_of(windows[:230]), tmp_path / "grown", part_windows=100)
+    grown = build(grid_of(windows), tmp_path / "grown", rest, part_windows=100)
+    assert rest.n_texts == 150, "two whole parts are there, the third was shorter"
+    rows = np.arange(350)
+    for mine, expected in zip(grown.nearest(rows, 20), alone.nearest(rows, 20), strict=True):
+        assert np.array_equal(mine, expected)
+    (earlier,) = (path for path in (tmp_path / "grown").iterdir() if len(list(path.glob("part_*"))) == 3)
+    shutil.rmtree(earlier)
+    assert np.array_equal(build(grid_of(windows), tmp_path / "grown").nearest(rows, 20)[0], alone.nearest(rows, 20)[0])
+
+
+def test_a_part_of_other_words_another_embedder_or_a_damaged_index_is_not_taken(tmp_path: Path) -> None:
+    windows = np.random.default_rng(4).integers(0, N_WORDS, (350, WINDOW))
+    build(grid_of(windows[:230]), tmp_path, part_windows=100)
+    _truncate(only_folder(tmp_path))
+    shorter = BagOfWords()
+    build(grid_of(windows[:300]), tmp_path, shorter, part_windows=100)
+    assert shorter.n_texts == 200, "the first part alone is whole and the same"
+    for words, name in ((Vocabulary((*WORDS.pieces[:-1], b" else")), "words"), (WORDS, "others")):
+        every = BagOfWords()
+        build_index(grid_of(windows), words, Embedder(every, name), tmp_path, part_windows=100)
+        assert every.n_texts == 350
+
+
 def test_other_windows_words_or_embedders_have_an_index_of_their_own(grid: Grid, tmp_path: Path) -> None:
     fewer = replace(grid, positions=grid.positions[:-1])
     other_words = Vocabulary((*WORDS.pieces[:-1], b" else"))
