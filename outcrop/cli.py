@@ -443,7 +443,3 @@ def _complain(message: str, status: int) -> int:
     line = " ".join(part.strip() for part in message.splitlines())
     print(f"outcrop: {line}", file=sys.stderr)  # noqa: T201
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -44,7 +44,7 @@ CREATE TABLE latents (
   dense INTEGER NOT NULL, positional INTEGER NOT NULL, pure_token INTEGER NOT NULL,
   rare INTEGER NOT NULL,
   selection_probability REAL,  -- NULL: not selected
-  trigger TEXT,  -- the token of most of its firings, where its triggers hold half of them
+  trigger TEXT,  -- the first of its triggers; NULL where these hold less than half of its firings
   PRIMARY KEY (coder, latent)
 ) WITHOUT ROWID;
 

@@ -390,7 +390,7 @@ def with_files_of_at_most(n_bytes: int, given: list[str]) -> subprocess.Complete
         resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
     return subprocess.run(
-        [sys.executable, "-m", "outcrop.cli", *given],
+        [sys.executable, "-m", "outcrop", *given],
         preexec_fn=limit,
         capture_output=True,
         text=True,

@@ -134,7 +134,7 @@ def test_ctrl_c_stops_a_stage_that_waits_for_answers_and_says_how_to_go_on(finis
     for file in run.glob("replies.sqlite*"):
         file.unlink()
     with LLMServer(delay_seconds=60.0) as server:
-        command = [sys.executable, "-m", "outcrop.cli", "score", str(run), "--judge", server.address, "--fresh"]
+        command = [sys.executable, "-m", "outcrop", "score", str(run), "--judge", server.address, "--fresh"]
         process = subprocess.Popen(
             [*command, "--score.controls", "none"],
             stderr=subprocess.PIPE,

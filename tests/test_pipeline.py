@@ -72,7 +72,7 @@ def test_a_run_leaves_every_stage_complete_with_summary_and_page(finished: Path)
     marks = RunDirectory(finished).marks()
     assert list(marks) == list(ORDER)
     assert all(mark.complete for mark in marks.values())
-    assert summary(finished)["version"] == 3
+    assert summary(finished)["version"] == 4
     assert "<html" in (finished / "report" / "index.html").read_text(encoding="utf-8")
 
 

@@ -2,7 +2,8 @@
 
     index.html                what was found
     latents.html              all latents, from latents.js and explained/N.js
-    explained/                the latents beside what each explainer said: to be shown, as lines, and as Parquet
+    explained/                the latents beside what each explainer said: to be shown, as lines, and as Parquet; and
+                              its other metrics, one by one
     features/                 each latent as Neuronpedia takes it
     latent/CODER-INDEX.html   one latent
     asked/CODER-INDEX.html    what language models were asked about it
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from outcrop.errors import ConfigError, RunError
 from outcrop.progress import Progress
 from outcrop.report.ledger import coder_label
 from outcrop.report.page import style_sheet
+from outcrop.report.summary import plain
 from outcrop.report.text import explained_by, interval, number, one_in, visible, visible_token
 from outcrop.report.windows import shade_of
 from outcrop.run import unfinished
@@ -99,6 +101,8 @@ class _Folder:
             assert table is not None
             self._write_script(f"explained/{i}.js", "outcropExplained", _explained(table))
             self._write_script(f"explained/{i}.lines.js", "outcropLines", self._lines(table, *explainer))
+            for name in table.more:
+                self._write_script(f"explained/{i}.{name}.js", "outcropMetric", _metric(table, name))
             whole = table.table(View(sort="latent", ascending=True))
             pyarrow.parquet.write_table(whole, self._folder / f"explained/{i}.parquet")
 
@@ -208,15 +212,12 @@ def _csv(rows: pa.Table, *, header: bool) -> str:
 
 
 def _explained(table: LatentTable) -> dict[str, Any]:
-    """What the table shows of one explainer; what it shows only where it is sorted by it stands under `more`."""
+    """What the table shows of one explainer."""
     rows = [table.row(i) for i in range(len(table))]
-    columns: dict[str, Any] = _shown_scores(table.scores, rows)
-    explained = table.explained_rows.tolist()
-    more = dict[str, Any]()
-    for name in table.more:
-        view = View(sort=name)
-        more |= _shown_scores([name], [table.row(i, view) for i in explained])
-    columns["more"] = {"rows": explained, "columns": more}
+    columns = {name: [row[name] for row in rows] for name in table.scores}
+    for name in table.scores:
+        ends = ([row[end] for row in rows] for end in (name, f"{name}.low", f"{name}.high"))
+        columns[f"shown_{name}"] = list(map(_shown_score, *ends))
     texts = [row["text"] for row in rows]
     columns["text"] = [None if text is None else text[:_TEXT] for text in texts]
     columns["shown_text"] = [None if text is None else visible(text, _SHOWN_TEXT) for text in texts]
@@ -229,18 +230,28 @@ def _shown_statistic(name: str, value: float | None) -> str:
     return number(value)
 
 
-def _shown_scores(names: Collection[str], rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    columns = {name: [row[name] for row in rows] for name in names}
-    return columns | {f"shown_{name}": [_shown_score(name, row) for row in rows] for name in names}
+def _metric(table: LatentTable, name: str) -> dict[str, Any]:
+    """What the table shows of a metric where it is sorted by it, of the latents that are explained, and what then
+    stands in the lines of CSV."""
+    estimate = table.more[name].estimate
+    value, low, high = (plain(end.tolist()) for end in (estimate.value, estimate.low, estimate.high))
+    columns = table.asked_for(name)
+    lines = pa.table({end: pa.array(column[table.explained_rows], from_pandas=True) for end, column in columns.items()})
+    return {
+        "rows": table.explained_rows.tolist(),
+        "value": value,
+        "shown": list(map(_shown_score, value, low, high)),
+        "head": _csv(lines.slice(0, 0), header=True),
+        "csv": [_csv(lines.slice(i, 1), header=False) for i in range(len(lines))],
+        "none": _csv(pa.table({end: pa.nulls(1, pa.float64()) for end in columns}), header=False),
+    }
 
 
-def _shown_score(name: str, row: dict[str, Any]) -> tuple[str, str] | None:
+def _shown_score(value: float | None, low: float | None, high: float | None) -> tuple[str, str] | None:
     """The value and its interval; empty where the score has none."""
-    if row[name] is None:
+    if value is None:
         return None
-    if row[f"{name}.low"] is None:
-        return number(row[name]), ""
-    return number(row[name]), interval({"low": row[f"{name}.low"], "high": row[f"{name}.high"]})
+    return number(value), "" if low is None else interval({"low": low, "high": high})
 
 
 def _fired(activations: list[float], peak: float) -> dict[int, tuple[int, str]]:

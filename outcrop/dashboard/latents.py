@@ -130,7 +130,7 @@ class LatentTable:
 
     @cached_property
     def trigger(self) -> pa.Array:
-        """The token that sets each latent off most; null where none does."""
+        """The first trigger of each latent; null where its triggers hold less than half of its firings."""
         return pa.array(self.columns["trigger"], pa.string())
 
     @cached_property
@@ -165,14 +165,20 @@ class LatentTable:
         found: dict[str, Any] = plain({name: column[i] for name, column in columns.items()})
         return found | {"text": self.text[i].as_py()}
 
+    def told(self, i: int) -> dict[str, str | None]:
+        return {"text": self.text[i].as_py(), "trigger": self.trigger[i].as_py()}
+
     def table(self, view: View) -> pa.Table:
         """Every row of a view."""
         return self.rows(self.chosen(view), view)
 
     def rows(self, rows: Int[ndarray, "n"], view: View) -> pa.Table:
         """Whole, with the columns of a view."""
-        columns = {name: pa.array(column[rows], from_pandas=True) for name, column in self._columns_of(view).items()}
-        return pa.table(columns | {"text": self.text.take(pa.array(rows))})
+        found = pa.table({name: pa.array(of[rows], from_pandas=True) for name, of in self.columns.items()})
+        found = found.append_column("text", self.text.take(pa.array(rows)))
+        for name, column in self.asked_for(view.sort).items():
+            found = found.append_column(name, pa.array(column[rows], from_pandas=True))
+        return found
 
     def holds(self, row: int, view: View) -> bool:
         return bool(self._kept(view)[row])
@@ -246,14 +252,14 @@ class LatentTable:
 
     def _columns_of(self, view: View) -> dict[str, ndarray]:
         """Those that stand in a view, whatever was asked for before."""
-        return self.columns | self._asked_for(view.sort)
+        return self.columns | self.asked_for(view.sort)
 
     def _sorted_by(self, name: str) -> ndarray:
         if name not in self.sortable:
             raise ConfigError(f"there is no {name} here to sort by; there are {', '.join(self.sortable)}")
-        return self._asked_for(name)[name] if name in self.more else self.columns[name]
+        return self.asked_for(name)[name] if name in self.more else self.columns[name]
 
-    def _asked_for(self, name: str) -> dict[str, ndarray]:
+    def asked_for(self, name: str) -> dict[str, ndarray]:
         """The columns of a metric that stands in the table only where it is sorted by."""
         if name not in self.more:
             return {}

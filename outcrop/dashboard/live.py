@@ -39,19 +39,24 @@ class Fired:
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one coder the latents that fire most, and how many fire at all."""
+    """Of one coder the tokens that it reads, how many latents fire, and those that fire most."""
 
+    read: Bool[ndarray, "tokens"]
     n: int
     strongest: list[Fired]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """The tokens of a text, as the model was given them, which of them any coder reads, and what fires."""
+    """The tokens of a text, as the model was given them, and what fires."""
 
     tokens: Int[ndarray, "n"]
-    read: Bool[ndarray, "n"]
     answers: dict[CoderKey, Answer]
+
+    @property
+    def read(self) -> Bool[ndarray, "n"]:
+        """By any coder."""
+        return np.logical_or.reduce([answer.read for answer in self.answers.values()])
 
     def pieces(self, fired: Fired, vocabulary: Vocabulary) -> tuple[Piece, ...]:
         return pieces_of(self.tokens, fired.activations, fired.peak, vocabulary, None)
@@ -97,12 +102,13 @@ def _tried(
     seen = list(activations(model, corpus, range(corpus.n_contexts), places, config.model.batch_tokens))
     position = np.concatenate([one.position for one in seen])
     inputs = {place: torch.cat([one.at[place] for one in seen]).to("cpu", torch.float32) for place in places}
-    read, answers = np.zeros(len(corpus.tokens), dtype=bool), dict[CoderKey, Answer]()
+    answers = dict[CoderKey, Answer]()
     for placed in coders:
         x = inputs[placed.key.source]
         kept = within_norm(x, placed.max_norm)
         codes = placed.coder.encode(x[kept])
         token = np.repeat(position[kept.numpy()], codes.indptr.diff().numpy())
+        read = np.zeros(len(corpus.tokens), dtype=bool)
         read[position[kept.numpy()]] = True
         latent, value = codes.indices.numpy(), codes.values.numpy()
         asked = slice(None) if at is None else token == at
@@ -114,5 +120,5 @@ def _tried(
             on = np.zeros(len(corpus.tokens), dtype=np.float32)
             on[token[latent == chosen]] = value[latent == chosen]
             strongest.append(Fired(chosen, on))
-        answers[placed.key] = Answer(len(order), strongest)
-    return Tried(corpus.tokens, read, answers)
+        answers[placed.key] = Answer(read, len(order), strongest)
+    return Tried(corpus.tokens, answers)

@@ -43,7 +43,7 @@ from outcrop.types import CoderKey, Example, LatentExamples, LatentId, StratumSh
 
 T = TypeVar("T")
 
-_STRONGEST = 4  # windows of each quantile that are shown of a latent without examples
+_STRONGEST = 4  # windows of each quantile that are shown of a latent
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class State:
         self._contents = Contents(directory, self.config, silent)
         self._tables_of: dict[tuple[str, str], LatentTable] = {}
         self._places: dict[str, tuple[LatentCache, Grid]] = {}
+        self._strongest_of: tuple[LatentId, list[Example], dict[int, ndarray]] | None = None
 
     @property
     def name(self) -> str:
@@ -260,7 +261,13 @@ class State:
         return neuronpedia.feature(row, about, strongest, peaks, self.config, n_contexts, self.vocabulary)
 
     def _strongest(self, latent: LatentId) -> tuple[list[Example], dict[int, ndarray]]:
-        """Windows of each quantile, and the peaks of all of its windows."""
+        """Windows of each quantile, and the peaks of all of its windows. Those of the last one are kept: its page and
+        what Neuronpedia takes of it need both."""
+        if self._strongest_of is None or self._strongest_of[0] != latent:
+            self._strongest_of = latent, *self._find_strongest(latent)
+        return self._strongest_of[1:]
+
+    def _find_strongest(self, latent: LatentId) -> tuple[list[Example], dict[int, ndarray]]:
         cache, grid = self._cached(latent.coder)
         rows, peaks, _ = grid.peaks(cache[latent.index])
         order = np.argsort(peaks, kind="stable")

@@ -110,7 +110,8 @@ def try_page(
         tokens = list(zip(texts, tried.read.tolist(), strict=True))
         for key, answer in tried.answers.items():
             shown = [_fired(table, str(key), tried, one, at, now.vocabulary) for one in answer.strongest]
-            answers[str(key)] = {"n": answer.n, "strongest": shown}
+            reads = at is None or bool(answer.read[at])
+            answers[str(key)] = {"n": answer.n, "strongest": shown, "reads": reads}
     return render(
         "try.html.j2",
         links,
@@ -198,11 +199,11 @@ def latent_page(now: State, table: LatentTable, row: int, shown: Shown, links: L
     )
 
 
-def _told(table: LatentTable, coder: str, shown: Shown) -> dict[int, dict[str, Any]]:
-    """The rows of the neighbours."""
+def _told(table: LatentTable, coder: str, shown: Shown) -> dict[int, dict[str, str | None]]:
+    """What is said of the neighbours, and what sets them off."""
     neighbours = {} if shown.portrait is None else shown.portrait.neighbours
     rows = {other: table.place(coder, other) for near in neighbours.values() for other, _ in near}
-    return {other: table.row(row) for other, row in rows.items() if row is not None}
+    return {other: table.told(row) for other, row in rows.items() if row is not None}
 
 
 def _latent_link(table: LatentTable, row: int | None, links: Links, query: str) -> str | None:

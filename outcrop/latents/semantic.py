@@ -128,7 +128,7 @@ def _embed(
     there = _parts_beside(directory)
     for path, part in paths.items():
         if part in there and not path.exists():
-            path.hardlink_to(there[part])
+            _take(there[part], path)
     missing = {path: parts[part] for path, part in paths.items() if not path.exists()}
     n, n_missing = (sum(map(len, of.values())) for of in (parts, missing))
     with progress("embedding windows", n, "windows", done=n - n_missing) as advance:
@@ -140,6 +140,14 @@ def _embed(
             file = io.BytesIO()
             np.save(file, np.concatenate(batches))
             write_atomically(path, file.getvalue())
+
+
+def _take(there: Path, path: Path) -> None:
+    """The same file, or a copy where the file system has no links."""
+    try:
+        path.hardlink_to(there)
+    except OSError:
+        write_atomically(path, there.read_bytes())
 
 
 def _parts_beside(directory: Path) -> dict[str, Path]:

@@ -63,13 +63,14 @@ def latent_statistics(
     """Of all latents, from counts that are kept beside the shards."""
     counts = count(cache, grid, is_score, progress)
     occurrences = token_counts(cache)
-    blocks = (counts.tokens[first:stop] for first, stop in chunks(np.diff(counts.tokens.indptr), _PAIRS))
 
-    def by_token(block: csr_array) -> tuple[ndarray, ndarray, Triggers]:
+    def by_token(latents: tuple[int, int]) -> tuple[ndarray, ndarray, Triggers]:
+        block = counts.tokens[slice(*latents)]
         return *context_dependence(block, occurrences), find_triggers(block, occurrences)
 
+    ranges = chunks(np.diff(counts.tokens.indptr), _PAIRS)
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        dependence, coverage, triggers = zip(*threads.map(by_token, blocks), strict=True)
+        dependence, coverage, triggers = zip(*threads.map(by_token, ranges), strict=True)
     place_rate, positional = _places(counts.places, cache)
     n_windows = counts.n_windows.sum(axis=1)
     with np.errstate(invalid="ignore"):

@@ -40,9 +40,9 @@ _N_MOVED = 20
 def compare(first: Tables, second: Tables, *, same_coders: dict[str, str], confidence: float) -> dict[str, Any]:
     """paired; coders [first, second]; explainers [first, second, metrics {metric: {first, second,
     difference {value, low, high}, n}}, only_first, only_second, n_apart, moved [coder, latent, first {value, low, high,
-    text}, second {…}, difference, apart]]; differences are second − first, and latents are apart whose intervals do not
-    meet. n: latents compared. `same_coders`: the names of coders of the same
-    weights, in the first run and in the second; without any, runs are compared as populations."""
+    n, text}, second {…}, difference, apart]]; differences are second − first, and latents are apart whose intervals do
+    not meet. n: latents compared, or judgements of one. `same_coders`: the names of coders of the same weights, in the
+    first run and in the second; without any, runs are compared as populations."""
     pairs = _explainers(first.scores, second.scores)
     compared = [_compared(first.scores, second.scores, *pair, same_coders, confidence) for pair in pairs]
     coders = [{"first": mine, "second": other} for mine, other in same_coders.items()]
@@ -127,7 +127,8 @@ def _places(*runs: Scores) -> list[ndarray]:
 
 def _moved(a: Scores, b: Scores) -> dict[str, Any]:
     """The latents whose balanced accuracy changed most, those that are apart before the others, and how many are."""
-    mine, other = (of.arms["explanation"]["balanced_accuracy"].estimate for of in (a, b))
+    columns = [of.arms["explanation"]["balanced_accuracy"] for of in (a, b)]
+    mine, other = (column.estimate for column in columns)
     apart = (mine.high < other.low) | (other.high < mine.low)
     change = other.value - mine.value
     order = np.lexsort((-np.abs(change), ~apart))
@@ -136,8 +137,10 @@ def _moved(a: Scores, b: Scores) -> dict[str, Any]:
         {
             "coder": a.about["coder"][i],
             "latent": int(a.about["latent"][i]),
-            "first": mine[i].numbers | {"text": a.about["text"][i]},
-            "second": other[i].numbers | {"text": b.about["text"][i]},
+            **{
+                which: column.estimate[i].numbers | {"n": int(column.n[i]), "text": of.about["text"][i]}
+                for which, column, of in zip(("first", "second"), columns, (a, b), strict=True)
+            },
             "difference": float(change[i]),
             "apart": bool(apart[i]),
         }

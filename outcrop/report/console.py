@@ -239,8 +239,10 @@ def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison
         table.caption += f"; scored in one run only: {count(pair['only_first'])}, {count(pair['only_second'])}"
     yield table
     if pair["n_apart"]:
-        moved = _table("\nMoved, with intervals that do not meet", "latent", *shown, "first says", "second says")
-        for one in (one for one in pair["moved"] if one["apart"]):
+        apart = [one for one in pair["moved"] if one["apart"]]
+        title = f"\nWith intervals that do not meet, {count(len(apart))} of {count(pair['n_apart'])}"
+        moved = _table(title, "latent", *shown, "first says", "second says")
+        for one in apart:
             ends = (_cell(one[which], None) for which in ("first", "second"))
             texts = (_name(one[which]["text"]) for which in ("first", "second"))
             moved.add_row(Text(visible(f"{coder_label(one['coder'])}, {one['latent']}", 80)), *ends, *texts)

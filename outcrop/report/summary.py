@@ -18,7 +18,7 @@ from outcrop.report.scores import Scores
 from outcrop.report.tables import Tables
 from outcrop.types import Reconstruction
 
-VERSION = 3
+VERSION = 4
 
 
 def summarise(

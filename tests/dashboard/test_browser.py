@@ -46,6 +46,8 @@ VIEWS = (
     "size=&page=&sort=&explained_by=contrastive&coder=",
     "layer=0&layer=1&sort=firing_rate&sort=latent",
     "prefix=0&ascending=1",
+    "sort=fpr_random&ascending=1",
+    "sort=breadth&explained_by=bands+low&most=3",
 )
 
 
@@ -198,7 +200,10 @@ def taken(page: Page, kind: str) -> bytes:
     return download.value.path().read_bytes()
 
 
-@pytest.mark.parametrize("view", ["", "sort=latent&status=scored", "words=A&sort=firing_rate&ascending=1"])
+@pytest.mark.parametrize(
+    "view",
+    ["", "sort=latent&status=scored", "words=A&sort=firing_rate&ascending=1", "sort=fpr_random", "sort=tpr&least=0.1"],
+)
 def test_a_folder_gives_the_files_that_the_server_gives(
     view: str, browser: Browser, address: str, folder: Path, described: Path
 ) -> None:
@@ -243,10 +248,9 @@ def test_what_is_open_stays_open_for_who_comes_back(page: Page, address: str, fo
         page.goto(latent)
         summary = page.locator("article summary", has_text="scored windows").first
         summary.click()
-        page.locator("article details[open] .meta a", has_text="document").first.click()
-        page.wait_for_selector("text=/^Document/")
+        follow(page, "article details[open] .meta a:has-text('document') >> nth=0")
         page.go_back()
-        page.wait_for_selector("article")
+        page.wait_for_load_state()
         assert page.locator("article details[open] summary").all_inner_texts() == [summary.inner_text()]
 
 

@@ -249,7 +249,7 @@ def test_a_latent_is_shown_with_what_the_cache_and_the_weights_say(described: Pa
     with TestClient(application([opened]), base_url=LOCAL) as client:
         page = client.get(f"/0/latent/{row['coder']}/{row['latent']}").text
         diffuse = row["triggers_cover"] < 0.5
-        title = "No token sets it off" if diffuse else "Set off by"
+        title = "No few tokens set it off" if diffuse else "Set off by"
         table = re.search(rf"<b>{title}</b>.*?</table>", page, re.S)[0]
         assert table.count("<tr>") == 1 + len(row["triggers"])
         near = re.search(r"<b>Neighbours</b> by decoder.*?</table>", page, re.S)[0]

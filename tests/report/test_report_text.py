@@ -21,6 +21,9 @@ def test_a_token_of_spaces_is_seen_and_other_spaces_are_left() -> None:
 
 def test_long_text_is_cut_and_says_so() -> None:
     assert visible("x" * 100_000, 3) == "xxx⟨99,997 more characters⟩"
+    note = "⟨21 more characters⟩"
+    assert visible("x" * 23, 3) == "x" * 23, "the note would be as long"
+    assert visible("x" * 24, 3) == f"xxx{note}" and len(note) == 20
 
 
 @given(st.text())

@@ -9,6 +9,7 @@ const status = document.querySelector("[role=status]");
 const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
 const wholeTable = document.querySelector('a[href$=".parquet"]');
 const takes = document.querySelectorAll("[data-take]");
+const taking = document.querySelector(".taking");
 const heads = [...document.querySelectorAll("th[data-sort]")];
 const standing = new Set(heads.map((head) => head.dataset.sort));
 const asked = document.querySelector("th.asked");  // of what stands in the table only where it is sorted by
@@ -16,22 +17,39 @@ const sortable = [...form.elements.sort.options].map((option) => option.value);
 const severalCoders = choices.coder.length > 1;
 const n = columns.latent.length;
 const count = (number) => number.toLocaleString("en");
+const several = (number, what) => `${count(number)} ${what}${number === 1 ? "" : "s"}`;
 const toldBy = new Map();  // what each explainer said, once it is loaded
-let page = 1, told = null, typedIn = null, chosen = [];
+let page = 1, told = null, typedIn = null;
+let view = null;  // what is shown, to be taken: the rows, whose explanations, and the lines of a metric that is added
 let turn = 0;  // of the view shown last: what was loaded for one before it may arrive behind it
 
 const value = (name) => form.elements[name].value;
 const ticked = (name) => [...form.querySelectorAll(`[name="${name}"]:checked`)].map((box) => box.value);
-const column = (name) => columns[name] ?? told[name] ?? spread(name);
+const column = (name) => columns[name] ?? told[name];
 const explainer = () => explainers.indexOf(value("explained_by") || explainers[0]);
 const ascending = () => value("ascending") === "1";
 
-// A column of which the script holds the latents that are explained.
-const spread = (name) => {
-  const { rows, columns: of } = told.more;
-  told[name] = Array(n).fill(null);
-  rows.forEach((row, i) => { told[name][row] = of[name][i]; });
-  return told[name];
+const saidBy = async (by) => {
+  if (!toldBy.has(by)) {
+    await load(`explained/${by}.js`);
+    toldBy.set(by, { ...window.outcropExplained, lines: {} });
+  }
+  return toldBy.get(by);
+};
+
+// A metric that stands in the table only where it is sorted by: its script knows the latents that are explained.
+const addMetric = async (said, by, name) => {
+  if (name in said) return;
+  await load(`explained/${by}.${name}.js`);
+  const { rows, value, shown, head, csv, none } = window.outcropMetric;
+  const spread = (of, missing) => {
+    const all = Array(n).fill(missing);
+    rows.forEach((row, i) => { all[row] = of[i]; });
+    return all;
+  };
+  said[name] = spread(value, null);
+  said[`shown_${name}`] = spread(shown, null);
+  said.lines[name] = { head, csv: spread(csv, none) };
 };
 
 // The form as the address has it; an error for what is not there. Of what is there twice the last counts.
@@ -105,9 +123,6 @@ const element = (tag, kind, ...content) => {
   return made;
 };
 
-const numbers = () => shownHeads().map((head) => head.dataset.sort).filter((name) => name !== "latent" && name !== "layer");
-const shownHeads = () => [...document.querySelectorAll("th[data-sort]")].filter((head) => !head.hidden);
-
 const number = (name, i) => {
   const shown = column(`shown_${name}`)[i];
   if (typeof shown === "string") return element("td", "", shown);
@@ -115,7 +130,7 @@ const number = (name, i) => {
   return element("td", "", element("span", "v", shown[0]), " ", element("span", "ci", shown[1]));
 };
 
-const line = (i) => {
+const line = (i, numbers) => {
   const link = element("a", "", columns.latent[i]);
   link.href = columns.address[i];
   const head = element("th", "", link);
@@ -127,7 +142,7 @@ const line = (i) => {
   const pills = flags.filter((flag) => columns[flag][i] && flag !== state).flatMap((flag) => [" ", element("span", "pill", flag.replaceAll("_", " "))]);
   const coder = severalCoders ? [element("td", "left", columns.shown_coder[i])] : [];
   const standing = element("td", "left", element("i", `swatch ${state.replaceAll(" ", "-")}`), state, ...pills);
-  return element("tr", "", head, what, ...coder, element("td", "", columns.layer[i]), standing, ...numbers().map((name) => number(name, i)));
+  return element("tr", "", head, what, ...coder, element("td", "", columns.layer[i]), standing, ...numbers.map((name) => number(name, i)));
 };
 
 const turning = (link, to, there) => {
@@ -137,30 +152,30 @@ const turning = (link, to, there) => {
 
 const show = async (addressed, mine) => {
   if (addressed) read();
-  const by = explainer(), perPage = Number(value("size"));
-  if (!toldBy.has(by)) {
-    await load(`explained/${by}.js`);
-    toldBy.set(by, window.outcropExplained);
-    if (mine !== turn) return;
-  }
-  told = toldBy.get(by);
-  chosen = order().filter(kept());
+  const by = explainer(), perPage = Number(value("size")), sort = value("sort"), added = !standing.has(sort);
+  const said = await saidBy(by);
+  if (added) await addMetric(said, by, sort);
+  if (mine !== turn) return;
+  told = said;
+  const chosen = order().filter(kept());
   const last = Math.max(1, Math.ceil(chosen.length / perPage));
   page = Math.min(Math.max(page, 1), last);
-  asked.hidden = standing.has(value("sort"));
-  if (!asked.hidden) {
-    asked.dataset.sort = value("sort");
-    asked.querySelector("a").textContent = form.elements.sort.selectedOptions[0].textContent;
-  }
-  body.replaceChildren(...chosen.slice((page - 1) * perPage, page * perPage).map(line));
+  asked.hidden = !added;
+  asked.dataset.sort = sort;
+  asked.querySelector("a").textContent = added ? form.elements.sort.selectedOptions[0].textContent : "";
+  const shownHeads = added ? [asked, ...heads] : heads;
+  const numbers = [...document.querySelectorAll("th[data-sort]:not([hidden])")].map((head) => head.dataset.sort)
+    .filter((name) => name !== "latent" && name !== "layer");
+  body.replaceChildren(...chosen.slice((page - 1) * perPage, page * perPage).map((i) => line(i, numbers)));
   wholeTable.href = `explained/${by}.parquet`;
+  view = { rows: chosen, by, name: explainers[by], added: said.lines[sort] };
   offer();
   status.classList.remove("failure");
   status.textContent = `${count(chosen.length)} of ${count(n)} latents`;
   shownPage.textContent = last > 1 ? `page ${count(page)} of ${count(last)}` : "";
   turning(previous, page - 1, page > 1);
   turning(next, page + 1, page < last);
-  for (const head of shownHeads()) {
+  for (const head of shownHeads) {
     const [name, link] = [head.dataset.sort, head.querySelector("a")];
     const sorted = name === value("sort"), up = sorted && ascending();
     if (sorted) head.setAttribute("aria-sort", up ? "ascending" : "descending");
@@ -172,16 +187,18 @@ const show = async (addressed, mine) => {
 
 // Neuronpedia takes latents of one coder, of a layer with a number.
 const offer = () => {
-  const coders = new Set(chosen.map((i) => columns.coder[i]));
+  document.querySelector(".offers").hidden = view === null;
+  if (view === null) return;
+  const { rows } = view, coders = new Set(rows.map((i) => columns.coder[i]));
   const one = coders.size === 1 && neuronpedia[[...coders][0]] !== null;
   document.querySelector(".one-coder").hidden = !one;
   document.querySelector(".several-coders").hidden = coders.size < 2;
   document.querySelector(".unnumbered").hidden = one || coders.size !== 1;
-  const n_explained = chosen.filter((i) => told.text[i] !== null).length;
-  const [features, explanations] = document.querySelectorAll(".one-coder > *");
-  features.firstChild.textContent = `${count(chosen.length)} features`;
-  explanations.hidden = !n_explained;
-  explanations.lastChild.textContent = `${count(n_explained)} explanations`;
+  document.querySelector(".neuronpedia").hidden = !rows.length;
+  const nExplained = rows.filter((i) => told.text[i] !== null).length;
+  document.querySelector('[data-take="features"]').textContent = several(rows.length, "feature");
+  document.querySelector('[data-take="explanations"]').textContent = several(nExplained, "explanation");
+  document.querySelector(".explanations").hidden = !nExplained;
 };
 
 // Columns grow with their rows: what is found is shown once it is there.
@@ -191,6 +208,8 @@ const shown = (addressed) => {
   return show(addressed, mine).then(unveil, (error) => {
     if (mine !== turn) return;
     body.replaceChildren();
+    view = null;
+    offer();
     shownPage.textContent = "";
     previous.hidden = next.hidden = true;
     status.textContent = error.message;
@@ -200,14 +219,17 @@ const shown = (addressed) => {
 };
 addEventListener("hashchange", () => { typedIn = null; shown(true); });
 for (const button of takes) button.addEventListener("click", async () => {
-  button.disabled = true;
+  if (button.ariaDisabled === "true") return;
+  button.ariaDisabled = "true";
+  taking.classList.remove("failure");
   try {
-    await take(button.dataset.take, chosen, explainer(), value("explained_by") || explainers[0]);
+    await take(button.dataset.take, view, (done, all) => { taking.textContent = `${count(done)} of ${count(all)} taken`; });
+    taking.textContent = "";
   } catch (error) {
-    status.textContent = error.message;
-    status.classList.add("failure");
+    taking.textContent = error.message;
+    taking.classList.add("failure");
   } finally {
-    button.disabled = false;
+    button.ariaDisabled = null;
   }
 });
 for (const link of [previous, next]) link.addEventListener("click", () => scrollTo(0, 0));
@@ -217,7 +239,7 @@ form.addEventListener("input", (event) => {
   if (event.target.name === "sort") form.elements.least.value = form.elements.most.value = "";
   const going = typedIn === event.target;  // a word is one step back, not one for each letter
   typedIn = event.target.matches('[type="search"], [type="number"]') ? event.target : null;
-  history[going ? "replaceState" : "pushState"](null, "", address());
+  history[going ? "replaceState" : "pushState"](history.state, "", address());
   shown(false);
 });
 if (location.search) location.replace(`${location.pathname}#${location.search.slice(1)}`);  // an address of the server's

@@ -12,28 +12,31 @@ const linesOf = async (by) => {
 };
 
 const takers = {
-  csv: async (rows, by, name) => {
+  csv: async ({ rows, by, name, added }) => {
     const { head, csv } = await linesOf(by);
-    return [`latents-${name.replace(/[^A-Za-z0-9]/g, "-")}.csv`, [head, ...rows.map((i) => csv[i])]];
+    const line = (i) => (added ? `${csv[i].slice(0, -1)},${added.csv[i]}` : csv[i]);
+    const first = added ? `${head.slice(0, -1)},${added.head}` : head;
+    return [`latents-${name.replace(/[^A-Za-z0-9]/g, "-")}.csv`, [first, ...rows.map(line)]];
   },
-  features: async (rows) => {
+  features: async ({ rows }, tell) => {
     const { columns, neuronpedia } = window.outcropLatents;
     const parts = [JSON.stringify(neuronpedia[columns.coder[rows[0]]]).slice(0, -1), ',"features":['];
     for (const [at, i] of [...rows].sort((a, b) => columns.latent[a] - columns.latent[b]).entries()) {
       await load(columns.feature[i]);
       parts.push(at ? "," : "", JSON.stringify(window.outcropFeature));
+      if ((at + 1) % 100 === 0) tell(at + 1, rows.length);
     }
     return ["batch-0.json", [...parts, "]}"]];
   },
-  explanations: async (rows, by) => {
+  explanations: async ({ rows, by }) => {
     const { explanations } = await linesOf(by);
-    const told = rows.map((i) => explanations[i]).filter((line) => line !== null);
-    return ["explanations.jsonl", told];
+    return ["explanations.jsonl", rows.map((i) => explanations[i]).filter((line) => line !== null)];
   },
 };
 
-const take = async (kind, rows, by, name) => {
-  const [file, parts] = await takers[kind](rows, by, name);
+// `view` is what the table shows; `tell` is told how many rows are done.
+const take = async (kind, view, tell) => {
+  const [file, parts] = await takers[kind](view, tell);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob(parts));
   link.download = file;
