@@ -25,7 +25,7 @@ from outcrop.database import unchanged
 from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.clients.client import connect
 from outcrop.interp.clients.counting import CountingClient
-from outcrop.interp.explainers.given import require_readable
+from outcrop.interp.explainers.given import require_explanations
 from outcrop.judges import Connect, Judges
 from outcrop.latents.neighbours import find_neighbours
 from outcrop.latents.outputs import outputs
@@ -74,7 +74,7 @@ class Run:
             for embedder in filter(None, (self.config.examples.embedder, self.config.score.embedder)):
                 require_embedder(embedder)
             if self.config.score.explanations is not None:
-                require_readable(self.config.score.explanations)
+                require_explanations(self.config.score.explanations)
             more = self._drop_stale(last, self._unanswered(last) if retry_failed else [])
             with self._config_written():
                 if more:

@@ -11,7 +11,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from adbc_driver_sqlite import StatementOptions, dbapi
@@ -186,6 +186,11 @@ class Results:
         the failures."""
         failed = "SELECT DISTINCT request, failure FROM {} WHERE failure IS NOT NULL AND request != ''"
         return {row for table in tables for row in self._db.execute(failed.format(table))}
+
+    def outcomes(self, table: Literal["explanations", "judgements"]) -> dict[str, int]:
+        """How many rows of a table by kind of failure, the commonest first; empty where there is none."""
+        query = f"SELECT COALESCE(failure, ''), COUNT(*) AS n FROM {table} GROUP BY 1 ORDER BY n DESC"
+        return dict(self._db.execute(query).fetchall())
 
     @property
     def changes(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -135,6 +135,14 @@ class Work:
             clients = self._clients("explain", replies)
             for group in _grouped(self._explained(clients.get("explainer"), clients.get("judge"))):
                 results.add_explanations(group)
+            self._tell_failures(results, "explanations")
+
+    def _tell_failures(self, results: Results, table: Literal["explanations", "judgements"]) -> None:
+        kinds = results.outcomes(table)
+        failed = {kind: n for kind, n in kinds.items() if kind}
+        if failed:
+            told = ", ".join(f"{kind} {n:,}" for kind, n in failed.items())
+            self._say(f"  {sum(failed.values()):,} of {sum(kinds.values()):,} {table} failed: {told}")
 
     def _require_the_same_examples(self, results: Results) -> None:
         """StaleError where the windows that are drawn now are not those of the stage examples."""
@@ -209,11 +217,12 @@ class Work:
         here = self._contents
         with here.results() as results, here.replies() as replies:
             self._require_the_same_examples(results)
+            given = self._given()
             results.clear("judgements", "relations")
             results.add_judgements(token_baseline(here.examples, chain(*map(token_evidence, here.surveys))))
             client = self._clients("score", replies).get("judge")
             results.keep_explainers(self._config.explain.explainers)
-            results.add_explanations(self._given())
+            results.add_explanations(given)
             explanations = results.explanations()
             found = score(
                 here.examples,
@@ -227,6 +236,7 @@ class Work:
             )
             for group in _grouped(found):
                 results.add_judgements(group)
+            self._tell_failures(results, "judgements")
             if self._config.score.relate and client is not None:
                 for related in _grouped(relate(explanations, client, self._embedder(), self._progress)):
                     results.add_relations(related)

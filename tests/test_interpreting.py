@@ -20,7 +20,7 @@ from outcrop import cli
 from outcrop.config import load
 from outcrop.pipeline import Run
 from outcrop.results import Results
-from tests.llm_server import LLMServer, talkative
+from tests.llm_server import Completion, LLMServer, talkative
 
 Inputs = tuple[Path, Path]
 
@@ -109,6 +109,36 @@ def test_explanations_of_others_are_scored_without_an_explainer(
         assert server.asked
     assert counted(run, "SELECT explainer, text FROM explanations") == Counter({("people", "names of fruit"): 1})
     assert {name for (name,) in counted(run, "SELECT explainer FROM judgements WHERE arm = 'plain'")} == {"people", ""}
+
+
+def test_a_bad_file_of_explanations_is_told_and_no_judgement_is_lost(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = Path(shutil.copytree(finished, tmp_path / "run")), tmp_path / "others.jsonl"
+    judged = "SELECT scorer, arm, COUNT(*) FROM judgements GROUP BY 1, 2"
+    before = counted(run, judged)
+    (coder, latent), *_ = counted(run, "SELECT coder, latent FROM latents WHERE selection_probability IS NULL")
+    with LLMServer() as server:
+        for line, words in (
+            ("{", "line 1 is '{'"),
+            (json.dumps({"coder": coder, "latent": int(latent), "text": "fruit"}), "was not selected"),
+        ):
+            file.write_text(line)
+            flags = ["--judge", server.address, "--fresh", "--score.explanations", str(file)]
+            assert cli.main(["score", str(run), *flags]) == 2
+            assert words in capsys.readouterr().err
+            assert counted(run, judged) == before
+        assert not server.asked
+
+
+def test_a_stage_ends_with_what_failed(finished: Path, tmp_path: Path, run_cli: Callable[..., str]) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    with LLMServer(answer=lambda request: Completion("perhaps", None)) as server:
+        told = run_cli("score", run, "--judge", server.address, "--fresh", "--explain.explainers", "token_rule")
+    kinds = counted(run, "SELECT COALESCE(failure, '') FROM judgements GROUP BY latent, example, scorer, arm")
+    failed = kinds["unreadable",]
+    assert {*kinds} == {("",), ("unreadable",)}
+    assert f"{failed:,} of {kinds.total():,} judgements failed: unreadable {failed:,}" in " ".join(told.split())
 
 
 def test_without_questions_no_judge_is_needed(finished: Path, tmp_path: Path, run_cli: Callable[..., str]) -> None:

@@ -22,7 +22,8 @@ _START_SECONDS = 120
 def llama_server(module: Path, gguf: Path, port: int, name: str) -> Iterator[str]:
     """Within, the address at which the model answers, under this name. `module` is the folder with `xllamacpp`."""
     command = [sys.executable, "-m", "outcrop.demo.llama_server", str(gguf), str(port), name]
-    environment = {**os.environ, "PYTHONPATH": str(module)}
+    path = os.pathsep.join(filter(None, (str(module), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:

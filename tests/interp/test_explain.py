@@ -51,6 +51,7 @@ def explained(index: int = 0, text: str | None = "fruit") -> Explanation:
         ("...\n\n---", ""),
         ('They are all related to the concept of "agriculture".', "agriculture"),
         ('The marked words have in common the meaning of "award".', "award"),
+        ('The marked words "was, use" have in common the concept of "language"', "language"),
         ('The marked words have the same meaning: "molecule".', "molecule"),
         ('The marked words have a common meaning of "substance" or "element".', '"substance" or "element"'),
         ('The marked words have the same meaning, which is "of".', "of"),

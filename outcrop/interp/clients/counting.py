@@ -12,6 +12,7 @@ from outcrop.types import Explanation, Failure, Reply, Request
 
 DRY_RUN = "nothing is asked in a dry run"
 _CHARACTERS = 4  # of a token of English text, estimated
+_FRAME = 6  # tokens around a message, as chat templates have them, estimated
 
 
 def as_long_as_it_may_be(explanation: Explanation, n_tokens: int) -> Explanation:
@@ -48,5 +49,6 @@ class CountingClient:
 
     def _count(self, request: Request) -> None:
         self.requests += 1
-        self.prompt_tokens += sum(len(message.content) for message in request.messages) // _CHARACTERS
+        n_characters = sum(len(message.content) for message in request.messages)
+        self.prompt_tokens += n_characters // _CHARACTERS + _FRAME * len(request.messages)
         self.most_completion_tokens += 1 if request.labels else request.max_tokens

@@ -86,7 +86,8 @@ class Server:
             return outcome(Failure("connection", self._shown(error.__cause__ or error)))
 
     def _status_failure(self, error: openai.APIStatusError) -> Failure:
-        detail = f"HTTP {error.status_code}: {self._shown(error)}"
+        said = self._shown(error).removeprefix(f"Error code: {error.status_code} - ")
+        detail = f"HTTP {error.status_code}: {said}"
         match error.status_code:
             case 429:
                 return Failure("rate limit", detail)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -20,47 +21,80 @@ from outcrop.types import CoderKey, Explanation, LatentId
 
 EXPLAINER = "given"
 
+_KEYS = ("latent", "text", "coder", "explainer", "source")
 _EXPECTED = 'expected {"latent": number, "text": "…"}'
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line says, before it is known which latents there are."""
+
+    where: str
+    latent: int
+    text: str
+    coder: str | None
+    explainer: str
+    source: str
 
 
 def read_explanations(path: Path, latents: Collection[LatentId]) -> list[Explanation]:
     """Those of a file. ConfigError where a line is no explanation of one of `latents`, which have examples."""
-    lines = enumerate(require_readable(path).split("\n"), 1)
-    found = [_explanation(f"{path}, line {i}", line, latents) for i, line in lines if line.strip()]
+    found = [_explanation(line, latents) for line in _lines(path)]
     for again in _repeated(found):
         raise ConfigError(f"{path} explains latent {again.latent.index} twice as {again.explainer} {again.source}")
     return found
 
 
-def require_readable(path: Path) -> str:
-    """The file's text; ConfigError where it has none."""
+def require_explanations(path: Path) -> None:
+    """ConfigError where the file cannot be read, has no explanation, or a line is none of any latent."""
+    _lines(path)
+
+
+def _lines(path: Path) -> list[_Line]:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as explanations, JSON lines in UTF-8: {error}") from error
+    found = [_line(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not found:
+        raise ConfigError(f"{path} holds no explanation; {_EXPECTED} on each line")
+    return found
 
 
-def _explanation(where: str, line: str, latents: Collection[LatentId]) -> Explanation:
+def _line(where: str, line: str) -> _Line:
     try:
         said = json.loads(line)
-        index, text, coder = said["latent"], said["text"], said.get("coder")
-        explainer, source = said.get("explainer", EXPLAINER), said.get("source", WHOLE)
+        found = _Line(
+            where,
+            said["latent"],
+            said["text"],
+            said.get("coder"),
+            said.get("explainer", EXPLAINER),
+            said.get("source", WHOLE),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{where} is {line[:80]!r}; {_EXPECTED} ({type(error).__name__}: {error})") from error
-    if type(index) is not int or not all(map(_is_text, (text, explainer, source, coder or ""))):
+    unknown = [key for key in said if key not in _KEYS]
+    if unknown:
+        raise ConfigError(f"{where} has a {unknown[0][:40]!r}; there may be {', '.join(_KEYS)}")
+    texts = (found.text, found.explainer, found.source, found.coder or "")
+    if type(found.latent) is not int or not all(map(_is_text, texts)):
         raise ConfigError(f"{where} is {line[:80]!r}; {_EXPECTED}")
-    text = text.strip()
-    if not text:
-        raise ConfigError(f"{where} explains latent {index} with no text")
-    if explainer in get_args(Explainer):
-        raise ConfigError(f"{where} calls its explainer {explainer}, as one of ours; give it another name")
-    latent = LatentId(_coder(where, coder, latents), index)
+    if not found.text.strip():
+        raise ConfigError(f"{where} explains latent {found.latent} with no text")
+    if found.explainer in get_args(Explainer):
+        raise ConfigError(f"{where} calls its explainer {found.explainer}, as one of ours; give it another name")
+    return found
+
+
+def _explanation(line: _Line, latents: Collection[LatentId]) -> Explanation:
+    latent = LatentId(_coder(line.where, line.coder, latents), line.latent)
     if latent not in latents:
         raise ConfigError(
-            f"{where} explains latent {index} of {latent.coder}, which was not selected; "
+            f"{line.where} explains latent {latent.index} of {latent.coder}, which was not selected; "
             f"--select.latents names those that are to be scored"
         )
-    return Explanation(latent, explainer, source, text, "")
+    return Explanation(latent, line.explainer, line.source, line.text.strip(), "")
 
 
 def _is_text(value: object) -> bool:

@@ -10,7 +10,7 @@ from outcrop.types import Failure, Reply
 _THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _LEAD_IN = re.compile(r"^(short |one |the )*(explanation|answer|phrase|description)\s*[:：]\s*", re.IGNORECASE)
 _THEY = re.compile(
-    r"^(they|these words|the marked words)( all)? (are|have in common|have|share)"
+    r"^(they|these words|the marked words)( [\"“].*[\"”],?)?( all)? (are|have in common|have|share)"
     r"( all)?( that)?( with)?( related to)?:?\s+",
     re.IGNORECASE,
 )

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from outcrop.interp.prompts import quoted
 from outcrop.interp.scorers.judging import Arm, Question
@@ -51,9 +50,11 @@ def questions(arm: Arm, shown: Sequence[Shown], wording: Wording, windows_per_pr
     if windows_per_prompt == 1:
         yield from (_one(arm, one, wording) for one in shown)
     else:
-        windows = iter(_mixed(arm, shown))
-        while some := list(islice(windows, windows_per_prompt)):
-            yield _several(arm, some, wording)
+        windows = _mixed(arm, shown)
+        n_prompts = -(-len(windows) // windows_per_prompt)
+        for i in range(n_prompts):  # of as equal length as can be: how long a list is moves answers
+            first, stop = (len(windows) * j // n_prompts for j in (i, i + 1))
+            yield _several(arm, windows[first:stop], wording)
 
 
 def described(arm: Arm) -> str:

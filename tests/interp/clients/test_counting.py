@@ -23,7 +23,7 @@ def test_every_request_fails_as_a_dry_run_and_is_counted(replies: Replies) -> No
     client = CountingClient("m", replies)
     found = list(client.answer([ask("x" * 36), ask("x" * 76, "yes", "no")]))
     assert isinstance(client, Client) and found == [(i, Failure("input", DRY_RUN)) for i in range(2)]
-    assert (client.requests, client.prompt_tokens, client.most_completion_tokens) == (2, 10 + 20, 32 + 1)
+    assert (client.requests, client.prompt_tokens, client.most_completion_tokens) == (2, 10 + 20 + 4 * 6, 32 + 1)
 
 
 def test_what_has_an_answer_or_comes_again_is_not_counted(replies: Replies) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from outcrop.errors import ConfigError
-from outcrop.interp.explainers.given import read_explanations
+from outcrop.interp.explainers.given import read_explanations, require_explanations
 from outcrop.types import LatentId
 from tests.interp.conftest import KEY
 
@@ -47,12 +47,24 @@ def test_each_line_is_an_explanation(tmp_path: Path) -> None:
         ({"latent": 1, "text": "fruit", "explainer": "contrastive"}, "one of ours"),
         ({"latent": 1, "text": "fruit", "coder": ["x"]}, "expected"),
         ({"latent": 1, "text": "half a pair \ud83d"}, "expected"),
+        ({"latent": 1, "text": "fruit", "explaner": "me"}, "has a 'explaner'; there may be latent, text, coder"),
     ],
 )
 def test_a_line_that_is_none_is_told(line: object, words: str, tmp_path: Path) -> None:
     file = written(tmp_path / "e.jsonl", {"latent": 0, "text": "fruit"}, line)
     with pytest.raises(ConfigError, match=words):
         read_explanations(file, LATENTS)
+
+
+def test_a_file_without_an_explanation_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no explanation"):
+        read_explanations(written(tmp_path / "e.jsonl"), LATENTS)
+
+
+def test_what_needs_no_latents_is_told_before_they_are_known(tmp_path: Path) -> None:
+    require_explanations(written(tmp_path / "e.jsonl", {"latent": 7, "text": "of any coder"}))
+    with pytest.raises(ConfigError, match="line 2 is 'fruit'"):
+        require_explanations(written(tmp_path / "e.jsonl", {"latent": 7, "text": "of any coder"}, "fruit"))
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

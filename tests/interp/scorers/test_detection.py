@@ -57,15 +57,21 @@ def test_a_base_rate_is_told_as_finely_as_it_is_known(rate: float, told: str, vo
     assert f"In general about {told}." in asked(common, vocabulary)[0][-1].content
 
 
-def test_several_windows_share_a_question_and_the_last_is_shorter(vocabulary: Vocabulary) -> None:
-    first, last = detection.questions([arm("fruit")], vocabulary, ScoreConfig(windows_per_prompt=3))
-    assert [len(question.judgements) for question in (first, last)] == [3, 1]
-    assert list(first.read(Reply('["Yes", "No", "yes"]', None, 1, 1, 0.0))) == [True, False, True]
-    assert list(last.read(Reply("1. No", None, 1, 1, 0.0))) == [False]
-    wrong = first.read(Reply('["Yes", "No"]', None, 1, 1, 0.0))
-    assert [isinstance(one, Failure) for one in wrong] == [True] * 3
-    mixed = first.read(Reply('["Yes", "perhaps", "No"]', None, 1, 1, 0.0))
-    assert [isinstance(one, Failure) for one in mixed] == [False, True, False]
+def test_several_windows_share_a_question(vocabulary: Vocabulary) -> None:
+    (whole,) = detection.questions([arm("fruit")], vocabulary, ScoreConfig(windows_per_prompt=4))
+    assert list(whole.read(Reply('["Yes", "No", "yes", "no"]', None, 1, 1, 0.0))) == [True, False, True, False]
+    wrong = whole.read(Reply('["Yes", "No", "No"]', None, 1, 1, 0.0))
+    assert [isinstance(one, Failure) for one in wrong] == [True] * 4
+    mixed = whole.read(Reply('["Yes", "perhaps", "No", "No"]', None, 1, 1, 0.0))
+    assert [isinstance(one, Failure) for one in mixed] == [False, True, False, False]
+
+
+def test_windows_are_shared_out_to_lists_of_equal_length(vocabulary: Vocabulary) -> None:
+    (whole,) = detection.questions([arm("fruit")], vocabulary, ScoreConfig(windows_per_prompt=4))
+    parts = list(detection.questions([arm("fruit")], vocabulary, ScoreConfig(windows_per_prompt=3)))
+    assert [len(question.judgements) for question in parts] == [2, 2]
+    assert [one for question in parts for one in question.judgements] == list(whole.judgements)
+    assert list(parts[1].read(Reply("1. No\n2. Yes", None, 1, 1, 0.0))) == [False, True]
 
 
 def test_windows_that_share_a_question_are_mixed_alike_in_all_arms(vocabulary: Vocabulary) -> None:
