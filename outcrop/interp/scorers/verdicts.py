@@ -26,8 +26,13 @@ def yes_or_no(reply: Reply) -> float | bool | Failure:
 
 
 def yes_or_no_list(reply: Reply, n: int) -> list[bool | Failure]:
-    """One word for each of n windows, from a JSON list or from lines; all fail where there are not n."""
+    """One word for each of n windows, from a JSON list, from nothing but words, or from lines; all fail where there are
+    not n."""
     words = json_list(reply.text)
+    if words is None:
+        bare = [part for part in re.split(r"[,;\s]+", reply.text) if _NUMBERING.sub("", f"{part} ").strip()]
+        alone = len(bare) == n and not any(isinstance(_said(word), Failure) for word in bare)
+        words = list(bare) if alone else None
     if words is None:
         lines = [_NUMBERING.sub("", line) for line in reply.text.splitlines()]
         words = [line for line in lines if not isinstance(_said(line), Failure)]

@@ -72,6 +72,9 @@ def test_windows_are_shared_out_to_lists_of_equal_length(vocabulary: Vocabulary)
     assert [len(question.judgements) for question in parts] == [2, 2]
     assert [one for question in parts for one in question.judgements] == list(whole.judgements)
     assert list(parts[1].read(Reply("1. No\n2. Yes", None, 1, 1, 0.0))) == [False, True]
+    for told in ("No, Yes", "No Yes", "1. No, 2. Yes", "No; Yes.", "0\n1"):
+        assert list(parts[1].read(Reply(told, None, 1, 1, 0.0))) == [False, True], told
+    assert isinstance(parts[1].read(Reply("No, certainly not", None, 1, 1, 0.0))[0], Failure)
 
 
 def test_windows_that_share_a_question_are_mixed_alike_in_all_arms(vocabulary: Vocabulary) -> None:
