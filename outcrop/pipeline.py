@@ -94,7 +94,6 @@ class Run:
         tables = [
             statistics_table(
                 one,
-                here.vocabulary,
                 {m: find_neighbours(one.cache, np.arange(one.cache.n_latents), m) for m in measures},
                 outputs(self._work.model, one.cache.placed),
             )

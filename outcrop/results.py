@@ -62,6 +62,9 @@ class LatentRow:
     trigger: str | None
 
 
+Answered = Literal["explanations", "judgements"]  # tables whose rows may be failures
+
+
 class Results:
     """The database of one run. Writers replace what a stage wrote before; readers give columns."""
 
@@ -187,7 +190,7 @@ class Results:
         failed = "SELECT DISTINCT request, failure FROM {} WHERE failure IS NOT NULL AND request != ''"
         return {row for table in tables for row in self._db.execute(failed.format(table))}
 
-    def outcomes(self, table: Literal["explanations", "judgements"]) -> dict[str, int]:
+    def outcomes(self, table: Answered) -> dict[str, int]:
         """How many rows of a table by kind of failure, the commonest first; empty where there is none."""
         query = f"SELECT COALESCE(failure, ''), COUNT(*) AS n FROM {table} GROUP BY 1 ORDER BY n DESC"
         return dict(self._db.execute(query).fetchall())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +41,7 @@ from outcrop.replies import Replies
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.plots import figure_files
 from outcrop.report.summary import summarise
-from outcrop.results import Results
+from outcrop.results import Answered, Results
 from outcrop.schema import TABLES
 from outcrop.trackers import Track, trackers
 from outcrop.train.loop import evaluate_coders, train_coders
@@ -137,7 +137,7 @@ class Work:
                 results.add_explanations(group)
             self._tell_failures(results, "explanations")
 
-    def _tell_failures(self, results: Results, table: Literal["explanations", "judgements"]) -> None:
+    def _tell_failures(self, results: Results, table: Answered) -> None:
         kinds = results.outcomes(table)
         failed = {kind: n for kind, n in kinds.items() if kind}
         if failed:

@@ -137,12 +137,12 @@ class _Folder:
     def _about_table(self) -> dict[str, Any]:
         """What table.js shows, searches and sorts by, whoever explained: `shown_…` is how it is shown."""
         rows = [self._table.row(i) for i in range(len(self._table))]
-        names = ("hookpoint", "coder", "latent", "layer", "prefix", "status", *FLAGS, *STATISTICS)
+        names = ("hookpoint", "coder", "latent", "layer", "prefix", "status", "trigger", *FLAGS, *STATISTICS)
         columns = {name: [row[name] for row in rows] for name in names}
-        columns["trigger"] = [row["trigger"] for row in rows]
         columns["shown_trigger"] = [None if text is None else visible_token(text) for text in columns["trigger"]]
         columns |= {f"shown_{name}": [_shown_statistic(name, row[name]) for row in rows] for name in STATISTICS}
         columns["shown_coder"] = [visible(coder_label(coder), _LABEL) for coder in columns["coder"]]
+        columns["feature"] = [f"features/{self._here.stem(row['coder'], row['latent'])}.js" for row in rows]
         columns["address"] = [self._here.latent(row["coder"], row["latent"]) for row in rows]
         choices = {
             "explained_by": [explained_by(*one) for one in self._now.explainers],
@@ -151,7 +151,6 @@ class _Folder:
             "layer": [str(layer) for layer in self._table.layers],
             "prefix": [str(prefix) for prefix in self._table.prefixes],
         }
-        columns["feature"] = [f"features/{self._here.stem(row['coder'], row['latent'])}.js" for row in rows]
         usual = {"sort": View.sort, "size": str(PAGE), "page": "1"}
         return {
             "columns": columns,
@@ -233,10 +232,9 @@ def _shown_statistic(name: str, value: float | None) -> str:
 def _metric(table: LatentTable, name: str) -> dict[str, Any]:
     """What the table shows of a metric where it is sorted by it, of the latents that are explained, and what then
     stands in the lines of CSV."""
-    estimate = table.more[name].estimate
-    value, low, high = (plain(end.tolist()) for end in (estimate.value, estimate.low, estimate.high))
-    columns = table.asked_for(name)
-    lines = pa.table({end: pa.array(column[table.explained_rows], from_pandas=True) for end, column in columns.items()})
+    columns = table.more[name].columns(name)
+    value, low, high = (plain(columns[end].tolist()) for end in (name, f"{name}.low", f"{name}.high"))
+    lines = pa.table({end: pa.array(column, from_pandas=True) for end, column in columns.items()})
     return {
         "rows": table.explained_rows.tolist(),
         "value": value,

@@ -75,12 +75,10 @@ class LatentTable:
         places = {name: place_label(CoderKey.parse(name)) for name in tables.coder_names}
         hookpoint = np.array([places[name] for name in latents["coder"].tolist()], dtype=object)
         columns = latents | {"hookpoint": hookpoint}
-        known = {
-            name: column for name, column in scores.arms["explanation"].items() if name in SCORES or column.n.any()
-        }
-        metrics = {name: column.of(mine) for name, column in known.items()}
+        known = scores.arms["explanation"].items()
+        metrics = {name: one.of(mine) for name, one in known if name in SCORES or one.n.any()}
         for metric in SCORES:
-            columns |= _spread(n, row, _named(metric, metrics.pop(metric)))
+            columns |= _spread(n, row, metrics.pop(metric).columns(metric))
         text = np.full(n, None, dtype=object)
         text[row] = scores.about["text"][mine]
         others = {name: title for name, (_, title) in COMPARED.items() if (tables.scorers["scorer"] == name).any()}
@@ -161,7 +159,7 @@ class LatentTable:
 
     def row(self, i: int, view: View | None = None) -> dict[str, Any]:
         """Plain values, with `text`; None for what is missing."""
-        columns = self.columns if view is None else self._columns_of(view)
+        columns = self.columns if view is None else self.columns | self._asked_for(view.sort)
         found: dict[str, Any] = plain({name: column[i] for name, column in columns.items()})
         return found | {"text": self.text[i].as_py()}
 
@@ -174,11 +172,11 @@ class LatentTable:
 
     def rows(self, rows: Int[ndarray, "n"], view: View) -> pa.Table:
         """Whole, with the columns of a view."""
-        found = pa.table({name: pa.array(of[rows], from_pandas=True) for name, of in self.columns.items()})
-        found = found.append_column("text", self.text.take(pa.array(rows)))
-        for name, column in self.asked_for(view.sort).items():
-            found = found.append_column(name, pa.array(column[rows], from_pandas=True))
-        return found
+        standing, asked = (
+            {name: pa.array(column[rows], from_pandas=True) for name, column in columns.items()}
+            for columns in (self.columns, self._asked_for(view.sort))
+        )
+        return pa.table(standing | {"text": self.text.take(pa.array(rows))} | asked)
 
     def holds(self, row: int, view: View) -> bool:
         return bool(self._kept(view)[row])
@@ -250,21 +248,17 @@ class LatentTable:
     def _n_known(self, name: str) -> int:
         return int((~np.isnan(self._sorted_by(name))).sum())
 
-    def _columns_of(self, view: View) -> dict[str, ndarray]:
-        """Those that stand in a view, whatever was asked for before."""
-        return self.columns | self.asked_for(view.sort)
-
     def _sorted_by(self, name: str) -> ndarray:
         if name not in self.sortable:
             raise ConfigError(f"there is no {name} here to sort by; there are {', '.join(self.sortable)}")
-        return self.asked_for(name)[name] if name in self.more else self.columns[name]
+        return self._asked_for(name)[name] if name in self.more else self.columns[name]
 
-    def asked_for(self, name: str) -> dict[str, ndarray]:
+    def _asked_for(self, name: str) -> dict[str, ndarray]:
         """The columns of a metric that stands in the table only where it is sorted by."""
         if name not in self.more:
             return {}
         if name not in self._asked:
-            self._asked[name] = _spread(len(self), self.explained_rows, _named(name, self.more[name]))
+            self._asked[name] = _spread(len(self), self.explained_rows, self.more[name].columns(name))
         return self._asked[name]
 
 
@@ -275,10 +269,6 @@ def _values_of(scorers: Mapping[str, ndarray], scorer: str, explainer: str, sour
         explainer = source = ""
     named = {"scorer": scorer, "metric": metric, "arm": "plain", "explainer": explainer, "source": source}
     return np.flatnonzero(np.logical_and.reduce([scorers[name] == value for name, value in named.items()]))
-
-
-def _named(metric: str, column: Column) -> dict[str, ndarray]:
-    return column.estimate.columns(metric) | {f"{metric}.n": column.n}
 
 
 def _columns_of(scorers: Mapping[str, ndarray], scorer: str, rows: Int[ndarray, "n"]) -> dict[str, ndarray]:

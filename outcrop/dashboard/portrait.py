@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 
 from outcrop.latents.counts import N_BINS, N_PLACES, bin_floor
-from outcrop.latents.triggers import COVER
 from outcrop.report.figures import histogram
 from outcrop.report.text import count, number, visible_token
 from outcrop.types import CoderKey, LatentId
@@ -28,7 +27,6 @@ class Portrait:
 
     triggers: list[tuple[str, float, int, float]]  # token, P(fire | token), how often it occurs, share of the firings
     triggers_cover: float | None
-    diffuse: bool  # whether they cover so little of the firings that no token sets it off
     activations: Markup | None  # None where it never fired
     positions: Markup | None
     raises: list[tuple[str, float]]  # token, logit
@@ -67,7 +65,6 @@ def portrait(row: dict[str, Any]) -> Portrait:
     return Portrait(
         triggers=_triggers(row),
         triggers_cover=row["triggers_cover"],
-        diffuse=fired and row["triggers_cover"] < COVER,
         activations=_activations(row["histogram"]) if fired else None,
         positions=_positions(row["place_rate"]) if fired else None,
         raises=_beside(_tokens(row.get("raises")), row.get("raises_logit")),

@@ -18,7 +18,6 @@ from outcrop.latents.cache import LatentCache
 from outcrop.latents.select import Selection, is_everywhere, is_rare, select_latents
 from outcrop.latents.split import score_documents
 from outcrop.latents.statistics import LatentStatistics, latent_statistics
-from outcrop.latents.triggers import COVER
 from outcrop.latents.windows import Grid, build_grid
 from outcrop.progress import Progress, silent
 from outcrop.results import CoderRow, LatentRow
@@ -119,9 +118,8 @@ def latent_rows(one: Survey) -> Iterator[LatentRow]:
 
 
 def _trigger(one: Survey, latent: int) -> str | None:
-    triggers = one.statistics.triggers
-    set_off = triggers.cover[latent] >= COVER
-    return one.vocabulary.text([int(triggers.token[triggers.indptr[latent]])]) if set_off else None
+    first = one.statistics.triggers.first(latent)
+    return None if first is None else one.vocabulary.text([first])
 
 
 def _number(value: float) -> float | None:

@@ -18,7 +18,6 @@ from outcrop.types import Vocabulary
 
 def statistics_table(
     one: Survey,
-    vocabulary: Vocabulary,
     neighbours: dict[NeighbourMeasure, Neighbours],
     outputs: Outputs | None,
 ) -> pa.Table:
@@ -44,7 +43,7 @@ def statistics_table(
             name: _column(derived[name] if name in derived else getattr(statistics, name))
             for name in get_args(Statistic)
         },
-        "triggers": _lists(triggers.indptr, _texts(triggers.token, vocabulary)),
+        "triggers": _lists(triggers.indptr, _texts(triggers.token, one.vocabulary)),
         "triggers_share": _lists(triggers.indptr, pa.array(triggers.share)),
         "triggers_probability": _lists(triggers.indptr, pa.array(triggers.probability)),
         "histogram": _rows(statistics.histogram),
@@ -61,7 +60,7 @@ def statistics_table(
             ("lowers", outputs.lowered, outputs.lowered_logit),
         ):
             indptr = np.arange(n + 1) * tokens.shape[1]
-            columns[name] = _lists(indptr, _texts(tokens.ravel(), vocabulary))
+            columns[name] = _lists(indptr, _texts(tokens.ravel(), one.vocabulary))
             columns[f"{name}_logit"] = _rows(logits)
     return pa.table(columns)
 

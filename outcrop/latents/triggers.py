@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float64, Int, Int64
 from numpy import ndarray
 from scipy.sparse import csr_array
 
-COVER = 0.5  # share of the firings
-_LIFT, _MOST, _PURE = 10, 16, 0.99
+_LIFT, _MOST, _COVER, _PURE = 10, 16, 0.5, 0.99
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,19 @@ class Triggers:
 
     @cached_property
     def diffuse(self) -> Bool[ndarray, "latents"]:
-        return self.cover < COVER
+        return self.cover < _COVER
 
     @cached_property
     def pure(self) -> Bool[ndarray, "latents"]:
         below = np.bincount(self._latent, weights=self.probability < _PURE, minlength=len(self.cover))
-        return (self.cover >= COVER) & (below == 0)
+        return (self.cover >= _COVER) & (below == 0)
 
     def of(self, latent: int) -> slice:
         return slice(int(self.indptr[latent]), int(self.indptr[latent + 1]))
+
+    def first(self, latent: int) -> int | None:
+        """The one with the largest share; None of a diffuse latent, and of one that never fired."""
+        return int(self.token[self.indptr[latent]]) if self.cover[latent] >= _COVER else None
 
     @property
     def _latent(self) -> Int64[ndarray, "triggers"]:

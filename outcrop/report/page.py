@@ -131,7 +131,7 @@ def findings(summary: dict[str, Any]) -> dict[str, Any]:
     """What `findings.html.j2` and `card.html.j2` show of a summary."""
     overall, *others = summary["scores"]["aggregates"]
     weighted = {name: overall["weighted"][key]["unscored"] for key, name in WEIGHTINGS.items()}
-    scorers = scorer_rows(summary["scores"]["scorers"])
+    scorers, arms = scorer_rows(summary["scores"]["scorers"]), figures.judged_arms(summary)
     return {
         "summary": summary,
         "reconstruction": summary["reconstruction"],
@@ -148,9 +148,9 @@ def findings(summary: dict[str, Any]) -> dict[str, Any]:
         "rho": summary["scores"]["within_documents"]["explanation"],
         "strata": STRATUM_NAMES,
         "against": figures.AGAINST,
-        "arms": figures.judged_arms(summary),
-        "stratum_chart": _stratum_chart(summary),
-        "quantile_chart": _quantile_chart(summary),
+        "arms": arms,
+        "stratum_chart": _stratum_chart(summary, arms),
+        "quantile_chart": _quantile_chart(summary, arms),
     }
 
 
@@ -240,21 +240,17 @@ def _judged(scores: dict[str, Any], metrics: dict[str, str]) -> dict[str, str]:
     return {metric: name for metric, name in metrics.items() if not metric.endswith(missing)}
 
 
-def _stratum_chart(summary: dict[str, Any]) -> Markup:
-    macro = summary["scores"]["aggregates"][0]["macro"]
-    return figures.interval_chart(
-        _rows(macro, figures.AGAINST, figures.judged_arms(summary)),
-        "Balanced accuracy against each kind of non-activating window",
-        0.5,
-    )
+def _stratum_chart(summary: dict[str, Any], arms: Iterable[str]) -> Markup:
+    rows = _rows(summary["scores"]["aggregates"][0]["macro"], figures.AGAINST, arms)
+    return figures.interval_chart(rows, "Balanced accuracy against each kind of non-activating window", 0.5)
 
 
-def _quantile_chart(summary: dict[str, Any]) -> Markup:
+def _quantile_chart(summary: dict[str, Any], arms: Iterable[str]) -> Markup:
     macro = summary["scores"]["aggregates"][0]["macro"]
     n = summary["scores"]["n_quantiles"]
     ends = {n: ", strongest", 1: ", weakest"}
     names = {f"tpr_q{q}": f"quantile {q}{ends.get(q, '')}" for q in range(n, 0, -1)}
-    rows = _rows(macro, names, figures.judged_arms(summary))
+    rows = _rows(macro, names, arms)
     return figures.interval_chart(rows, "True positive rate by quantile of the window's peak")
 
 

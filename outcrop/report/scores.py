@@ -60,6 +60,10 @@ class Column:
     estimate: Estimate
     n: Float[ndarray, "N"]
 
+    def columns(self, name: str) -> dict[str, ndarray]:
+        """As columns of a table."""
+        return self.estimate.columns(name) | {f"{name}.n": self.n.astype(np.int64)}
+
     def of(self, rows: ndarray) -> Column:
         return Column(self.estimate[rows], self.n[rows])
 

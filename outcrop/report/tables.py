@@ -175,8 +175,7 @@ def _flat(scores: Scores) -> dict[str, ndarray]:
     columns = dict(scores.about)
     for arm, metrics in scores.arms.items():
         for name, column in metrics.items():
-            columns |= column.estimate.columns(f"{arm}.{name}")
-            columns[f"{arm}.{name}.n"] = column.n.astype(np.int64)
+            columns |= column.columns(f"{arm}.{name}")
     return columns
 
 

@@ -60,7 +60,7 @@ def test_the_table_holds_every_latent_with_its_statistics(cached: Cached, model:
     words, n = vocabulary(model.tokenizer), cached.cache.n_latents
     one = survey(cached.cache, words, SelectConfig(n_latents=4), ExamplesConfig(), window_tokens=WINDOW)
     near = find_neighbours(cached.cache, np.arange(n), "jaccard", 3)
-    table = statistics_table(one, words, {"jaccard": near}, outputs(model, cached.placed))
+    table = statistics_table(one, {"jaccard": near}, outputs(model, cached.placed))
     rows = table.to_pylist()
     assert [row["latent"] for row in rows] == list(range(n))
     for row in rows[::17]:
@@ -71,5 +71,5 @@ def test_the_table_holds_every_latent_with_its_statistics(cached: Cached, model:
         assert row["histogram"] == one.statistics.histogram[latent].tolist()
         assert row["jaccard_neighbours"] == near.of_latent(latent)[0].tolist()
         assert len(row["raises"]) == len(row["raises_logit"]) == 10
-    without = statistics_table(one, words, {}, None)
+    without = statistics_table(one, {}, None)
     assert "raises" not in without.column_names and "jaccard_neighbours" not in without.column_names

@@ -10,8 +10,7 @@ const [previous, shownPage, next] = document.querySelectorAll(".pages > *");
 const wholeTable = document.querySelector('a[href$=".parquet"]');
 const takes = document.querySelectorAll("[data-take]");
 const taking = document.querySelector(".taking");
-const heads = [...document.querySelectorAll("th[data-sort]")];
-const standing = new Set(heads.map((head) => head.dataset.sort));
+const standing = new Set([...document.querySelectorAll("th[data-sort]")].map((head) => head.dataset.sort));
 const asked = document.querySelector("th.asked");  // of what stands in the table only where it is sorted by
 const sortable = [...form.elements.sort.options].map((option) => option.value);
 const severalCoders = choices.coder.length > 1;
@@ -163,9 +162,8 @@ const show = async (addressed, mine) => {
   asked.hidden = !added;
   asked.dataset.sort = sort;
   asked.querySelector("a").textContent = added ? form.elements.sort.selectedOptions[0].textContent : "";
-  const shownHeads = added ? [asked, ...heads] : heads;
-  const numbers = [...document.querySelectorAll("th[data-sort]:not([hidden])")].map((head) => head.dataset.sort)
-    .filter((name) => name !== "latent" && name !== "layer");
+  const heads = [...document.querySelectorAll("th[data-sort]:not([hidden])")];
+  const numbers = heads.map((head) => head.dataset.sort).filter((name) => name !== "latent" && name !== "layer");
   body.replaceChildren(...chosen.slice((page - 1) * perPage, page * perPage).map((i) => line(i, numbers)));
   wholeTable.href = `explained/${by}.parquet`;
   view = { rows: chosen, by, name: explainers[by], added: said.lines[sort] };
@@ -175,7 +173,7 @@ const show = async (addressed, mine) => {
   shownPage.textContent = last > 1 ? `page ${count(page)} of ${count(last)}` : "";
   turning(previous, page - 1, page > 1);
   turning(next, page + 1, page < last);
-  for (const head of shownHeads) {
+  for (const head of heads) {
     const [name, link] = [head.dataset.sort, head.querySelector("a")];
     const sorted = name === value("sort"), up = sorted && ascending();
     if (sorted) head.setAttribute("aria-sort", up ? "ascending" : "descending");
