@@ -11,12 +11,6 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   document.querySelector("main").focus();
 });
-// What is open in a page stays open for who comes back to it.
-const opened = () => [...document.querySelectorAll("main details")].map((one) => one.open);
-const keep = () => history.replaceState({ ...history.state, opened: opened() }, "");
-const left = history.state?.opened;
-if (left && left.length === opened().length) document.querySelectorAll("main details").forEach((one, i) => { one.open = left[i]; });
-document.addEventListener("toggle", keep, true);
 const part = (page, name) => page.querySelector(`[data-live="${name}"]`);
 const states = (page) => [...page.querySelectorAll(".stages li")].map((stage) => stage.className).join();
 async function renew(began) {
@@ -36,3 +30,11 @@ if (document.querySelector("[data-running]")) {
   const began = states(document);
   setInterval(() => { if (!document.hidden && document.querySelector("[data-running]")) renew(began); }, 10000);
 }
+// What is open in a page stays open for who comes back to it. Kept beside the history: a change of its state would count
+// as going to another page. The last lines, as a browser that keeps nothing stops here.
+const parts = () => [...document.querySelectorAll("main details")];
+const left = JSON.parse(sessionStorage.getItem(location.href));
+if (left?.length === parts().length) parts().forEach((one, i) => { one.open = left[i]; });
+document.addEventListener("toggle", () => {
+  sessionStorage.setItem(location.href, JSON.stringify(parts().map((one) => one.open)));
+}, true);

@@ -237,7 +237,7 @@ form.addEventListener("input", (event) => {
   if (event.target.name === "sort") form.elements.least.value = form.elements.most.value = "";
   const going = typedIn === event.target;  // a word is one step back, not one for each letter
   typedIn = event.target.matches('[type="search"], [type="number"]') ? event.target : null;
-  history[going ? "replaceState" : "pushState"](history.state, "", address());
+  history[going ? "replaceState" : "pushState"](null, "", address());
   shown(false);
 });
 if (location.search) location.replace(`${location.pathname}#${location.search.slice(1)}`);  // an address of the server's
