@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,6 +137,8 @@ _COMMANDS: dict[str, type[RunCommand]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; an error that is meant for the user becomes one line and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if threading.current_thread() is threading.main_thread():  # a scheduler stops a run as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not given or given[0] in ("-h", "--help"):
         print(_HELP.format(stages="\n".join(f"  {verb:<11} {text}" for verb, text in _STAGES.items())))  # noqa: T201
         return 0
@@ -273,7 +277,7 @@ def _show(run: Run) -> None:
 
     show(console_summary(run.contents.summary()))
     if asked := run.contents.asked():
-        show(console_asked(asked))
+        show(console_asked(asked, run.config.judge.replies))
     say(f"The report: {run.directory.page.resolve()}")
 
 

@@ -16,11 +16,11 @@ console = Console(stderr=True, highlight=False)
 
 
 class _Rate(ProgressColumn):
-    """Units per second since the bar was opened."""
+    """Units per second of late: what was known already comes at once, and tells nothing of the rest."""
 
     def render(self, task: Task) -> Text:
         done = task.completed - task.fields["first"]
-        rate = done / task.elapsed if task.elapsed else 0.0
+        rate = task.speed or (done / task.elapsed if task.elapsed else 0.0)
         return Text(f"{task.completed:,.0f}/{task.total:,.0f} {task.fields['unit']}, {rate:,.1f}/s")
 
 

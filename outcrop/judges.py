@@ -25,6 +25,11 @@ class Judges:
     def client(self, role: Role) -> Client:
         return self._explainer if role == "explainer" else self._judge
 
+    def model(self, role: Role) -> str:
+        """Which it is; a server is not asked where the settings say."""
+        named = self._named(role)
+        return named if named is not None and is_address(self.address(role)) else self.client(role).model
+
     def address(self, role: Role) -> str:
         """Where the model is, as the settings say; ConfigError if they do not."""
         address = self._config.explainer or self._config.name if role == "explainer" else self._config.name
@@ -52,9 +57,11 @@ class Judges:
         return {role: model for role, model in now.items() if model != mark.models[role]}
 
     def _still_meant(self, role: Role, mark: StageMark) -> bool:
-        named = self._explainer_model if role == "explainer" else self._config.model
         same_place = mark.addresses[role] == self.address(role)
-        return mark.complete and same_place and named in (None, mark.models[role])
+        return mark.complete and same_place and self._named(role) in (None, mark.models[role])
+
+    def _named(self, role: Role) -> str | None:
+        return self._explainer_model if role == "explainer" else self._config.model
 
     @cached_property
     def _judge(self) -> Client:

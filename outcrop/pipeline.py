@@ -22,7 +22,7 @@ from outcrop import stages
 from outcrop.config import NeighbourMeasure, RunConfig, Where
 from outcrop.contents import Contents
 from outcrop.database import unchanged
-from outcrop.errors import CorruptError, OutcropError, RunError, StaleError
+from outcrop.errors import BudgetError, CorruptError, OutcropError, RunError, StaleError
 from outcrop.interp.clients.client import connect
 from outcrop.interp.clients.counting import CountingClient
 from outcrop.interp.explainers.given import require_explanations
@@ -39,7 +39,7 @@ from outcrop.report.summary import summarise
 from outcrop.results import Results
 from outcrop.run import RunDirectory, StageMark, write_atomically
 from outcrop.trackers import require as require_trackers
-from outcrop.types import Explanation, Judgement, LatentExamples
+from outcrop.types import UNANSWERED, Explanation, Judgement, LatentExamples
 from outcrop.work import Say, Work
 
 
@@ -84,7 +84,7 @@ class Run:
                     if mark and mark.complete and (stage != "report" or self.contents.report_stands):
                         self._say(f"{stage}: complete")
                     else:
-                        self.directory.unmark(*stages.ORDER[stages.ORDER.index(stage) + 1 :])
+                        self._forget_after(stage)
                         self._do(stage, begun=mark is not None and not mark.complete)
 
     def statistics(self, measures: Sequence[NeighbourMeasure]) -> pa.Table:
@@ -141,6 +141,12 @@ class Run:
 
     # -- begun, complete, stale ---------------------------------------------------------------------------
 
+    def _forget_after(self, stage: str) -> None:
+        """Nobody shall read a report of what is no longer there."""
+        self.directory.unmark(*stages.ORDER[stages.ORDER.index(stage) + 1 :])
+        if stage != "report" and not stages.left_nothing("report", self.directory):
+            stages.clear("report", self.directory)
+
     def _do(self, stage: str, *, begun: bool) -> None:
         if not begun:
             stages.clear(stage, self.directory)
@@ -164,6 +170,8 @@ class Run:
             write_atomically(path, data)
         try:
             yield
+        except BudgetError:  # refuses nothing
+            raise
         except OutcropError:
             if self.directory.marks() == marks:
                 path.unlink() if before is None else write_atomically(path, before)
@@ -220,7 +228,7 @@ class Run:
             return [
                 stage
                 for stage, requests in failed.items()
-                if any(kind not in _OF_ANSWERS or replies.get(request) is None for request, kind in requests)
+                if any(kind in UNANSWERED or replies.get(request) is None for request, kind in requests)
             ]
 
     def _require_judge(self, last: str, stale: list[str]) -> None:
@@ -272,7 +280,6 @@ _DO: dict[str, Callable[[Work], None]] = {
     "report": Work.report,
 }
 
-_OF_ANSWERS = ("unreadable", "empty")  # failures of an answer that was given
 _ANSWERS = {"explain": ("explanations",), "score": ("judgements", "relations")}  # the tables of each stage that asks
 
 

@@ -131,6 +131,12 @@ class Replies:
         text, probabilities, *rest = row
         return Reply(text, tuple(json.loads(probabilities)) if probabilities else None, *rest)
 
+    def cut_off(self, requests: Iterable[str]) -> int:
+        """How many of these were answered with as many tokens as they might be."""
+        query = "SELECT completion_tokens >= max_tokens FROM replies WHERE request = ? AND failure IS NULL"
+        with self._reading():
+            return sum((self._db.execute(query, (one,)).fetchone() or (0,))[0] for one in requests)
+
     def totals(self) -> list[dict[str, Any]]:
         """What was asked of each model so far: model, n_requests, n_failed, prompt_tokens, completion_tokens, seconds,
         and the cost in US$, None where a price is not known."""

@@ -232,6 +232,8 @@ FailureKind = Literal[
     "empty",  # an answer without text
     "input",  # nothing could be asked
 ]
+UNANSWERED: frozenset[FailureKind] = frozenset({"timeout", "connection", "rate limit", "server", "refused"})
+"""Those behind which there may be an answer when it is asked again."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -136,6 +136,15 @@ class Work:
             for group in _grouped(self._explained(clients.get("explainer"), clients.get("judge"))):
                 results.add_explanations(group)
             self._tell_failures(results, "explanations")
+            self._tell_cut_off({one.request for one in results.explanations() if one.request}, replies)
+
+    def _tell_cut_off(self, requests: Collection[str], replies: Replies) -> None:
+        n = replies.cut_off(requests)
+        if n:
+            limit = self._config.explain.max_tokens
+            self._say(
+                f"  {n:,} of {len(requests):,} explanations were cut off; --explain.max-tokens, {limit}, is their limit"
+            )
 
     def _tell_failures(self, results: Results, table: Answered) -> None:
         kinds = results.outcomes(table)
@@ -165,7 +174,7 @@ class Work:
         here, config, counts = self._contents, self._config, dict[str, CountingClient]()
         with here.replies() as replies:
             for stage in asking:
-                counts[stage] = CountingClient(self._judges.client(self._config.asks(stage)[0]).model, replies)
+                counts[stage] = CountingClient(self._judges.model(self._config.asks(stage)[0]), replies)
             if explained:
                 with here.results() as results:
                     found = [one for one in results.explanations() if one.explainer in config.explain.explainers]

@@ -81,6 +81,8 @@ def test_a_dry_run_counts_what_is_then_asked(finished: Path, tmp_path: Path, run
         left = Run(config, run).would_ask("score")
         assert "explain: begun" in first
         run_cli("score", run, *flags)
+    known = [run, "--judge.model", "small-judge", "--score.controls", "other", "--fresh", "--dry-run"]
+    assert "small-judge" in run_cli("score", *known, "--judge", server.address), "the server is gone, and not needed"
     assert "explain" not in left, "nothing of it is left to ask"
     assert left["score"].requests == len(server.asked) - n_explained > 0
     assert re.search(rf"explain +small-judge +{n_explained} ", out)
@@ -158,7 +160,10 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return call
 
 
-def test_ctrl_c_stops_a_stage_that_waits_for_answers_and_says_how_to_go_on(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stage_that_waits_for_answers_can_be_stopped_and_says_how_to_go_on(
+    finished: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
     """The answers would take a minute."""
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     for file in run.glob("replies.sqlite*"):
@@ -176,7 +181,7 @@ def test_ctrl_c_stops_a_stage_that_waits_for_answers_and_says_how_to_go_on(finis
             time.sleep(0.05)
         assert server.asked
         start = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, told = process.communicate(timeout=30)
         assert time.monotonic() - start < 20
     assert process.returncode == 130

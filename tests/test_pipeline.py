@@ -258,6 +258,7 @@ def test_a_judge_that_answers_neither_yes_nor_no_gives_failed_latents_never_zero
     assert ledger["counts"]["failed"] == 8 and ledger["counts"]["scored"] == 0
     assert {(f["stage"], f["kind"]) for f in ledger["failures"]} == {("score", "unreadable")}
     assert ledger["failed_judgements"]["n_failed"] == len(rows)
+    assert ledger["failed_judgements"]["n_judgements"] == len(rows), "the baseline asks nobody"
     scores = pq.read_table(run / "report" / "scores.parquet")
     values = [name for name in scores.column_names if name.startswith("explanation.") and name.count(".") == 1]
     assert len(scores) and values
@@ -286,15 +287,25 @@ def test_explanations_that_failed_are_asked_for_again_when_that_is_wanted_and_th
     assert files(run) == files(finished)
 
 
+def test_a_budget_that_is_spent_again_is_the_one_that_stays(run: Path) -> None:
+    with LLMServer() as server:
+        for most in (2, 3):
+            flags = ("--judge", server.address, "--judge.max-requests", str(most))
+            started = restarted(run, "explain") if most == 2 else run
+            assert cli.main(["explain", "--out", str(started), *flags]) == 2
+            assert configs.load(run / "config.yaml").judge.max_requests == most
+
+
 def test_judgements_that_failed_are_asked_for_again_alone(
     run: Path, server: LLMServer, finished: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with LLMServer([Status(403)] * 5) as bad:
         assert cli.main(["run", "--out", str(restarted(run, "score")), "--judge", bad.address]) == 0
     assert summary(run)["ledger"]["failed_judgements"]["n_failed"] >= 5
-    capfd.readouterr()
+    assert "--retry-failed" in capfd.readouterr().out
     assert retried(run, "explain") == [], "no explanation failed"
     assert len(retried(run, "score")) == 5
+    assert not (run / "report").exists(), "it was of other scores"
     assert redone(capfd.readouterr().err) == ["score"]
     assert cli.main(["run", "--out", str(run), "--judge", server.address]) == 0
     assert tables(run) == tables(finished)

@@ -66,6 +66,15 @@ def test_a_failure_gives_way_to_an_answer_and_an_answer_to_nothing(tmp_path: Pat
             assert replies.get(ask("a").hash("m")) == ANSWER
 
 
+def test_answers_as_long_as_they_might_be_are_counted_as_cut_off(tmp_path: Path) -> None:
+    with Replies(tmp_path / "r") as replies:
+        whole, cut, failed = (replace(ask(text), max_tokens=5) for text in "abc")
+        add(replies, whole, replace(ANSWER, completion_tokens=4))
+        add(replies, cut, replace(ANSWER, completion_tokens=5))
+        add(replies, failed, Failure("timeout", "late"))
+        assert replies.cut_off([one.hash("m") for one in (whole, cut, failed, ask("never"))]) == 1
+
+
 def test_the_schema_and_the_cost_of_a_request_stand_beside_it(tmp_path: Path) -> None:
     priced = replace(ANSWER, cost=0.25)
     with Replies(tmp_path / "r") as replies:

@@ -80,10 +80,15 @@ def unscored_at(scores: Float[ndarray, "N"], value: float) -> Float[ndarray, "N"
 
 _Triple = tuple[float, float, float]  # value, low, high
 _MISSING = float("nan")
+_ROUNDING = 1e-12  # of scores that are the same but for the floats
 
 
 def _columns(triples: list[_Triple]) -> Estimate:
     return Estimate(*np.array(triples, dtype=np.float64).reshape(-1, 3).T)
+
+
+def _alike(scores: Float[ndarray, "N"]) -> bool:
+    return bool(np.ptp(scores) <= _ROUNDING * max(1.0, float(np.abs(scores).max())))
 
 
 def _mean(scores: Float[ndarray, "N"], weights: ndarray, groups: ndarray, confidence: float) -> _Triple:
@@ -97,7 +102,7 @@ def _mean(scores: Float[ndarray, "N"], weights: ndarray, groups: ndarray, confid
     value, n_groups = float(means[there].mean()), len(there)
     sizes = 1 / np.bincount(groups, weights=share**2)[there]
     freedom = float(sizes.sum()) - n_groups
-    if scores.min() == scores.max() or (sizes <= 1).any():
+    if _alike(scores) or (sizes <= 1).any():
         return value, _MISSING, _MISSING
     variance = np.bincount(groups, weights=(share * (scores - means[groups])) ** 2)[there] * sizes / (sizes - 1)
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance.sum()) / n_groups)
@@ -110,6 +115,6 @@ def _median(ordered: Float[ndarray, "n"], confidence: float) -> _Triple:
         return _MISSING, _MISSING, _MISSING
     value = float(np.median(ordered))
     rank = int(stats.binom.ppf((1 - confidence) / 2, n, 0.5))  # P(fewer than so many lie below) is at most half of it
-    if rank == 0 or ordered[0] == ordered[-1]:
+    if rank == 0 or _alike(ordered):
         return value, _MISSING, _MISSING
     return value, float(ordered[rank - 1]), float(ordered[n - rank])

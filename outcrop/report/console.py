@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +18,7 @@ from outcrop.report.figures import judged_arms
 from outcrop.report.ledger import coder_label
 from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
 from outcrop.report.text import count, explained_by, interval, number, percent, visible
+from outcrop.types import UNANSWERED
 
 _SHOWN = {
     "balanced_accuracy": "balanced accuracy",
@@ -65,7 +67,7 @@ def _ledger(summary: dict[str, Any]) -> Table:
     failed = ledger["failed_judgements"]
     if failed["n_failed"]:
         notes.append(f"{count(failed['n_failed'])} of {count(failed['n_judgements'])} judgements failed")
-    if ledger["counts"]["failed"] or failed["n_failed"]:
+    if UNANSWERED & {of["kind"] for of in (*ledger["failures"], *failed["kinds"])}:
         notes.append("--retry-failed asks again where there was no answer")
     table.caption = "; ".join(notes) or None
     return table
@@ -183,13 +185,14 @@ def _bands(summary: dict[str, Any]) -> Table | None:
     return table
 
 
-def console_asked(models: list[dict[str, Any]]) -> Table:
-    """Of `Replies.totals`."""
+def console_asked(models: list[dict[str, Any]], shared: Path | None) -> Table:
+    """Of `Replies.totals`; `shared` is the file, where other runs may use it, too."""
     table = _table("\nAsked", "model", "requests", "failed", "prompt tokens", "answer tokens", "US$")
     for of in models:
         cost = "" if of["cost"] is None else f"{of['cost']:.4g}"
         names = ("n_requests", "n_failed", "prompt_tokens", "completion_tokens")
         table.add_row(_name(of["model"]), *(count(of[name]) for name in names), cost)
+    table.caption = f"all that was asked by the runs that share {visible(str(shared), 80)}" if shared else None
     return table
 
 

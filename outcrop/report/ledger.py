@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from outcrop.metrics.coverage import coverage, status_counts
 from outcrop.report.tables import Tables
-from outcrop.schema import STATUSES
+from outcrop.schema import STATUSES, TOKEN_BASELINE
 from outcrop.types import CoderKey
 
 _BINS_PER_DECADE = 4
@@ -72,7 +72,7 @@ def _failures(table: dict[str, ndarray]) -> list[dict[str, Any]]:
 
 
 def _failed_judgements(tables: Tables) -> dict[str, Any]:
-    counts = tables.judgements
+    counts = [of for of in tables.judgements if of[0] != TOKEN_BASELINE]  # which asks nobody
     asked = Counter[tuple[str, str]]()
     for scorer, arm, _, n in counts:
         asked[scorer, arm] += n

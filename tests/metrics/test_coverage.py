@@ -101,9 +101,11 @@ def test_nothing_to_average_is_missing() -> None:
         assert np.isnan(estimate.value).all()
 
 
-def test_equal_scores_have_a_mean_but_no_interval() -> None:
-    for estimate in (macro_mean(np.ones((3, 1)), 0.95), median(np.ones((3, 1)), 0.95)):
-        assert estimate.value[0] == 1
+def test_scores_that_are_equal_but_for_rounding_have_a_mean_and_no_interval() -> None:
+    equal = np.array([[0.3], [0.1 + 0.2], [0.3]] * 4)
+    assert np.ptp(equal) > 0
+    for estimate in (macro_mean(equal, 0.95), median(equal, 0.95)):
+        assert estimate.value[0] == pytest.approx(0.3)
         assert np.isnan([estimate.low[0], estimate.high[0]]).all()
 
 

@@ -41,7 +41,9 @@ _REST_SECONDS = 5.0  # of a server that could not answer
 _MOST_TOKENS = 1 << 53  # a count beyond is none
 
 _RESTS: frozenset[FailureKind] = frozenset({"connection", "rate limit", "server"})
-_AGAIN: frozenset[FailureKind] = _RESTS | {"timeout", "unreadable"}
+_SILENCE: frozenset[FailureKind] = _RESTS | {"timeout"}
+_AGAIN: frozenset[FailureKind] = _SILENCE | {"unreadable"}
+_GIVEN_UP = 256  # requests in a row without an answer; nobody is there then
 
 Answer = tuple[int, Reply | Failure]
 
@@ -56,13 +58,26 @@ class OpenAIClient:
         self.model = _choose_model(self._servers, model)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """JudgeError where nobody answers any more."""
         answers: SimpleQueue[Answer | BaseException] = SimpleQueue()
+        unanswered = 0
         with _LoopThread(self._ask_all(requests, answers.put), answers.put):
             for _ in requests:
                 answer = answers.get()
                 if isinstance(answer, BaseException):
                     raise answer
                 yield answer
+                failure = answer[1] if isinstance(answer[1], Failure) else None
+                unanswered = unanswered + 1 if failure and failure.kind in _SILENCE else 0
+                if unanswered == _GIVEN_UP:
+                    raise self._lost(failure)
+
+    def _lost(self, failure: Failure | None) -> JudgeError:
+        where = ", ".join(server.address for server in self._servers)
+        return JudgeError(
+            f"The last {_GIVEN_UP} requests got no answer from {where} ({failure}). Every answer is kept: once it "
+            "answers again, the same command goes on from here."
+        )
 
     async def _ask_all(self, requests: Sequence[Request], put: Callable[[Answer], None]) -> None:
         todo = iter(enumerate(requests))  # shared by the workers

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -39,10 +39,16 @@ class _Line:
 
 def read_explanations(path: Path, latents: Collection[LatentId]) -> list[Explanation]:
     """Those of a file. ConfigError where a line is no explanation of one of `latents`, which have examples."""
-    found = [_explanation(line, latents) for line in _lines(path)]
-    for again in _repeated(found):
-        raise ConfigError(f"{path} explains latent {again.latent.index} twice as {again.explainer} {again.source}")
-    return found
+    found: dict[tuple[LatentId, str, str], Explanation] = {}
+    for line in _lines(path):
+        one = _explanation(line, latents)
+        key = one.latent, one.explainer, one.source
+        if key in found:
+            raise ConfigError(
+                f"{line.where} explains latent {line.latent} twice, again as {line.explainer} {line.source}"
+            )
+        found[key] = one
+    return [*found.values()]
 
 
 def require_explanations(path: Path) -> None:
@@ -52,7 +58,7 @@ def require_explanations(path: Path) -> None:
 
 def _lines(path: Path) -> list[_Line]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as explanations, JSON lines in UTF-8: {error}") from error
     found = [_line(f"{path}, line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -109,12 +115,3 @@ def _coder(where: str, name: str | None, latents: Collection[LatentId]) -> Coder
     if name not in coders:
         raise ConfigError(f"{where} names the coder {name}; there are {', '.join(sorted(coders))}")
     return coders[name]
-
-
-def _repeated(explanations: list[Explanation]) -> Iterator[Explanation]:
-    seen = set()
-    for one in explanations:
-        key = one.latent, one.explainer, one.source
-        if key in seen:
-            yield one
-        seen.add(key)

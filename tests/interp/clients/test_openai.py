@@ -289,6 +289,23 @@ def test_when_a_server_goes_away_the_others_answer_all(quick: JudgeConfig) -> No
         assert staying.most_at_once <= 4
 
 
+def test_where_nobody_answers_any_more_the_rest_is_not_asked() -> None:
+    config = JudgeConfig(concurrency=64, attempts=1)
+    with LLMServer(befalls=lambda *_: Closed()) as server:
+        client, found = OpenAIClient(server.address, None, config), []
+        with pytest.raises(JudgeError, match=rf"last 256 requests got no answer from {server.address} \(connection"):
+            for answer in client.answer([ask(str(i)) for i in range(5_000)]):
+                found.append(answer)
+        assert len(found) == 256
+        assert server.asked.total() < 1_000
+
+
+def test_requests_that_are_refused_do_not_end_a_run(quick: JudgeConfig) -> None:
+    with LLMServer(befalls=lambda *_: Status(400)) as server:
+        found = answers(OpenAIClient(server.address, None, quick), *[ask(str(i)) for i in range(300)])
+        assert len(found) == 300
+
+
 @pytest.mark.parametrize("fault", [Status(503), RateLimit(30), Closed(), NOT_JSON])
 def test_a_server_that_only_fails_keeps_nobody_waiting(fault: Fault) -> None:
     with LLMServer(befalls=lambda *_: fault) as failing, LLMServer(delay_seconds=0.05) as healthy:

@@ -39,7 +39,7 @@ def test_each_line_is_an_explanation(tmp_path: Path) -> None:
         ({"latent": 0, "text": " "}, "no text"),
         ({"latent": 7, "text": "fruit"}, "was not selected"),
         ({"latent": 0, "text": "fruit", "coder": "other"}, "names the coder other"),
-        ({"latent": 0, "text": "again"}, "twice"),
+        ({"latent": 0, "text": "again"}, "line 2 explains latent 0 twice"),
         ('["latent"]', "expected"),
         ({"latent": 1, "text": None}, "expected"),
         ({"latent": 0.9, "text": "fruit"}, "expected"),
@@ -54,6 +54,12 @@ def test_a_line_that_is_none_is_told(line: object, words: str, tmp_path: Path) -
     file = written(tmp_path / "e.jsonl", {"latent": 0, "text": "fruit"}, line)
     with pytest.raises(ConfigError, match=words):
         read_explanations(file, LATENTS)
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    file = written(tmp_path / "e.jsonl", {"latent": 0, "text": "fruit"})
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert [one.text for one in read_explanations(file, LATENTS)] == ["fruit"]
 
 
 def test_a_file_without_an_explanation_is_told(tmp_path: Path) -> None:
