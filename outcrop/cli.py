@@ -5,6 +5,8 @@ Nothing but this module and `console` knows about a terminal.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import json
 import os
 import signal
@@ -132,6 +134,9 @@ _COMMANDS: dict[str, type[RunCommand]] = {
     "cache": CacheCommand,
     "report": ReportCommand,
 }
+
+
+atexit.register(gc.freeze)  # a last look for what can be collected takes a second, as the process ends
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
