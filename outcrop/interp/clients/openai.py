@@ -67,15 +67,15 @@ class OpenAIClient:
                 if isinstance(answer, BaseException):
                     raise answer
                 yield answer
-                failure = answer[1] if isinstance(answer[1], Failure) else None
-                unanswered = unanswered + 1 if failure and failure.kind in _SILENCE else 0
+                said = answer[1]
+                unanswered = unanswered + 1 if isinstance(said, Failure) and said.kind in _SILENCE else 0
                 if unanswered == _GIVEN_UP:
-                    raise self._lost(failure)
+                    raise self._lost(str(said))
 
-    def _lost(self, failure: Failure | None) -> JudgeError:
+    def _lost(self, why: str) -> JudgeError:
         where = ", ".join(server.address for server in self._servers)
         return JudgeError(
-            f"The last {_GIVEN_UP} requests got no answer from {where} ({failure}). Every answer is kept: once it "
+            f"The last {_GIVEN_UP} requests got no answer from {where} ({why}). Every answer is kept: once it "
             "answers again, the same command goes on from here."
         )
 
