@@ -133,10 +133,12 @@ class Work:
             self._require_the_same_examples(results)
             results.clear("explanations", "judgements", "relations")
             clients = self._clients("explain", replies)
+            requests = set[str]()
             for group in _grouped(self._explained(clients.get("explainer"), clients.get("judge"))):
                 results.add_explanations(group)
+                requests |= {one.request for one in group if one.request}
             self._tell_failures(results, "explanations")
-            self._tell_cut_off({one.request for one in results.explanations() if one.request}, replies)
+            self._tell_cut_off(requests, replies)
 
     def _tell_cut_off(self, requests: Collection[str], replies: Replies) -> None:
         n = replies.cut_off(requests)

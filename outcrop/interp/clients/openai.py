@@ -31,7 +31,7 @@ from outcrop.config.judge import addresses
 from outcrop.errors import JudgeError
 from outcrop.interp.clients.chat import label_probabilities
 from outcrop.interp.clients.server import Outcome, Server
-from outcrop.types import Failure, FailureKind, Reply, Request
+from outcrop.types import UNANSWERED, Failure, FailureKind, Reply, Request
 
 _FIRST_WAIT_SECONDS = 0.5  # doubled after every attempt
 _LONGEST_BACKOFF_SECONDS = 30.0
@@ -40,8 +40,8 @@ _CANCEL_SECONDS = 0.5  # until what is still under way is cancelled again
 _REST_SECONDS = 5.0  # of a server that could not answer
 _MOST_TOKENS = 1 << 53  # a count beyond is none
 
-_RESTS: frozenset[FailureKind] = frozenset({"connection", "rate limit", "server"})
-_SILENCE: frozenset[FailureKind] = _RESTS | {"timeout"}
+_SILENCE: frozenset[FailureKind] = UNANSWERED - {"refused"}
+_RESTS: frozenset[FailureKind] = _SILENCE - {"timeout"}
 _AGAIN: frozenset[FailureKind] = _SILENCE | {"unreadable"}
 _GIVEN_UP = 256  # requests in a row without an answer; nobody is there then
 
