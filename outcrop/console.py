@@ -49,6 +49,7 @@ def quiet() -> None:
     from transformers.utils import logging
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.disable_progress_bar()
     logging.set_verbosity_error()
 

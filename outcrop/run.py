@@ -10,6 +10,7 @@
     statistics.parquet  every latent's statistics, where they were asked for
     results.sqlite   what was found
     replies.sqlite   what was asked of language models, and answered
+    likelihoods.sqlite  what the base model of surprisal read, where it was asked for
     metrics.jsonl    held-out measures, as training went
     tables.json      of which results the tables in report/ were made
     report/          summary.json, index.html, figures; latents, scores, scorers, bands as Parquet
@@ -88,6 +89,7 @@ class RunDirectory:
         self.statistics = path / "statistics.parquet"
         self.results = path / "results.sqlite"
         self.replies = path / "replies.sqlite"
+        self.likelihoods = path / "likelihoods.sqlite"
         self.metrics = path / "metrics.jsonl"
         self.report = path / "report"
         self.summary = self.report / "summary.json"

@@ -23,6 +23,7 @@ from outcrop.interp.explain import Promoted, explain
 from outcrop.interp.explainers.given import read_explanations
 from outcrop.interp.relations import relate
 from outcrop.interp.score import score
+from outcrop.interp.scorers.judging import without_other
 from outcrop.interp.scorers.token_baseline import token_baseline
 from outcrop.judges import Judges
 from outcrop.latents.cache import cache_latents
@@ -32,7 +33,7 @@ from outcrop.latents.survey import coder_row, latent_rows
 from outcrop.model.corpus import Corpus
 from outcrop.model.embed import Embedder
 from outcrop.model.hooks import find_places, place_widths
-from outcrop.model.likelihood import Reader
+from outcrop.model.likelihood import Reader, RememberingReader
 from outcrop.model.load import LanguageModel, load_model
 from outcrop.model.text import read_documents, shuffled
 from outcrop.model.tokens import deal, vocabulary
@@ -235,6 +236,7 @@ class Work:
             results.keep_explainers(self._config.explain.explainers)
             results.add_explanations(given)
             explanations = results.explanations()
+            self._tell_missing_controls(explanations)
             found = score(
                 here.examples,
                 explanations,
@@ -252,6 +254,14 @@ class Work:
                 for related in _grouped(relate(explanations, client, self._embedder(), self._progress)):
                     results.add_relations(related)
 
+    def _tell_missing_controls(self, explanations: Sequence[Explanation]) -> None:
+        n = without_other(self._contents.examples, explanations)
+        if n and "other" in self._config.score.controls:
+            self._say(
+                f"  {n:,} explanations have no control `other`: no other latent has one of the kind that says "
+                "something else"
+            )
+
     def _embedder(self) -> Embedder | None:
         config = self._config.score
         wanted = config.relate or "embedding" in config.scorers
@@ -261,7 +271,8 @@ class Work:
         config = self._config
         if "surprisal" not in config.score.scorers or config.score.base_model is None:
             return None
-        return Reader(load_model(ModelConfig(config.score.base_model, device=config.model.device)), _READ_AT_ONCE)
+        model = load_model(ModelConfig(config.score.base_model, device=config.model.device))
+        return RememberingReader(model, _READ_AT_ONCE, self._directory.likelihoods)
 
     def report(self) -> None:
         here = self._contents

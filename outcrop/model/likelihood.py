@@ -10,8 +10,12 @@ real tokens from seeing the padding.
 
 from __future__ import annotations
 
+import hashlib
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,7 @@ from numpy import ndarray
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
+from outcrop.errors import CorruptError
 from outcrop.model.load import LanguageModel
 
 _UNLIMITED = 1 << 30
@@ -88,3 +93,30 @@ class Reader:
     def _logits(self, rows: list[list[int]], cache: DynamicCache) -> Any:
         tokens = torch.tensor(rows, device=self.lm.device)
         return self.lm.module(input_ids=tokens, past_key_values=cache, use_cache=True).logits
+
+
+@dataclass(frozen=True)
+class RememberingReader(Reader):
+    """A reader that keeps what it found in a file of SQLite's, so that who comes back reads nothing again."""
+
+    path: Path
+
+    def mean_nll(self, prefix: str, texts: Sequence[str]) -> Float64[ndarray, "n"]:
+        """CorruptError where the file is damaged."""
+        names = [self._name(prefix, text) for text in texts]
+        try:
+            with closing(sqlite3.connect(self.path)) as db, db:
+                db.execute("CREATE TABLE IF NOT EXISTS nll (name BLOB PRIMARY KEY, nats REAL) WITHOUT ROWID")
+                rows = (db.execute("SELECT name, nats FROM nll WHERE name = ?", (name,)).fetchone() for name in names)
+                known = dict(row for row in rows if row is not None)
+                unknown = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
+                found = super().mean_nll(prefix, list(unknown.values()))
+                new = list(zip(unknown, found.tolist(), strict=True))
+                db.executemany("INSERT OR IGNORE INTO nll VALUES (?, ?)", new)
+        except sqlite3.DatabaseError as error:
+            raise CorruptError(f"{self.path} is damaged ({error}). Remove it; what it held is read again.") from error
+        known |= dict(new)
+        return np.array([known[name] for name in names], dtype=np.float64)  # SQLite's NULL is NaN again
+
+    def _name(self, prefix: str, text: str) -> bytes:
+        return hashlib.sha256("\0".join((self.lm.identity, str(self.lm.module.dtype), prefix, text)).encode()).digest()

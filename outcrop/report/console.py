@@ -13,11 +13,12 @@ from rich.text import Text
 
 from outcrop.config import JudgeConfig, Statistic
 from outcrop.interp.clients.counting import CountingClient
+from outcrop.report.cells import estimate_cell
 from outcrop.report.comparison import METRICS
 from outcrop.report.figures import judged_arms
 from outcrop.report.ledger import coder_label
 from outcrop.report.scorers import SCORER_ARMS, SCORER_METRICS, scorer_rows
-from outcrop.report.text import count, explained_by, interval, number, percent, visible
+from outcrop.report.text import count, explained_by, number, percent, visible
 from outcrop.types import UNANSWERED
 
 _SHOWN = {
@@ -115,7 +116,7 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
     arms = judged_arms(summary)
     table = _table(title, "", *arms.values())
     for metric, name in _SHOWN.items():
-        table.add_row(name, *(_cell(overall["macro"][arm].get(metric), overall["n_scored"]) for arm in arms))
+        table.add_row(name, *(estimate_cell(overall["macro"][arm].get(metric), overall["n_scored"]) for arm in arms))
     left = overall["n_unscored"]
     table.caption = f"{100 * summary['confidence']:g}% intervals" + (
         f"; {count(left)} selected latents have no score and are left out" if left else ""
@@ -129,14 +130,17 @@ def _scores(summary: dict[str, Any]) -> RenderableType:
 
 
 def _scorers(table: list[dict[str, Any]], n_scored: int) -> Table:
-    """A row per scorer, explainer and metric; a column per arm."""
+    """A row per scorer and metric, for what needs no explanation, and one per explainer below it; a column per arm."""
     rows = scorer_rows(table)
     arms = [arm for arm in SCORER_ARMS if any(arm in row for row in rows.values())]
-    shown = _table("\nScorers, mean over latents, by explanation", "", "explainer", *(SCORER_ARMS[arm] for arm in arms))
-    for (scorer, told, metric), cells in rows.items():
-        named = (f"{scorer} {SCORER_METRICS[metric]}", told)
-        names = (Text(visible(name.replace("_", " "), 40)) for name in named)
-        shown.add_row(*names, *(_cell(cells.get(arm), n_scored) for arm in arms))
+    shown = _table("\nScorers, mean over latents, by explanation", "", *(SCORER_ARMS[arm] for arm in arms))
+    for scorer, metric in dict.fromkeys((scorer, metric) for scorer, _, metric in rows):
+        below = {told: cells for (of, told, by), cells in rows.items() if told and (of, by) == (scorer, metric)}
+        bare = rows.get((scorer, "", metric), {})
+        names = f"{scorer.replace('_', ' ')} {SCORER_METRICS[metric]}", *(f"  {name}" for name in below)
+        for name, cells in zip(names, (bare, *below.values()), strict=True):
+            estimates = (estimate_cell(cells[arm], n_scored) if arm in cells else "" for arm in arms)
+            shown.add_row(_name(name.replace("_", " ")), *estimates)
     return shown
 
 
@@ -150,9 +154,9 @@ def _perfect(summary: dict[str, Any]) -> Table | None:
     table = _table("\nPerfect latents", *names)
     for entry in whole:
         of = entry["perfect"]
-        shares = (_cell(of[name], None) for name in ("of_scored", "of_alive", "of_all"))
+        shares = (estimate_cell(of[name], None) for name in ("of_scored", "of_alive", "of_all"))
         told = explained_by(entry["explainer"], entry["source"]).replace("_", " ")
-        table.add_row(_name(told), f"{of['n_enough']:,}", *shares, _cell(of["truly_above"], entry["n_scored"]))
+        table.add_row(_name(told), f"{of['n_enough']:,}", *shares, estimate_cell(of["truly_above"], entry["n_scored"]))
     table.caption = f"all of {n} drawn windows judged right; the last, whatever their number: true balanced accuracy"
     return table
 
@@ -179,7 +183,7 @@ def _bands(summary: dict[str, Any]) -> Table | None:
     table = _table("\nAcross activation bands", "explainer", *shown, "agreement", "lost below", "drop-off, bits")
     for one in bands:
         counts = (count(one["labels"][label]) for label in shown)
-        means = (_cell(one[name], one["n"]) for name in ("agreement", "low_polysemanticity", "drop_off"))
+        means = (estimate_cell(one[name], one["n"]) for name in ("agreement", "low_polysemanticity", "drop_off"))
         table.add_row(_name(one["explainer"]), *counts, *means)
     table.caption = "latents per label; “polysemantic at low activation” is a ping"
     return table
@@ -194,14 +198,6 @@ def console_asked(models: list[dict[str, Any]], shared: Path | None) -> Table:
         table.add_row(_name(of["model"]), *(count(of[name]) for name in names), cost)
     table.caption = f"all that was asked by the runs that share {visible(str(shared), 80)}" if shared else None
     return table
-
-
-def _cell(estimate: dict[str, Any] | None, n_scored: int | None) -> Text:
-    """With its n, where it has one that is not the caption's."""
-    if estimate is None or estimate["value"] is None:
-        return Text("—", style="dim")
-    n = "" if estimate.get("n") in (n_scored, None) else f" n {count(estimate['n'])}"
-    return Text.assemble(number(estimate["value"]), (f" {interval(estimate)}{n}", "dim"))
 
 
 def console_requests(counts: dict[str, CountingClient], judge: JudgeConfig) -> Table:
@@ -236,7 +232,7 @@ def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison
     table = _table(f"\nCompared {how}", "", *heads, "difference", "n")
     for metric, of in pair["metrics"].items():
         first, second = (number(of[which]) for which in ("first", "second"))
-        table.add_row(METRICS[metric], first, second, _cell(of["difference"], None), count(of["n"]))
+        table.add_row(METRICS[metric], first, second, estimate_cell(of["difference"], None), count(of["n"]))
     table.caption = f"{100 * comparison['confidence']:g}% intervals; a median’s difference is that of the differences"
     if comparison["paired"]:
         table.caption += f"; scored in one run only: {count(pair['only_first'])}, {count(pair['only_second'])}"
@@ -246,7 +242,7 @@ def _compared(pair: dict[str, Any], names: tuple[str, str], how: str, comparison
         title = f"\nWith intervals that do not meet, {count(len(apart))} of {count(pair['n_apart'])}"
         moved = _table(title, "latent", *shown, "first says", "second says")
         for one in apart:
-            ends = (_cell(one[which], None) for which in ("first", "second"))
+            ends = (estimate_cell(one[which], None) for which in ("first", "second"))
             texts = (_name(one[which]["text"]) for which in ("first", "second"))
             moved.add_row(Text(visible(f"{coder_label(one['coder'])}, {one['latent']}", 80)), *ends, *texts)
         yield moved

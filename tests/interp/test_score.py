@@ -14,6 +14,7 @@ from numpy import ndarray
 from outcrop.config import ModelConfig, ScoreConfig
 from outcrop.errors import ConfigError
 from outcrop.interp.score import score
+from outcrop.interp.scorers.judging import without_other
 from outcrop.model.embed import Embedder
 from outcrop.model.likelihood import Reader
 from outcrop.model.load import load_model
@@ -106,3 +107,12 @@ def test_a_scorer_whose_model_is_not_given_is_told_before_anything_is_asked(
     with pytest.raises(ConfigError, match=f"the scorer {scorer} is wanted, but no {name} is given"):
         score(LATENTS, EXPLANATIONS, client, vocabulary, config)
     assert client.asked == []
+
+
+def test_explanations_beside_which_no_other_stands_are_counted() -> None:
+    alone = replace(EXPLANATIONS[0], explainer="bands")
+    alike = [replace(one, explainer="output", text="fruit") for one in EXPLANATIONS]
+    failed = replace(EXPLANATIONS[0], explainer="iterative", text=None, failure=Failure("empty", ""))
+    stranger = replace(EXPLANATIONS[0], latent=examples(2).latent)
+    assert without_other(LATENTS, EXPLANATIONS) == 0
+    assert without_other(LATENTS, [*EXPLANATIONS, alone, *alike, failed, stranger]) == 3

@@ -193,9 +193,9 @@ def test_a_control_that_was_not_asked_takes_no_room(run: Run, summary: dict, pag
         assert ("no explanation" in strata) == asked and "token baseline" in strata
 
 
-def in_console(summary: dict) -> str:
+def in_console(summary: dict, width: int = 140) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=140).print(console_summary(summary))
+    Console(file=stream, width=width).print(console_summary(summary))
     return stream.getvalue()
 
 
@@ -206,6 +206,22 @@ def test_the_console_says_over_how_many_tokens_and_latents(summary: dict) -> Non
     assert "mean over 6 scored latents" in told
     assert re.search(r"token illusion [−\d.]+ \[[^]]*\] n 5", told), "one latent has no same-token windows"
     assert not re.search(r"balanced accuracy [−\d.]+ \[[^]]*\] n", told)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_console_breaks_no_interval(summary: dict, width: int) -> None:
+    told = in_console(summary, width)
+    scores = told[told.index("Scores, mean") : told.index("Perfect latents")]
+    assert max(map(len, told.splitlines())) <= width
+    assert "[" in scores
+    assert all(line.count("[") == line.count("]") for line in scores.splitlines())
+
+
+def test_the_console_has_explainers_below_their_scorer(summary: dict) -> None:
+    told = in_console(summary)
+    lines = [line.split() for line in told[told.index("Scorers, mean") :].splitlines()]
+    first = next(i for i, line in enumerate(lines) if line[:2] == ["detection", "J"])
+    assert lines[first + 1][0] == "contrastive"
 
 
 def test_the_console_says_from_where_to_where_coders_differ(summary: dict) -> None:

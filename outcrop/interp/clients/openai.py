@@ -5,8 +5,9 @@ whatever its case and the spaces around it:
 
     p(label) = Σ_t exp(logprob_t) [strip(casefold(t)) = casefold(label)]
 
-Each request goes to the server with the fewest of ours in flight, and where it got no answer to another, if there is
-one. A server that refuses connections, fails or asks to wait rests for a while. Requests run on an event loop in a
+A server that does not answer at the start is left out. Each request goes to the one with the fewest of ours in flight,
+and where it got no answer to another, if there is one. A server that refuses connections, fails or asks to wait rests
+for a while. Requests run on an event loop in a
 thread of their own, so that they go on while the caller is busy and so that a caller with a loop of its own (a
 notebook) can use this, too.
 """
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from queue import SimpleQueue
 from typing import Any
@@ -47,6 +49,8 @@ _GIVEN_UP = 256  # requests in a row without an answer; nobody is there then
 
 Answer = tuple[int, Reply | Failure]
 
+log = logging.getLogger(__name__)
+
 
 class OpenAIClient:
     """One model on one or several servers (addresses separated by commas), each asked over at most
@@ -54,8 +58,9 @@ class OpenAIClient:
 
     def __init__(self, name: str, model: str | None, config: JudgeConfig) -> None:
         self._config = config
-        self._servers = [Server(address, config) for address in addresses(name)]
-        self.model = _choose_model(self._servers, model)
+        served = _served([Server(address, config) for address in addresses(name)])
+        self._servers = list(served)
+        self.model = _choose_model(served, model)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
         """JudgeError where nobody answers any more."""
@@ -143,16 +148,33 @@ def _read(outcome: Outcome, request: Request) -> Reply | Failure:
     return body if isinstance(body, Failure) else read_completion(body, request, outcome.seconds)
 
 
-def _choose_model(servers: Sequence[Server], wanted: str | None) -> str:
+def _served(servers: Sequence[Server]) -> dict[Server, list[str]]:
+    """The models of those that answer; JudgeError where none does. What another serves is not known, so nothing is
+    asked of it later, either."""
+    found: dict[Server, list[str]] = {}
+    silent: list[JudgeError] = []
+    for server in servers:
+        try:
+            found[server] = server.served()
+        except JudgeError as error:
+            silent.append(error)
+    if not found:
+        raise silent[0]
+    for why in silent:
+        log.warning("%s This command goes on without it.", why)
+    return found
+
+
+def _choose_model(served: Mapping[Server, Sequence[str]], wanted: str | None) -> str:
     """The model asked for, or the first that all servers serve."""
-    served = [server.served() for server in servers]
-    common = [model for model in served[0] if all(model in models for models in served)]
+    first, *others = served.values()
+    common = [model for model in first if all(model in models for models in others)]
     if not common or wanted not in (None, *common):
         seen = "; ".join(
             f"The server at {server.address} serves {', '.join(models) or 'no model'}"
-            for server, models in zip(servers, served, strict=True)
+            for server, models in served.items()
         )
-        if len(servers) == 1:
+        if not others:
             expected, remedy = "at least one model", "Name one of those that it serves, or start it with another."
         else:
             expected, remedy = "one model on all", "Start each with the same, or leave out those that serve another."

@@ -2,7 +2,7 @@
 
 The engine fills its batches itself and keeps the keys and values of prompts that begin alike. The
 probability of a label is summed over the 20 likeliest first tokens, as for servers; prompts are made
-as for a transformers model. Written for vLLM 0.11 and later.
+as for a transformers model. Written for vLLM 0.19 and later, the first that runs beside transformers 5.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ class VLLMClient:
 
     def __init__(self, name: str) -> None:
         require_vllm()
-        import vllm
-        from vllm.sampling_params import StructuredOutputsParams
-
         try:
+            import vllm
+            from vllm.sampling_params import StructuredOutputsParams
+
             self._engine = vllm.LLM(model=name, enable_prefix_caching=True, seed=0)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise JudgeError(
-                f"The judge vllm:{name} cannot be loaded by vLLM {vllm.__version__}: {shortened(str(error), 300)} "
-                "Expected vllm: and a directory or hub name of a model that it supports, and room for it on the GPU."
+                f"The judge vllm:{name} cannot be loaded by vLLM: {shortened(str(error), 300)} "
+                "Expected vllm: and a directory or hub name of a model that it supports, and room for it."
             ) from error
         self.model = _identity(name)
         self._tokens = ChatTokens(self._engine.get_tokenizer())
@@ -81,7 +81,7 @@ def require_vllm() -> None:
     if "vllm" not in sys.modules and find_spec("vllm") is None:
         raise JudgeError(
             "A judge vllm:NAME needs the package vllm, which is not installed here. Install it (pip install "
-            "'vllm>=0.11'), or name the address of a server that runs it."
+            "'vllm>=0.19'), or name the address of a server that runs it."
         )
 
 

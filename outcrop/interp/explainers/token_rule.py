@@ -28,8 +28,11 @@ def token_rules(
 
 
 def _phrase(triggers: Int64[ndarray, "triggers"], vocabulary: Vocabulary) -> str:
-    texts = dict.fromkeys(vocabulary.text([token]).strip() for token in triggers.tolist())
-    words = [f"“{text}”" for text in texts if text]
+    """Each word once, whatever the spaces around it; what only goes on with a word has dots before it."""
+    goes_on: dict[str, bool] = {}
+    for text in (vocabulary.text([token]) for token in triggers.tolist()):
+        goes_on[text.strip()] = text[:1].islower() and goes_on.get(text.strip(), True)
+    words = [f"“{'…' * more}{text}”" for text, more in goes_on.items() if text]
     return f"the token{'s' * (len(words) > 1)} {', '.join(words)}" if words else ""
 
 

@@ -71,10 +71,7 @@ class Question:
 
 def arms(examples: Sequence[LatentExamples], explanations: Sequence[Explanation], config: ScoreConfig) -> list[Arm]:
     """Each latent with each of its explanations and with its controls."""
-    own: dict[LatentId, list[Explanation]] = {latent.latent: [] for latent in examples}
-    for explanation in explanations:
-        if explanation.text is not None and explanation.latent in own:
-            own[explanation.latent].append(explanation)
+    own = _own(examples, explanations)
     others = _others(examples, own) if "other" in config.controls else {}
     found = []
     for latent in examples:
@@ -88,6 +85,22 @@ def arms(examples: Sequence[LatentExamples], explanations: Sequence[Explanation]
         if own[latent.latent] and "none" in config.controls:
             found.append(Arm("none", latent))
     return found
+
+
+def without_other(examples: Sequence[LatentExamples], explanations: Sequence[Explanation]) -> int:
+    """Of how many explanations there is no second control: no other latent has one of the kind that says something
+    else."""
+    own = _own(examples, explanations)
+    return sum(map(len, own.values())) - len(_others(examples, own))
+
+
+def _own(examples: Sequence[LatentExamples], explanations: Sequence[Explanation]) -> dict[LatentId, list[Explanation]]:
+    """Those with a text, of the latents that there are windows of."""
+    own: dict[LatentId, list[Explanation]] = {latent.latent: [] for latent in examples}
+    for explanation in explanations:
+        if explanation.text is not None and explanation.latent in own:
+            own[explanation.latent].append(explanation)
+    return own
 
 
 def with_text(arms: Iterable[Arm]) -> list[tuple[Arm, str]]:

@@ -324,6 +324,20 @@ def test_servers_of_different_models_are_refused_with_what_each_serves(quick: Ju
                 connect(both(first, second), wanted, quick)
 
 
+def test_a_server_that_is_not_there_at_the_start_is_named_and_left_out(
+    quick: JudgeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LLMServer() as gone:
+        pass
+    with LLMServer() as staying:
+        client = OpenAIClient(both(gone, staying), None, JudgeConfig(concurrency=4, attempts=1))
+        found = answers(client, *[ask(str(i)) for i in range(10)])
+    assert all(isinstance(answer, Reply) for answer in found)
+    assert f"{gone.address} does not answer" in caplog.text and "goes on without it" in caplog.text
+    with pytest.raises(JudgeError, match=f"{gone.address} does not answer"):
+        connect(both(gone, staying), None, JudgeConfig(attempts=1))
+
+
 def test_who_stops_does_not_wait_for_a_request_that_missed_its_cancellation(
     server: LLMServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

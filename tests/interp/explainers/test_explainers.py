@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from outcrop.config import ExplainConfig
 from outcrop.errors import ConfigError
 from outcrop.interp.explain import explain
+from outcrop.interp.explainers.token_rule import token_rules
 from outcrop.latents.triggers import find_triggers
 from outcrop.types import Example, Explanation, Failure, LatentExamples, Reply, Request, TokenEvidence, Vocabulary
 from tests.interp.conftest import WORDS, latent, window
@@ -153,3 +154,12 @@ def test_token_rules_name_the_tokens_that_set_it_off(
     assert all((one.text is None) == (one.failure is not None) for one in found)
     assert all(one.n_tokens == 1020 and one.request == "" for one in found)
     assert client.texts == []
+
+
+def test_a_token_that_goes_on_with_a_word_is_told_from_a_word() -> None:
+    pieces = Vocabulary((b" the", b"les", b" ing", b"ing", b"The", b"(", "ни".encode()))
+    windows = np.zeros((7, 3), np.int32)
+    counts = np.ones(7, np.int64)
+    known = TokenEvidence(latent().latent, counts, counts, windows, np.zeros(7, bool), np.arange(7), False)
+    (found,) = token_rules([known], pieces, ["token_rule"])
+    assert found.text == "the tokens “the”, “…les”, “ing”, “The”, “(”, “…ни”"
