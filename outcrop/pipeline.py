@@ -33,6 +33,7 @@ from outcrop.latents.survey import Survey, coder_row, latent_rows
 from outcrop.latents.table import statistics_table
 from outcrop.model.corpus import Corpus
 from outcrop.model.embed import require_embedder
+from outcrop.model.load import require_directory
 from outcrop.progress import Progress, silent
 from outcrop.report.comparison import compare
 from outcrop.report.summary import summarise
@@ -73,6 +74,8 @@ class Run:
             require_trackers(self.config.train.track)
             for embedder in filter(None, (self.config.examples.embedder, self.config.score.embedder)):
                 require_embedder(embedder)
+            if self.config.score.base_model is not None:
+                require_directory(self.config.score.base_model)
             if self.config.score.explanations is not None:
                 require_explanations(self.config.score.explanations)
             more = self._drop_stale(last, self._unanswered(last) if retry_failed else [])

@@ -24,7 +24,7 @@ from outcrop.database import to_read
 from outcrop.errors import CorruptError, RunError
 from outcrop.types import Failure, Message, Reply, Request
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _BUSY_SECONDS = 60.0  # how long a writer waits for the others
 
@@ -37,8 +37,10 @@ _SCHEMA = (
       parts TEXT NOT NULL,               -- JSON list
       labels TEXT NOT NULL,              -- JSON list
       schema TEXT,                       -- JSON schema of the answer, if one was asked for
+      numbers_up_to INTEGER,             -- the largest, if expected values of numbers were asked for
       max_tokens INTEGER NOT NULL, temperature REAL NOT NULL, seed INTEGER NOT NULL,
-      text TEXT, label_probabilities TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, seconds REAL,
+      text TEXT, label_probabilities TEXT, expected_numbers TEXT,
+      prompt_tokens INTEGER, completion_tokens INTEGER, seconds REAL,
       cost REAL,                         -- US$; NULL where no price was known
       failure TEXT, failure_detail TEXT,
       CHECK ((text IS NULL) != (failure IS NULL))
@@ -47,9 +49,10 @@ _SCHEMA = (
 )
 
 # An answer is never replaced: runs that share the file must read the same one.
-_INSERT = """INSERT INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+_INSERT = """INSERT INTO replies VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
   ON CONFLICT (request) DO UPDATE SET
     text = excluded.text, label_probabilities = excluded.label_probabilities,
+    expected_numbers = excluded.expected_numbers,
     prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
     seconds = excluded.seconds, cost = excluded.cost,
     failure = excluded.failure, failure_detail = excluded.failure_detail
@@ -122,14 +125,15 @@ class Replies:
         """The answer to the request with this hash; None if it failed or was never asked."""
         with self._lock:
             row = self._db.execute(
-                "SELECT text, label_probabilities, prompt_tokens, completion_tokens, seconds, cost "
+                "SELECT text, label_probabilities, prompt_tokens, completion_tokens, seconds, cost, expected_numbers "
                 "FROM replies WHERE request = ? AND failure IS NULL",
                 (request,),
             ).fetchone()
         if row is None:
             return None
-        text, probabilities, *rest = row
-        return Reply(text, tuple(json.loads(probabilities)) if probabilities else None, *rest)
+        text, probabilities, prompt_tokens, completion_tokens, seconds, cost, numbers = row
+        measured = prompt_tokens, completion_tokens, seconds, cost
+        return Reply(text, _numbers(probabilities), *measured, _numbers(numbers))
 
     def cut_off(self, requests: Iterable[str]) -> int:
         """How many of these were answered with as many tokens as they might be."""
@@ -186,7 +190,7 @@ class Replies:
 
     def _row(self, name: str, model: str, request: Request, answer: Reply | Failure) -> tuple[object, ...]:
         parts = json.dumps([self._part(message) for message in request.messages])
-        sampling = (request.schema, request.max_tokens, request.temperature, request.seed)
+        sampling = (request.schema, request.numbers_up_to, request.max_tokens, request.temperature, request.seed)
         return (name, model, parts, json.dumps(request.labels), *sampling, *_answer_columns(answer))
 
     def _part(self, message: Message) -> int:
@@ -201,10 +205,18 @@ class Replies:
 
 def _answer_columns(answer: Reply | Failure) -> tuple[object, ...]:
     if isinstance(answer, Failure):
-        return (None, None, None, None, None, None, answer.kind, answer.detail)
-    probabilities = json.dumps(answer.label_probabilities) if answer.label_probabilities is not None else None
+        return (None, None, None, None, None, None, None, answer.kind, answer.detail)
+    numbers = (_listed(answer.label_probabilities), _listed(answer.expected_numbers))
     measured = (answer.prompt_tokens, answer.completion_tokens, answer.seconds, answer.cost)
-    return (answer.text, probabilities, *measured, None, None)
+    return (answer.text, *numbers, *measured, None, None)
+
+
+def _listed(numbers: tuple[float, ...] | None) -> str | None:
+    return None if numbers is None else json.dumps(numbers)
+
+
+def _numbers(listed: str | None) -> tuple[float, ...] | None:
+    return None if listed is None else tuple(json.loads(listed))
 
 
 def _enter_wal(db: sqlite3.Connection) -> None:

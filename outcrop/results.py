@@ -62,7 +62,7 @@ class LatentRow:
     trigger: str | None
 
 
-Answered = Literal["explanations", "judgements"]  # tables whose rows may be failures
+Answered = Literal["explanations", "judgements", "relations"]  # tables whose rows may be failures
 
 
 class Results:

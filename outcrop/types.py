@@ -256,14 +256,20 @@ class Message:
 @dataclass(frozen=True)
 class Request:
     """A question to an LLM. With labels, the probabilities of these first words of the
-    answer are wanted; without, a text of at most `max_tokens`."""
+    answer are wanted; without, a text of at most `max_tokens`, and with `numbers_up_to` the
+    expected values of the numbers in it, from 0 to that."""
 
     messages: tuple[Message, ...]
     max_tokens: int
     labels: tuple[str, ...] = ()
     schema: str | None = None  # JSON schema of the answer, for servers that can hold to one
+    numbers_up_to: int | None = None
     temperature: float = 0.0
     seed: int = 0
+
+    @property
+    def needs_probabilities(self) -> bool:
+        return bool(self.labels) or self.numbers_up_to is not None
 
     def hash(self, model: str) -> str:
         """Of the messages, the sampling and the model's identity; 32 hexadecimal digits."""
@@ -274,7 +280,8 @@ class Request:
 @dataclass(frozen=True)
 class Reply:
     """An LLM's answer. `label_probabilities` stand in the order of the request's labels and
-    are shares of the whole next-token distribution; None where the server gives none."""
+    are shares of the whole next-token distribution, `expected_numbers` in that of the numbers
+    in the text; None where they are not wanted or the server gives none."""
 
     text: str
     label_probabilities: tuple[float, ...] | None
@@ -282,6 +289,7 @@ class Reply:
     completion_tokens: int
     seconds: float
     cost: float | None = None  # US$; None where no price is known
+    expected_numbers: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

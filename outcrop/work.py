@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from outcrop import config as configs
+from outcrop import notes
 from outcrop.coders.placed import PlacedCoder
 from outcrop.coders.stack import SparseStack
 from outcrop.coders.weights import find_coder, load_coder
@@ -23,7 +24,6 @@ from outcrop.interp.explain import Promoted, explain
 from outcrop.interp.explainers.given import read_explanations
 from outcrop.interp.relations import relate
 from outcrop.interp.score import score
-from outcrop.interp.scorers.judging import without_other
 from outcrop.interp.scorers.token_baseline import token_baseline
 from outcrop.judges import Judges
 from outcrop.latents.cache import cache_latents
@@ -33,8 +33,9 @@ from outcrop.latents.survey import coder_row, latent_rows
 from outcrop.model.corpus import Corpus
 from outcrop.model.embed import Embedder
 from outcrop.model.hooks import find_places, place_widths
-from outcrop.model.likelihood import Reader, RememberingReader
+from outcrop.model.likelihood import Reader
 from outcrop.model.load import LanguageModel, load_model
+from outcrop.model.remembered import RememberingReader
 from outcrop.model.text import read_documents, shuffled
 from outcrop.model.tokens import deal, vocabulary
 from outcrop.progress import Progress
@@ -42,7 +43,7 @@ from outcrop.replies import Replies
 from outcrop.report.page import latent_pages, render_page
 from outcrop.report.plots import figure_files
 from outcrop.report.summary import summarise
-from outcrop.results import Answered, Results
+from outcrop.results import Results
 from outcrop.schema import TABLES
 from outcrop.trackers import Track, trackers
 from outcrop.train.loop import evaluate_coders, train_coders
@@ -138,23 +139,12 @@ class Work:
             for group in _grouped(self._explained(clients.get("explainer"), clients.get("judge"))):
                 results.add_explanations(group)
                 requests |= {one.request for one in group if one.request}
-            self._tell_failures(results, "explanations")
-            self._tell_cut_off(requests, replies)
+            self._tell(notes.failures(results, "explanations"))
+            self._tell(notes.cut_off(requests, replies, self._config.explain))
 
-    def _tell_cut_off(self, requests: Collection[str], replies: Replies) -> None:
-        n = replies.cut_off(requests)
-        if n:
-            limit = self._config.explain.max_tokens
-            self._say(
-                f"  {n:,} of {len(requests):,} explanations were cut off; --explain.max-tokens, {limit}, is their limit"
-            )
-
-    def _tell_failures(self, results: Results, table: Answered) -> None:
-        kinds = results.outcomes(table)
-        failed = {kind: n for kind, n in kinds.items() if kind}
-        if failed:
-            told = ", ".join(f"{kind} {n:,}" for kind, n in failed.items())
-            self._say(f"  {sum(failed.values()):,} of {sum(kinds.values()):,} {table} failed: {told}")
+    def _tell(self, note: str | None) -> None:
+        if note is not None:
+            self._say(f"  {note}")
 
     def _require_the_same_examples(self, results: Results) -> None:
         """StaleError where the windows that are drawn now are not those of the stage examples."""
@@ -182,7 +172,9 @@ class Work:
                 with here.results() as results:
                     found = [one for one in results.explanations() if one.explainer in config.explain.explainers]
             else:
-                found = [*self._explained(counts.get("explain"), None)]
+                if "iterative" in config.explain.explainers:
+                    counts["iterative’s trials"] = CountingClient(self._judges.model("judge"), replies)
+                found = [*self._explained(counts.get("explain"), counts.get("iterative’s trials"))]
             explanations = [*(as_long_as_it_may_be(one, config.explain.max_tokens) for one in found), *self._given()]
             if "score" in counts:
                 asked = replace(config.score, scorers=config.score.asking)
@@ -236,7 +228,7 @@ class Work:
             results.keep_explainers(self._config.explain.explainers)
             results.add_explanations(given)
             explanations = results.explanations()
-            self._tell_missing_controls(explanations)
+            self._tell(notes.missing_controls(here.examples, explanations, self._config.score))
             found = score(
                 here.examples,
                 explanations,
@@ -249,30 +241,23 @@ class Work:
             )
             for group in _grouped(found):
                 results.add_judgements(group)
-            self._tell_failures(results, "judgements")
+            self._tell(notes.failures(results, "judgements"))
             if self._config.score.relate and client is not None:
                 for related in _grouped(relate(explanations, client, self._embedder(), self._progress)):
                     results.add_relations(related)
-
-    def _tell_missing_controls(self, explanations: Sequence[Explanation]) -> None:
-        n = without_other(self._contents.examples, explanations)
-        if n and "other" in self._config.score.controls:
-            self._say(
-                f"  {n:,} explanations have no control `other`: no other latent has one of the kind that says "
-                "something else"
-            )
+                self._tell(notes.failures(results, "relations"))
 
     def _embedder(self) -> Embedder | None:
         config = self._config.score
         wanted = config.relate or "embedding" in config.scorers
         return self._contents.embedder(config.embedder) if wanted and config.embedder is not None else None
 
-    def _reader(self) -> Reader | None:
+    def _reader(self) -> RememberingReader | None:
         config = self._config
         if "surprisal" not in config.score.scorers or config.score.base_model is None:
             return None
         model = load_model(ModelConfig(config.score.base_model, device=config.model.device))
-        return RememberingReader(model, _READ_AT_ONCE, self._directory.likelihoods)
+        return RememberingReader(Reader(model, _READ_AT_ONCE), self._directory.likelihoods)
 
     def report(self) -> None:
         here = self._contents

@@ -14,7 +14,7 @@ FLOORS = [
     {"coders"},
     {"train", "latents", "interp", "metrics"},
     {"report"},
-    {"stages", "contents", "judges", "trackers"},
+    {"stages", "contents", "judges", "notes", "trackers"},
     {"work"},
     {"pipeline"},
     {"console", "demo", "dashboard", "sweep"},

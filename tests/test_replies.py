@@ -85,6 +85,14 @@ def test_the_schema_and_the_cost_of_a_request_stand_beside_it(tmp_path: Path) ->
     assert rows == [(None, None), ('{"type": "array"}', 0.25)]
 
 
+def test_expected_numbers_are_kept_with_the_answer(tmp_path: Path) -> None:
+    asked, said = replace(ask("a"), numbers_up_to=10), replace(ANSWER, expected_numbers=(0.25, 9.5))
+    with Replies(tmp_path / "r") as replies:
+        add(replies, asked, said)
+        assert replies.get(asked.hash("m")) == said
+        assert replies.get(ask("a").hash("m")) is None
+
+
 def test_what_cannot_be_a_file_of_replies_is_refused_with_its_path(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing" / "r"):
         with pytest.raises(RunError, match=f"{path} cannot be opened.*a folder that exists"):
@@ -95,7 +103,7 @@ def test_another_schema_and_another_file_are_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "newer") as db:
         db.execute("PRAGMA user_version = 99")
     (tmp_path / "text").write_text("not a database, but long enough to be taken for one" * 100)
-    with pytest.raises(CorruptError, match="schema version 99, expected 2"):
+    with pytest.raises(CorruptError, match="schema version 99, expected 3"):
         Replies(tmp_path / "newer")
     with pytest.raises(CorruptError, match="not a database"):
         Replies(tmp_path / "text")

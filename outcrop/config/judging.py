@@ -40,6 +40,11 @@ class ExplainConfig(Strict):
         """The explainers that ask a language model."""
         return tuple(name for name in self.explainers if name not in TOKEN_RULES)
 
+    @property
+    def most_tokens(self) -> int:
+        """Of an answer, what was thought aloud included."""
+        return self.reasoning_tokens + self.max_tokens
+
     def __post_init__(self) -> None:
         require(
             len({*self.explainers}) == len(self.explainers), f"explain.explainers are {self.explainers}; name each once"

@@ -118,13 +118,14 @@ _THINK = f' First think step by step; then write your answer on a last line of i
 
 def _shown(evidence: Evidence, vocabulary: Vocabulary) -> Iterator[str]:
     activating = sorted(evidence.activating, key=lambda window: float(window.activations.max()), reverse=True)
-    runs = dict.fromkeys(run.strip() for window in activating for run in _runs(window, vocabulary))
+    runs = dict.fromkeys(run.strip() or run for window in activating for run in _runs(window, vocabulary))
     yield f"These words were marked in texts: {quoted(', '.join(runs))}"
     yield _lines("Texts with marked words:", activating, vocabulary)
     if evidence.others:
         yield _lines("Texts without marked words:", evidence.others, vocabulary)
     if evidence.promoted:
-        tokens = dict.fromkeys(vocabulary.text([token]).strip() for token in evidence.promoted)
+        texts = (vocabulary.text([token]) for token in evidence.promoted)
+        tokens = dict.fromkeys(text.strip() or text for text in texts)
         yield f"After the marked words these become likelier: {quoted(', '.join(tokens))}"
 
 

@@ -19,11 +19,11 @@ from outcrop.interp.scorers.embedding import embedding_scores
 from outcrop.interp.scorers.judging import Arm, Question, arms, ask
 from outcrop.interp.scorers.surprisal import surprisal_scores
 from outcrop.model.embed import Embedder
-from outcrop.model.likelihood import Reader
+from outcrop.model.likelihood import Likelihoods
 from outcrop.progress import Progress, silent
 from outcrop.types import Explanation, Judgement, LatentExamples, Vocabulary
 
-_Needed = TypeVar("_Needed", Embedder, Reader)
+_Needed = TypeVar("_Needed", Embedder, Likelihoods)
 
 _QUESTIONS: dict[str, Callable[[Sequence[Arm], Vocabulary, ScoreConfig], Iterator[Question]]] = {
     "detection": detection.questions,
@@ -41,7 +41,7 @@ def score(
     progress: Progress = silent,
     *,
     embedder: Embedder | None = None,
-    reader: Reader | None = None,
+    reader: Likelihoods | None = None,
 ) -> Iterator[Judgement]:
     """One judgement per scorer, arm and scored window; those that are asked for in order of completion.
 

@@ -296,7 +296,7 @@ static void recompute(Row *row, int64_t from, int64_t to) {
     for (; c < to; c++) row->values[c] = dot(x, p->w + row->candidates[c] * d, d) + p->bias[row->candidates[c]];
 }
 
-/* The k-th largest of the keys, by bisection. */
+/* A key that the k largest reach and no others, or the k-th where others equal it: by bisection. */
 static int16_t kth_key(const int16_t *keys, int64_t count, int64_t k) {
     int32_t low = INT16_MIN, high = INT16_MAX;
     while (low < high) {
@@ -304,19 +304,28 @@ static int16_t kth_key(const int16_t *keys, int64_t count, int64_t k) {
         int32_t above = 0;
 #pragma omp simd reduction(+ : above)
         for (int64_t i = 0; i < count; i++) above += keys[i] >= middle;
+        if (above == k) high = middle;
         if (above >= k) low = middle;
         else high = middle - 1;
     }
     return (int16_t)low;
 }
 
+/* The same of values. */
 static float kth_value(const float *values, int64_t count, int64_t k) {
-    int64_t low = INT32_MIN, high = INT32_MAX;
+    int32_t bottom = INT32_MAX, top = INT32_MIN;
+#pragma omp simd reduction(min : bottom) reduction(max : top)
+    for (int64_t i = 0; i < count; i++) {
+        int32_t key = order32(values[i]);
+        bottom = key < bottom ? key : bottom, top = key > top ? key : top;
+    }
+    int64_t low = bottom, high = top;
     while (low < high) {
         int64_t middle = low + (high - low + 1) / 2;
         int32_t above = 0;
 #pragma omp simd reduction(+ : above)
         for (int64_t i = 0; i < count; i++) above += order32(values[i]) >= (int32_t)middle;
+        if (above == k) high = middle;
         if (above >= k) low = middle;
         else high = middle - 1;
     }

@@ -10,13 +10,9 @@ real tokens from seeing the padding.
 
 from __future__ import annotations
 
-import hashlib
-import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,7 +21,6 @@ from numpy import ndarray
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from outcrop.errors import CorruptError
 from outcrop.model.load import LanguageModel
 
 _UNLIMITED = 1 << 30
@@ -37,6 +32,13 @@ def spread(cache: DynamicCache, n: int) -> DynamicCache:
     for block, layer in enumerate(cache.layers):
         copy.update(layer.keys.expand(n, -1, -1, -1), layer.values.expand(n, -1, -1, -1), block)
     return copy
+
+
+@runtime_checkable
+class Likelihoods(Protocol):
+    def mean_nll(self, prefix: str, texts: Sequence[str]) -> Float64[ndarray, "n"]:
+        """Nats per token of each text after the prefix."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Reader:
         NaN where a text has no token, where it and the prefix are longer than the model reads, and where the logits
         are not finite.
         """
-        before = self._prefix_tokens(prefix)
-        tokens = [self._tokens(text) for text in texts]
+        before = self.prefix_tokens(prefix)
+        tokens = [self.tokens(text) for text in texts]
         room = (getattr(self.lm.module.config, "max_position_embeddings", None) or _UNLIMITED) - len(before)
         chosen = sorted((i for i, of in enumerate(tokens) if 0 < len(of) <= room), key=lambda i: len(tokens[i]))
         found = np.full(len(texts), np.nan)
@@ -65,11 +67,11 @@ class Reader:
                 found[some] = self._batch_nll(before[-1], [tokens[i] for i in some], spread(cache, len(some)))
         return found
 
-    def _prefix_tokens(self, prefix: str) -> list[int]:
+    def prefix_tokens(self, prefix: str) -> list[int]:
         first = self.lm.tokenizer.bos_token_id
-        return [*([] if first is None else [first]), *self._tokens(prefix)]
+        return [*([] if first is None else [first]), *self.tokens(prefix)]
 
-    def _tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str) -> list[int]:
         return list(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _cache(self, tokens: list[int]) -> DynamicCache:
@@ -93,30 +95,3 @@ class Reader:
     def _logits(self, rows: list[list[int]], cache: DynamicCache) -> Any:
         tokens = torch.tensor(rows, device=self.lm.device)
         return self.lm.module(input_ids=tokens, past_key_values=cache, use_cache=True).logits
-
-
-@dataclass(frozen=True)
-class RememberingReader(Reader):
-    """A reader that keeps what it found in a file of SQLite's, so that who comes back reads nothing again."""
-
-    path: Path
-
-    def mean_nll(self, prefix: str, texts: Sequence[str]) -> Float64[ndarray, "n"]:
-        """CorruptError where the file is damaged."""
-        names = [self._name(prefix, text) for text in texts]
-        try:
-            with closing(sqlite3.connect(self.path)) as db, db:
-                db.execute("CREATE TABLE IF NOT EXISTS nll (name BLOB PRIMARY KEY, nats REAL) WITHOUT ROWID")
-                rows = (db.execute("SELECT name, nats FROM nll WHERE name = ?", (name,)).fetchone() for name in names)
-                known = dict(row for row in rows if row is not None)
-                unknown = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
-                found = super().mean_nll(prefix, list(unknown.values()))
-                new = list(zip(unknown, found.tolist(), strict=True))
-                db.executemany("INSERT OR IGNORE INTO nll VALUES (?, ?)", new)
-        except sqlite3.DatabaseError as error:
-            raise CorruptError(f"{self.path} is damaged ({error}). Remove it; what it held is read again.") from error
-        known |= dict(new)
-        return np.array([known[name] for name in names], dtype=np.float64)  # SQLite's NULL is NaN again
-
-    def _name(self, prefix: str, text: str) -> bytes:
-        return hashlib.sha256("\0".join((self.lm.identity, str(self.lm.module.dtype), prefix, text)).encode()).digest()

@@ -30,11 +30,16 @@ class LanguageModel:
         return torch.device(self.module.device)
 
 
+def require_directory(name: str) -> None:
+    """ModelError where a model is named by a directory that is not there; loads nothing."""
+    if name.startswith((".", "/", "~")) and not Path(name).exists():
+        raise ModelError(f"there is no directory {name} to load a language model from")
+
+
 def load_model(config: ModelConfig) -> LanguageModel:
     """Load weights and tokenizer; `ModelError` says what was tried."""
     where = _where(config)
-    if config.name.startswith((".", "/", "~")) and not Path(config.name).exists():
-        raise ModelError(f"there is no directory {config.name} to load a language model from")
+    require_directory(config.name)
     try:
         device = choose_device(config.device)
         tokenizer = AutoTokenizer.from_pretrained(**where)

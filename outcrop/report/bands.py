@@ -84,10 +84,11 @@ def band_summary(table: dict[str, ndarray], confidence: float) -> list[dict[str,
 
 
 def _counted_relations(table: dict[str, ndarray], mine: ndarray) -> dict[str, dict[str, int]]:
-    """Of each pair of bands, how often the judge said what of the first."""
+    """Of each pair of bands, how often the judge said what of the first, and how often nothing that could be read."""
     pairs = (name for name in table if name.startswith("relation."))
+    said = (*RELATIONS, "failed")
     return {
-        pair.removeprefix("relation."): {name: int((table[pair][mine] == name).sum()) for name in RELATIONS}
+        pair.removeprefix("relation."): {name: int((table[pair][mine] == name).sum()) for name in said}
         for pair in pairs
     }
 

@@ -15,7 +15,7 @@ from outcrop.report.text import count, interval, number
 
 @dataclass(frozen=True)
 class Cell:
-    """Words of which none is broken."""
+    """Words of which none is broken as long as the column has room for the longest."""
 
     parts: tuple[Text, ...]
 

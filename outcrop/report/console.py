@@ -1,4 +1,4 @@
-"""The report for the terminal: ledger, reconstruction and scores in three small tables."""
+"""The report for the terminal, in small tables: ledger, reconstruction, scores, and what else was asked for."""
 
 from __future__ import annotations
 

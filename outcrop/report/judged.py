@@ -157,8 +157,10 @@ class Judged:
 
     @cached_property
     def relations(self) -> dict[str, ndarray]:
-        """What was said of pairs of explanations."""
-        return self._results.columns("SELECT * FROM relations WHERE relation IS NOT NULL")
+        """What was said of pairs of explanations; `failed` where nothing could be read."""
+        return self._results.columns(
+            "SELECT coder, latent, explainer, first, second, COALESCE(relation, 'failed') AS relation FROM relations"
+        )
 
     @cached_property
     def shares(self) -> Float[ndarray, "L S"]:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from outcrop.config import ModelConfig
-from outcrop.errors import CorruptError
-from outcrop.model.likelihood import Reader, RememberingReader
+from outcrop.model.likelihood import Reader
 from outcrop.model.load import LanguageModel, load_model
 from tests.tiny import sentences, write_model
 
@@ -70,30 +69,3 @@ def test_texts_that_cannot_be_read_are_missing_and_change_no_other(lm: LanguageM
     np.testing.assert_allclose(found[[0, 3]], Reader(lm, 1).mean_nll(PREFIX, [TEXTS[0], TEXTS[2]]), rtol=1e-5)
     assert np.isnan(Reader(lm, 4).mean_nll(PREFIX * 100, TEXTS)).all()
     assert Reader(lm, 4).mean_nll(PREFIX, []).shape == (0,)
-
-
-def test_what_was_read_is_not_read_again(lm: LanguageModel, tmp_path: Path) -> None:
-    read: list[int] = []
-    hook = lm.module.get_input_embeddings().register_forward_hook(lambda _, given, __: read.append(len(given[0])))
-    texts = [*TEXTS[:4], "", TEXTS[0]]
-    first = RememberingReader(lm, 4, tmp_path / "nll.sqlite").mean_nll(PREFIX, texts)
-    assert read == [1, 4], "a text that stands twice is read once"
-    read.clear()
-    again = RememberingReader(lm, 4, tmp_path / "nll.sqlite").mean_nll(PREFIX, texts)
-    assert read == []
-    np.testing.assert_array_equal(first, again)
-    np.testing.assert_allclose(first, Reader(lm, 4).mean_nll(PREFIX, texts), rtol=1e-5)
-    assert np.isnan(again).tolist() == [False] * 4 + [True, False]
-    read.clear()
-    more = RememberingReader(lm, 4, tmp_path / "nll.sqlite").mean_nll(PREFIX, TEXTS[:6])
-    assert read == [1, 2], "only what is new"
-    np.testing.assert_allclose(more, Reader(lm, 4).mean_nll(PREFIX, TEXTS[:6]), rtol=1e-5)
-    other = RememberingReader(lm, 4, tmp_path / "nll.sqlite").mean_nll("a", TEXTS[:4])
-    hook.remove()
-    np.testing.assert_array_equal(other, Reader(lm, 4).mean_nll("a", TEXTS[:4]))
-
-
-def test_a_damaged_file_of_what_was_read_is_told(lm: LanguageModel, tmp_path: Path) -> None:
-    (tmp_path / "nll.sqlite").write_bytes(b"no database" * 100)
-    with pytest.raises(CorruptError, match=r"nll.sqlite is damaged .*Remove it"):
-        RememberingReader(lm, 4, tmp_path / "nll.sqlite").mean_nll(PREFIX, TEXTS)

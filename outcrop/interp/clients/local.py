@@ -25,11 +25,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import DynamicCache
 
-from outcrop.interp.clients.chat import ChatTokens, misfits
+from outcrop.interp.clients.chat import ChatTokens, expected_numbers, misfits
 from outcrop.model.likelihood import spread
 from outcrop.model.load import LanguageModel
 from outcrop.types import Failure, Reply, Request
 
+_GUESSED = 10  # tokens that go on as they did before, verified together: lists repeat themselves
+_LIKELIEST = 20  # tokens at each place of a text, as of a server
 _NEW_GROUP_TOKENS = 64  # how many tokens sharing must save to be worth a batch that is not full
 
 Answer = tuple[int, Reply | Failure]
@@ -59,18 +61,38 @@ class LocalClient:
         for index in chosen:
             started = time.monotonic()
             prompt = torch.tensor([prompts[index]], device=self._lm.device)
-            written = self._lm.module.generate(
+            found = self._lm.module.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 max_new_tokens=requests[index].max_tokens,
                 do_sample=False,
                 repetition_penalty=1.0,  # models come with others
+                prompt_lookup_num_tokens=_GUESSED,
                 pad_token_id=self._lm.tokenizer.eos_token_id,
-            )[0, prompt.shape[1] :]
+                return_dict_in_generate=True,
+                output_logits=requests[index].numbers_up_to is not None,
+            )
+            written = found.sequences[0, prompt.shape[1] :]
             text = self._lm.tokenizer.decode(written, skip_special_tokens=True)
+            numbers = self._numbers(written, found.logits, requests[index].numbers_up_to)
             seconds = time.monotonic() - started
-            reply = Reply(text, None, prompt.shape[1], written.shape[0], seconds)
+            reply = Reply(text, None, prompt.shape[1], written.shape[0], seconds, expected_numbers=numbers)
             yield index, reply if text.strip() else Failure("empty", "an answer without text")
+
+    def _numbers(
+        self, written: Int64[Tensor, " n"], logits: tuple[Tensor, ...] | None, largest: int | None
+    ) -> tuple[float, ...] | None:
+        if logits is None or largest is None:
+            return None
+        found = torch.cat(logits).log_softmax(-1).topk(_LIKELIEST)
+        places = [
+            [*zip(self._words(tokens), values.tolist(), strict=True)]
+            for tokens, values in zip(found.indices, found.values, strict=True)
+        ]
+        return expected_numbers(self._words(written), places, largest)
+
+    def _words(self, tokens: Int64[Tensor, " n"]) -> list[str]:
+        return list(self._lm.tokenizer.batch_decode(tokens[:, None]))
 
     def _labels(self, requests: Sequence[Request], prompts: list[list[int]], chosen: list[int]) -> Iterator[Answer]:
         prefix = _Prefix(self._lm.module)

@@ -22,6 +22,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from queue import SimpleQueue
 from typing import Any
@@ -31,13 +32,13 @@ import openai
 from outcrop.config import JudgeConfig
 from outcrop.config.judge import addresses
 from outcrop.errors import JudgeError
-from outcrop.interp.clients.chat import label_probabilities
+from outcrop.interp.clients.chat import expected_numbers, label_probabilities
 from outcrop.interp.clients.server import Outcome, Server
 from outcrop.types import UNANSWERED, Failure, FailureKind, Reply, Request
 
 _FIRST_WAIT_SECONDS = 0.5  # doubled after every attempt
 _LONGEST_BACKOFF_SECONDS = 30.0
-_LONGEST_WAIT_SECONDS = 300.0  # who asks for more is taken to refuse
+_LONGEST_WAIT_SECONDS = 300.0  # where all ask for more, they are taken to refuse
 _CANCEL_SECONDS = 0.5  # until what is still under way is cancelled again
 _REST_SECONDS = 5.0  # of a server that could not answer
 _MOST_TOKENS = 1 << 53  # a count beyond is none
@@ -58,9 +59,10 @@ class OpenAIClient:
 
     def __init__(self, name: str, model: str | None, config: JudgeConfig) -> None:
         self._config = config
-        served = _served([Server(address, config) for address in addresses(name)])
+        servers = [Server(address, config) for address in addresses(name)]
+        served = _served(servers)
         self._servers = list(served)
-        self.model = _choose_model(served, model)
+        self.model = _choose_model(served, model, all_there=len(served) == len(servers))
 
     def answer(self, requests: Sequence[Request]) -> Iterator[Answer]:
         """JudgeError where nobody answers any more."""
@@ -111,10 +113,10 @@ class OpenAIClient:
                 return answer
             tried.append(line)
             if all(line.rests or line in tried for line in lines):
-                wait_seconds = max(outcome.wait_seconds, _backoff_seconds(attempt))
-                if wait_seconds > _LONGEST_WAIT_SECONDS:
+                asked_seconds = outcome.wait_seconds if all(line.rests for line in lines) else 0.0
+                if asked_seconds > _LONGEST_WAIT_SECONDS:
                     return answer
-                await asyncio.sleep(wait_seconds)
+                await asyncio.sleep(max(asked_seconds, _backoff_seconds(attempt)))
         raise AssertionError("there is at least one attempt")
 
 
@@ -149,26 +151,35 @@ def _read(outcome: Outcome, request: Request) -> Reply | Failure:
 
 
 def _served(servers: Sequence[Server]) -> dict[Server, list[str]]:
-    """The models of those that answer; JudgeError where none does. What another serves is not known, so nothing is
-    asked of it later, either."""
-    found: dict[Server, list[str]] = {}
-    silent: list[JudgeError] = []
-    for server in servers:
-        try:
-            found[server] = server.served()
-        except JudgeError as error:
-            silent.append(error)
+    """The models of those that answer, all asked at once; JudgeError where none does. What another serves is not known,
+    so nothing is asked of it later, either."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        said = dict(zip(servers, pool.map(_models_or_error, servers), strict=True))
+    found = {server: models for server, models in said.items() if not isinstance(models, JudgeError)}
+    silent = [why for why in said.values() if isinstance(why, JudgeError)]
     if not found:
-        raise silent[0]
+        raise JudgeError(" ".join(map(str, silent)))
     for why in silent:
         log.warning("%s This command goes on without it.", why)
     return found
 
 
-def _choose_model(served: Mapping[Server, Sequence[str]], wanted: str | None) -> str:
-    """The model asked for, or the first that all servers serve."""
+def _models_or_error(server: Server) -> list[str] | JudgeError:
+    try:
+        return server.served()
+    except JudgeError as error:
+        return error
+
+
+def _choose_model(served: Mapping[Server, Sequence[str]], wanted: str | None, *, all_there: bool) -> str:
+    """The model asked for, or the first that all servers serve; JudgeError where it cannot be known which that is."""
     first, *others = served.values()
     common = [model for model in first if all(model in models for models in others)]
+    if wanted is None and len(common) > 1 and not all_there:
+        raise JudgeError(
+            f"Of the servers those that answer serve {', '.join(common)}, and one does not answer: which of these all "
+            "serve is not known. Name one with --judge.model or --judge.explainer-model, or start the other server."
+        )
     if not common or wanted not in (None, *common):
         seen = "; ".join(
             f"The server at {server.address} serves {', '.join(models) or 'no model'}"
@@ -188,25 +199,33 @@ def read_completion(body: bytes, request: Request, seconds: float) -> Reply | Fa
         completion = json.loads(body)
         choice = completion["choices"][0]
         text = _whole(choice["message"].get("content") or "")
-        probabilities = _of_labels(choice, request.labels) if request.labels else None
+        tokens = (choice.get("logprobs") or {}).get("content") or []
+        probabilities = _of_labels(tokens, request.labels) if request.labels else None
+        numbers = _of_numbers(tokens, request.numbers_up_to) if request.numbers_up_to is not None else None
         usage = completion.get("usage") or {}
-        tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         start = body[:100].decode("utf-8", "replace")
         return Failure("unreadable", f"no chat completion ({type(error).__name__}) but {start!r}")
     if probabilities is None and not text.strip():
         return Failure("empty", "an answer without text")
-    return Reply(text, probabilities, *tokens, seconds)
+    return Reply(text, probabilities, *counts, seconds, expected_numbers=numbers)
 
 
-def _of_labels(choice: dict[str, Any], labels: tuple[str, ...]) -> tuple[float, ...] | None:
+def _of_labels(tokens: Sequence[Any], labels: tuple[str, ...]) -> tuple[float, ...] | None:
     """None where the server gives none."""
-    tokens = (choice.get("logprobs") or {}).get("content")
+    return label_probabilities(_likeliest(tokens[0]), labels) if tokens else None
+
+
+def _of_numbers(tokens: Sequence[Any], largest: int) -> tuple[float, ...] | None:
+    """None where the server gives none."""
     if not tokens:
         return None
-    first = tokens[0]
-    alternatives = first.get("top_logprobs") or [first]
-    return label_probabilities([(str(a["token"]), a["logprob"]) for a in alternatives], labels)
+    return expected_numbers([str(token["token"]) for token in tokens], [*map(_likeliest, tokens)], largest)
+
+
+def _likeliest(token: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(str(one["token"]), one["logprob"]) for one in token.get("top_logprobs") or [token]]
 
 
 def _count(tokens: object) -> int:

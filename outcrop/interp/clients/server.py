@@ -12,9 +12,10 @@ import email.utils
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import openai
@@ -24,6 +25,7 @@ from outcrop.errors import JudgeError
 from outcrop.types import Failure, Request
 
 _TOP_LOGPROBS = 20  # the most that OpenAI's interface allows
+_CONNECT_SECONDS = 5.0  # at the start, where somebody waits
 _NO_KEY = "none"  # local servers want any key at all
 _SHORTEST_KEY = 12  # characters
 _LONGEST_DETAIL = 300  # characters of a failure's detail
@@ -47,7 +49,7 @@ class Server:
         self._key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
         self._timeout_seconds = config.timeout_seconds
         self._attempts = config.attempts
-        self._refused = set[str]()  # names of arguments
+        self._refused = set[str]()  # of what is not offered by all
 
     def connection(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
@@ -56,15 +58,16 @@ class Server:
 
     async def complete(self, connection: openai.AsyncOpenAI, model: str, request: Request) -> Outcome:
         """One attempt. A schema or log-probabilities that are refused are left out, and what is said without counts."""
-        plain, more = _arguments(model, request), _not_offered_by_all(request)
-        if not more or not self._refused.isdisjoint(more):
-            return await self._post(connection, plain)
-        outcome = await self._post(connection, plain | more)
-        if outcome.status not in (400, 422):
-            return outcome
-        outcome = await self._post(connection, plain)
-        if isinstance(outcome.body, bytes):  # else they may not be what it disliked
-            self._refused |= more.keys()
+        plain, wished = _arguments(model, request), _not_offered_by_all(request)
+        more = {name: arguments for name, arguments in wished.items() if name not in self._refused}
+        outcome = await self._post(connection, _joined(plain, *more.values()))
+        for left_out in _fewer(more):
+            if outcome.status not in (400, 422):
+                break
+            kept = (arguments for name, arguments in more.items() if name not in left_out)
+            outcome = await self._post(connection, _joined(plain, *kept))
+            if isinstance(outcome.body, bytes):  # else it may not be what it disliked
+                self._refused |= left_out
         return outcome
 
     async def _post(self, connection: openai.AsyncOpenAI, arguments: dict[str, Any]) -> Outcome:
@@ -100,8 +103,9 @@ class Server:
 
     def served(self) -> list[str]:
         """The names of its models; JudgeError where it does not answer."""
+        patience = openai.Timeout(self._timeout_seconds, connect=min(self._timeout_seconds, _CONNECT_SECONDS))
         connection = openai.OpenAI(
-            base_url=self.address, api_key=self._key, timeout=self._timeout_seconds, max_retries=self._attempts - 1
+            base_url=self.address, api_key=self._key, timeout=patience, max_retries=self._attempts - 1
         )
         try:
             with connection:
@@ -137,13 +141,28 @@ def _arguments(model: str, request: Request) -> dict[str, Any]:
     }
 
 
-def _not_offered_by_all(request: Request) -> dict[str, Any]:
-    if request.labels:
-        return {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
+def _not_offered_by_all(request: Request) -> dict[str, dict[str, Any]]:
+    """Arguments that go together, by what they ask for."""
+    more: dict[str, dict[str, Any]] = {}
+    if request.needs_probabilities:
+        more["logprobs"] = {"logprobs": True, "top_logprobs": _TOP_LOGPROBS}
     if request.schema is not None:
         schema = {"name": "answer", "schema": json.loads(request.schema)}
-        return {"response_format": {"type": "json_schema", "json_schema": schema}}
-    return {}
+        more["schema"] = {"response_format": {"type": "json_schema", "json_schema": schema}}
+    return more
+
+
+def _joined(*arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(chain.from_iterable(some.items() for some in arguments))
+
+
+def _fewer(more: Iterable[str]) -> Iterator[set[str]]:
+    """What to leave out, in turn: one of several, then all."""
+    names = list(more)
+    if len(names) > 1:
+        yield from ({name} for name in names)
+    if names:
+        yield set(names)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

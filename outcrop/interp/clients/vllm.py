@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from outcrop.errors import JudgeError, shortened
-from outcrop.interp.clients.chat import ChatTokens, label_probabilities, misfits
+from outcrop.interp.clients.chat import ChatTokens, expected_numbers, label_probabilities, misfits
 from outcrop.types import Failure, Reply, Request
 
 _TOP_LOGPROBS = 20  # the most that the engine gives by default
@@ -35,7 +35,12 @@ class VLLMClient:
             from vllm.sampling_params import StructuredOutputsParams
 
             self._engine = vllm.LLM(model=name, enable_prefix_caching=True, seed=0)
-        except (ImportError, OSError, ValueError, RuntimeError) as error:
+        except ImportError as error:
+            raise JudgeError(
+                f"vLLM cannot be imported ({shortened(str(error), 300)}). Expected version 0.19 or later, the first "
+                "that runs beside transformers 5: pip install 'vllm>=0.19'."
+            ) from error
+        except (OSError, ValueError, RuntimeError) as error:
             raise JudgeError(
                 f"The judge vllm:{name} cannot be loaded by vLLM: {shortened(str(error), 300)} "
                 "Expected vllm: and a directory or hub name of a model that it supports, and room for it."
@@ -71,7 +76,7 @@ class VLLMClient:
             temperature=request.temperature,
             seed=request.seed,
             max_tokens=1 if request.labels else request.max_tokens,
-            logprobs=_TOP_LOGPROBS if request.labels else None,
+            logprobs=_TOP_LOGPROBS if request.needs_probabilities else None,
             structured_outputs=self._structured(json=request.schema) if request.schema else None,
         )
 
@@ -86,16 +91,21 @@ def require_vllm() -> None:
 
 
 def _reply(written: Any, request: Request, n_tokens: int, seconds: float) -> Reply | Failure:
-    probabilities = None
-    if request.labels and written.logprobs:
-        likeliest = [(token.decoded_token or "", token.logprob) for token in written.logprobs[0].values()]
-        try:
-            probabilities = label_probabilities(likeliest, request.labels)
-        except (ValueError, OverflowError) as error:
-            return Failure("unreadable", str(error))
+    probabilities = numbers = None
+    likeliest = written.logprobs or []  # at each place, by token; what was written is among them
+    places = [[(one.decoded_token or "", one.logprob) for one in place.values()] for place in likeliest]
+    try:
+        if request.labels and places:
+            probabilities = label_probabilities(places[0], request.labels)
+        if request.numbers_up_to is not None and places:
+            said = [place[token].decoded_token or "" for place, token in zip(likeliest, written.token_ids, strict=True)]
+            numbers = expected_numbers(said, places, request.numbers_up_to)
+    except (ValueError, OverflowError) as error:
+        return Failure("unreadable", str(error))
     if probabilities is None and not written.text.strip():
         return Failure("empty", "an answer without text")
-    return Reply(written.text, probabilities, n_tokens, len(written.token_ids), seconds)
+    n_written = len(written.token_ids)
+    return Reply(written.text, probabilities, n_tokens, n_written, seconds, expected_numbers=numbers)
 
 
 def _identity(name: str) -> str:

@@ -86,6 +86,8 @@ def _line(where: str, line: str) -> _Line:
     texts = (found.text, found.explainer, found.source, found.coder or "")
     if type(found.latent) is not int or not all(map(_is_text, texts)):
         raise ConfigError(f"{where} is {line[:80]!r}; {_EXPECTED}")
+    if not (found.explainer.strip() and found.source.strip()):
+        raise ConfigError(f"{where} has no explainer or source; leave the key out, or say who explained")
     if not found.text.strip():
         raise ConfigError(f"{where} explains latent {found.latent} with no text")
     if found.explainer in get_args(Explainer):

@@ -68,7 +68,7 @@ def tell(
 
 def _request(evidence: Evidence, vocabulary: Vocabulary, config: ExplainConfig) -> Request:
     messages = explain_messages(evidence, vocabulary, think=config.reasoning_tokens > 0)
-    return Request(messages, config.reasoning_tokens + config.max_tokens)
+    return Request(messages, config.most_tokens)
 
 
 def _explanation(telling: Telling, request: str, answer: Reply | Failure, config: ExplainConfig) -> Explanation:

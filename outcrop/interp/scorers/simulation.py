@@ -1,6 +1,7 @@
 """Simulation: how strongly does each token of a window activate the latent, from 0 to 10, going by the explanation?
 
-The judge predicts all tokens of a window at once and writes a list of integers, so no probabilities are needed.
+The judge predicts all tokens of a window at once and writes a list of integers. Where it gives probabilities, the
+expected value at each place counts instead of the integer (Bills et al., 2023), else the integer does.
 With a the true activations over the largest of the latent's scored windows, and p the predicted ones over 10,
 
     measured = (n, Σa, Σp, Σaa, Σpp, Σap)    over the window's n tokens,
@@ -67,7 +68,7 @@ def _question(arm: Arm, example: Example, largest: float, vocabulary: Vocabulary
         "maxItems": n,
     }
     last = _message(described(arm), vocabulary.strings(example.window.tokens))
-    request = Request((*solved, last), max_tokens=_EACH * n + 8, schema=json.dumps(schema))
+    request = Request((*solved, last), max_tokens=_EACH * n + 8, schema=json.dumps(schema), numbers_up_to=_MOST)
     true = example.window.activations.astype(np.float64) / (largest or 1.0)
     return Question((arm.judgement(SIMULATION, example),), request, lambda reply: [_verdict(reply, true)])
 
@@ -83,7 +84,10 @@ def _message(description: str, tokens: Iterable[str]) -> Message:
 
 def _verdict(reply: Reply, true: Float64[ndarray, "w"]) -> Verdict:
     numbers = number_list(reply, len(true), 0.0, float(_MOST))
-    return numbers if isinstance(numbers, Failure) else moments(true, np.array(numbers) / _MOST)
+    if isinstance(numbers, Failure):
+        return numbers
+    expected = reply.expected_numbers or ()
+    return moments(true, np.array(expected if len(expected) == len(true) else numbers) / _MOST)
 
 
 def moments(true: Float64[ndarray, "w"], predicted: Float64[ndarray, "w"]) -> tuple[float, ...]:

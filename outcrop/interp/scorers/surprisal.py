@@ -13,7 +13,7 @@ from itertools import groupby
 import numpy as np
 
 from outcrop.interp.scorers.judging import Arm, Verdict, judged, with_text
-from outcrop.model.likelihood import Reader
+from outcrop.model.likelihood import Likelihoods
 from outcrop.progress import Progress, silent
 from outcrop.schema import SURPRISAL
 from outcrop.types import Failure, Judgement, Vocabulary
@@ -25,7 +25,7 @@ _PREFIX = "Here is a part of a text that contains {}:\n\n"
 
 
 def surprisal_scores(
-    arms: Sequence[Arm], reader: Reader, vocabulary: Vocabulary, progress: Progress = silent
+    arms: Sequence[Arm], reader: Likelihoods, vocabulary: Vocabulary, progress: Progress = silent
 ) -> Iterator[Judgement]:
     """One judgement per scored window of the arms plain and other; the arms of a latent stand together."""
     chosen = with_text(arms)
@@ -36,7 +36,7 @@ def surprisal_scores(
                 advance(1)
 
 
-def _of_latent(arms: Sequence[tuple[Arm, str]], reader: Reader, vocabulary: Vocabulary) -> Iterator[Judgement]:
+def _of_latent(arms: Sequence[tuple[Arm, str]], reader: Likelihoods, vocabulary: Vocabulary) -> Iterator[Judgement]:
     """The windows after the neutral prefix are read once."""
     score = arms[0][0].examples.score
     texts = [vocabulary.text(example.window.tokens) for example in score]

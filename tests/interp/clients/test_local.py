@@ -18,6 +18,7 @@ from transformers import (
 
 from outcrop.config import JudgeConfig
 from outcrop.errors import JudgeError
+from outcrop.interp.clients.chat import ChatTokens
 from outcrop.interp.clients.client import connect
 from outcrop.interp.clients.local import LocalClient, batches
 from outcrop.model.load import LanguageModel
@@ -135,6 +136,22 @@ def test_a_text_is_what_the_model_writes_greedily(lm: LanguageModel) -> None:
     ((index, reply),) = client.answer([request])
     written = lm.tokenizer.decode(expected, skip_special_tokens=True)
     assert index == 0 and (reply.text == written if isinstance(reply, Reply) else not written.strip())
+
+
+def test_numbers_have_their_expected_values_one_by_one(lm: LanguageModel) -> None:
+    """The model's own greedy text, scored anew: what it writes is made of digits by a bias on them."""
+    digits = lm.tokenizer.convert_tokens_to_ids(["2", "5"])
+    bias = torch.full((len(lm.tokenizer),), -30.0)
+    bias[digits] = 0.0
+    hook = lm.module.lm_head.register_forward_hook(lambda _, __, logits: logits + bias)
+    request = Request((Message("user", TEXT),), 1, numbers_up_to=10)
+    ((_, reply),) = LocalClient(lm, 1).answer([request])
+    prompt = torch.tensor([ChatTokens(lm.tokenizer)(request.messages)])
+    p = lm.module(prompt).logits[0, -1].softmax(-1)[digits]
+    hook.remove()
+    assert isinstance(reply, Reply) and reply.text in ("2", "5")
+    expected = float((2 * p[0] + 5 * p[1]) / p.sum()) if p.sum() >= 0.01 else int(reply.text)  # logits that are capped
+    assert reply.expected_numbers == pytest.approx((expected,), rel=1e-4)
 
 
 def test_words_of_the_prompt_may_be_repeated_whatever_the_model_comes_with(

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from outcrop.config import JudgeConfig
 from outcrop.errors import JudgeError
 from outcrop.interp.clients.client import RememberingClient, connect
-from outcrop.interp.clients.openai import OpenAIClient
+from outcrop.interp.clients.openai import OpenAIClient, read_completion
 from outcrop.interp.clients.server import Outcome, Server
 from outcrop.replies import Replies
 from outcrop.types import Failure, Message, Reply, Request
@@ -251,6 +253,36 @@ def test_a_server_that_refuses_log_probabilities_is_asked_without() -> None:
         assert server.asked.total() == 4
 
 
+def ask_for_numbers(text: str) -> Request:
+    return replace(ask_for_json(text), numbers_up_to=10)
+
+
+def test_what_is_refused_alone_is_left_out_alone(quick: JudgeConfig) -> None:
+    for refused, kept in (("logprobs", "response_format"), ("response_format", "logprobs")):
+        with LLMServer(befalls=lambda request, _, name=refused: Status(400) if name in request else None) as server:
+            client = OpenAIClient(server.address, None, JudgeConfig(concurrency=1, attempts=1))
+            found = answers(client, *[ask_for_numbers(str(i)) for i in range(3)])
+            assert all(isinstance(answer, Reply) for answer in found)
+            bodies = [json.loads(body) for body in server.asked.elements()]
+            assert sum(kept in body and refused not in body for body in bodies) == 3
+            assert sum(refused in body for body in bodies) <= 2
+
+
+def test_numbers_of_a_completion_have_their_expected_values() -> None:
+    def token(text: str, **alternatives: float) -> dict[str, Any]:
+        likeliest = [{"token": name.removeprefix("n"), "logprob": math.log(p)} for name, p in alternatives.items()]
+        return {"token": text, "logprob": 0.0, "top_logprobs": likeliest}
+
+    content = [token("["), token("0", n0=0.5, n10=0.5), token(", "), token("3", n3=1.0), token("]")]
+    choice = {"message": {"content": "[0, 3]"}, "logprobs": {"content": content}}
+    reply = read_completion(json.dumps({"choices": [choice]}).encode(), ask_for_numbers("?"), 0.0)
+    assert isinstance(reply, Reply) and reply.expected_numbers == pytest.approx((5.0, 3.0))
+    assert reply.label_probabilities is None
+    without = {"choices": [{"message": {"content": "[0, 3]"}}]}
+    reply = read_completion(json.dumps(without).encode(), ask_for_numbers("?"), 0.0)
+    assert isinstance(reply, Reply) and reply.expected_numbers is None
+
+
 # -- several servers -----------------------------------------------------------------------------------------
 
 
@@ -334,8 +366,33 @@ def test_a_server_that_is_not_there_at_the_start_is_named_and_left_out(
         found = answers(client, *[ask(str(i)) for i in range(10)])
     assert all(isinstance(answer, Reply) for answer in found)
     assert f"{gone.address} does not answer" in caplog.text and "goes on without it" in caplog.text
-    with pytest.raises(JudgeError, match=f"{gone.address} does not answer"):
+    with pytest.raises(JudgeError, match=f"{gone.address} does not answer.*{staying.address} does not answer"):
         connect(both(gone, staying), None, JudgeConfig(attempts=1))
+
+
+def test_of_several_models_none_is_guessed_while_a_server_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLMServer() as gone, LLMServer() as staying:
+        served = {gone.address: ["qwen"], staying.address: ["llama", "qwen"]}
+        monkeypatch.setattr(Server, "served", lambda self: served[self.address])
+        assert OpenAIClient(both(gone, staying), None, JudgeConfig()).model == "qwen"
+
+        def served_without(self: Server) -> list[str]:
+            if self.address == gone.address:
+                raise JudgeError("away")
+            return served[self.address]
+
+        monkeypatch.setattr(Server, "served", served_without)
+        with pytest.raises(JudgeError, match=r"serve llama, qwen, .*--judge\.model"):
+            OpenAIClient(both(gone, staying), None, JudgeConfig())
+        assert OpenAIClient(both(gone, staying), "qwen", JudgeConfig()).model == "qwen"
+
+
+def test_where_one_server_asks_to_wait_long_another_is_asked_again() -> None:
+    with LLMServer([Silence(3)]) as slow, LLMServer(befalls=lambda *_: RateLimit(600)) as limited:
+        config = JudgeConfig(concurrency=1, attempts=3, timeout_seconds=0.5)
+        (found,) = answers(OpenAIClient(both(slow, limited), None, config), ask("?"))
+        assert isinstance(found, Reply)
+        assert (slow.asked.total(), limited.asked.total()) == (2, 1)
 
 
 def test_who_stops_does_not_wait_for_a_request_that_missed_its_cancellation(

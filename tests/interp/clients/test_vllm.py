@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -114,6 +114,15 @@ def test_labels_are_summed_over_the_likeliest_tokens(engine: Engine) -> None:
     assert engine.asked[0][1].logprobs == 20 and engine.asked[0][1].max_tokens == 1
 
 
+def test_numbers_have_their_expected_values(engine: Engine) -> None:
+    (first,) = tokens(**{"0": 0.75, "4": 0.25})
+    written = SimpleNamespace(text="0", token_ids=[0], logprobs=[first])
+    engine.says = lambda *_: SimpleNamespace(outputs=[written])
+    (reply,) = answers(VLLMClient("m"), replace(ask("?"), numbers_up_to=10))
+    assert isinstance(reply, Reply) and reply.expected_numbers == pytest.approx((1.0,))
+    assert engine.asked[0][1].logprobs == 20 and engine.asked[0][1].max_tokens == 8
+
+
 def test_a_schema_becomes_structured_output(engine: Engine) -> None:
     answers(VLLMClient("m"), ask("?", schema=SCHEMA))
     assert engine.asked[0][1].structured_outputs == SimpleNamespace(json=SCHEMA)
@@ -159,6 +168,14 @@ def test_a_model_that_vllm_cannot_load_is_refused(engine: Engine, monkeypatch: p
 
     monkeypatch.setattr(sys.modules["vllm"], "LLM", fail)
     with pytest.raises(JudgeError, match=r"vllm:m cannot be loaded by vLLM: no room for the KV cache"):
+        connect("vllm:m", None, JudgeConfig())
+
+
+def test_a_vllm_that_cannot_be_imported_is_told_with_the_version_it_takes(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sys.modules["vllm.sampling_params"], "StructuredOutputsParams")
+    with pytest.raises(JudgeError, match=r"vLLM cannot be imported \(.*StructuredOutputsParams.*0\.19 or later"):
         connect("vllm:m", None, JudgeConfig())
 
 

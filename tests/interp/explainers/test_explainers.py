@@ -160,6 +160,16 @@ def test_a_token_that_goes_on_with_a_word_is_told_from_a_word() -> None:
     pieces = Vocabulary((b" the", b"les", b" ing", b"ing", b"The", b"(", "ни".encode()))
     windows = np.zeros((7, 3), np.int32)
     counts = np.ones(7, np.int64)
-    known = TokenEvidence(latent().latent, counts, counts, windows, np.zeros(7, bool), np.arange(7), False)
+    known = TokenEvidence(latent().latent, counts, counts, windows, np.zeros(7, bool), np.arange(7), pure=False)
     (found,) = token_rules([known], pieces, ["token_rule"])
     assert found.text == "the tokens “the”, “…les”, “ing”, “The”, “(”, “…ни”"
+
+
+def test_white_space_that_sets_a_latent_off_is_named(vocabulary: Vocabulary) -> None:
+    known = evidence({"\n": 10}, {" apple": 10, "\n": 10, " the": 1000})
+    found = {one.explainer: one.text for one in token_rules([known], vocabulary, ["token_rule", "single_token"])}
+    assert found == {"token_rule": "the token “\\n”", "single_token": "the token “\\n”"}
+    client = Scripted()
+    lines = Example(0, 0, "explain", window(" the", "\n", fires={1: 1.0}), quantile=1)
+    run(replace(latent(), explain=(lines,)), client, vocabulary, explainers=("default",))
+    assert 'These words were marked in texts: "\\n"' in client.texts[0]

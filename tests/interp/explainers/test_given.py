@@ -37,6 +37,8 @@ def test_each_line_is_an_explanation(tmp_path: Path) -> None:
         ("fruit", "line 2 is 'fruit'; expected"),
         ({"text": "fruit"}, "'latent'"),
         ({"latent": 0, "text": " "}, "no text"),
+        ({"latent": 0, "text": "a", "explainer": ""}, "no explainer or source"),
+        ({"latent": 0, "text": "a", "source": " "}, "no explainer or source"),
         ({"latent": 7, "text": "fruit"}, "was not selected"),
         ({"latent": 0, "text": "fruit", "coder": "other"}, "names the coder other"),
         ({"latent": 0, "text": "again"}, "line 2 explains latent 0 twice"),

@@ -38,6 +38,15 @@ def test_sums_are_of_activations_over_the_latents_largest_and_of_tenths(vocabula
     assert measured == pytest.approx((2, 1.0, 0.7, 1.0, 0.49, 0.7))
 
 
+def test_expected_values_count_where_there_is_one_for_each_token(vocabulary: Vocabulary) -> None:
+    (question,) = asked(vocabulary, WEAK)
+    assert question.request.numbers_up_to == 10
+    said = reply("[1, 0, 10]")
+    (measured,) = question.read(replace(said, expected_numbers=(2.5, 0.5, 8.0)))
+    assert measured == pytest.approx((3, 1.5, 1.1, 1.25, 0.705, 0.825))
+    assert question.read(replace(said, expected_numbers=(2.5, 0.5, 8.0, 3.0))) == question.read(said)
+
+
 @pytest.mark.parametrize("text", ["[1, 0]", "[1, 0, 11]", "[1, 0, -1]", '["a", 0, 1]', "[NaN, 0, 1]", "1 0 10"])
 def test_an_answer_that_is_no_list_of_as_many_numbers_is_a_failure(vocabulary: Vocabulary, text: str) -> None:
     (question,) = asked(vocabulary, WEAK)
