@@ -57,7 +57,7 @@ def write(directory: Path, n_tokens: int, n_latents: int, n_types: int = 1) -> N
         contexts = range(start // DOCUMENT, -(-stop // DOCUMENT))
         value = np.random.default_rng(i).exponential(size=len(latent)).astype(np.float32) + 0.01
         tensors = sorted_by_latent(position, latent, value, (stop - start, n_latents), np.empty(0, np.int64))
-        made = Made(text_hash(corpus, contexts), placed.hash, start, stop)
+        made = Made("synthetic", text_hash(corpus, contexts), placed.hash, start, stop)
         write_shard(directory / str(placed.key) / ShardRange(i, contexts, start, stop).name, tensors, made)
 
 

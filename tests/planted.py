@@ -107,7 +107,7 @@ def plant(rules: Sequence[Rule], n_documents: int, directory: Path, seed: int = 
     position, latent = np.nonzero(dense)
     entries = position.astype(np.int32), latent.astype(np.int32), dense[position, latent]
     tensors = sorted_by_latent(*entries, dense.shape, np.empty(0, np.int64))
-    made = Made(text_hash(corpus, whole.contexts), placed.hash, whole.start, whole.stop)
+    made = Made("planted", text_hash(corpus, whole.contexts), placed.hash, whole.start, whole.stop)
     write_shard(directory / str(KEY) / whole.name, tensors, made)
     vocabulary = Vocabulary(tuple(word.encode() for word in WORDS))
     chosen = SelectConfig(latents=tuple(range(len(rules))))

@@ -50,7 +50,8 @@ class LatentCache:
     """A latent-sorted view over the shards of one coder. `cache[latent]` reads that latent's bytes only."""
 
     def __init__(self, directory: Path, placed: PlacedCoder, corpus: Corpus) -> None:
-        """CorruptError where a shard is missing, damaged, or of another coder or text."""
+        """CorruptError where a shard is missing, damaged, of another coder or text, or of another language model than
+        the first."""
         self.placed, self.corpus = placed, corpus
         self.directory = directory / str(placed.key)
         self.shards = [Shard(path) for path in sorted(self.directory.glob("shard_*.safetensors"))]
@@ -108,6 +109,7 @@ class LatentCache:
         for shard in self.shards:
             if shard.made.coder != coder:
                 raise CorruptError(f"{shard.path} was cached with another coder; remove it and cache again")
+            self._require_the_same_model(self.shards[0], shard)
             if shard.start != expected:
                 raise CorruptError(
                     f"{shard.path} begins at token {shard.start:,}, but the one before it ends at {expected:,}: one is "
@@ -122,6 +124,13 @@ class LatentCache:
             raise CorruptError(
                 f"{self.directory} covers {expected:,} of {len(self.corpus.tokens):,} tokens; "
                 "finish it with `outcrop cache`"
+            )
+
+    def _require_the_same_model(self, first: Shard, shard: Shard) -> None:
+        if shard.made.model != first.made.model:
+            raise CorruptError(
+                f"{shard.path} was cached from the language model {shard.made.model}, but {first.path.name} from "
+                f"{first.made.model}; remove the wrong one and cache again"
             )
 
 
@@ -142,8 +151,10 @@ def cache_latents(
     coders = [replace(placed, coder=placed.coder.to(model.device)) for placed in coders]
     missing: dict[ShardRange, list[tuple[Path, Made]]] = {}
     for r in shard_ranges(corpus, config.shard_tokens):
-        text = text_hash(corpus, r.contexts)
-        shards = [(directory / str(placed.key) / r.name, Made(text, placed.hash, r.start, r.stop)) for placed in coders]
+        of_all = model.identity, text_hash(corpus, r.contexts)
+        shards = [
+            (directory / str(placed.key) / r.name, Made(*of_all, placed.hash, r.start, r.stop)) for placed in coders
+        ]
         if not all(_is_done(*shard) for shard in shards):
             missing[r] = shards
     done = corpus.n_eligible - sum(int(corpus.eligible[r.start : r.stop].sum()) for r in missing)
@@ -207,5 +218,5 @@ class Collector:
 
 
 def _is_done(path: Path, made: Made) -> bool:
-    """Whether this shard is there: of this text, this coder and this range."""
+    """Whether this shard is there: of this model, this text, this coder and this range."""
     return path.exists() and Shard(path).made == made

@@ -83,7 +83,7 @@ def _counted(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"], n_t
 
 def _identity(shard: Shard, grid: Grid, is_score: Bool[ndarray, "documents"]) -> str:
     """Of all that a shard's counts depend on."""
-    digest = hashlib.sha256(f"{_VERSION} {shard.content} {shard.made.text}".encode())
+    digest = hashlib.sha256(f"{_VERSION} {shard.whole} {shard.made.text}".encode())
     tokens = slice(shard.start, shard.stop)
     digest.update(np.ascontiguousarray(grid.row_of[tokens] >= 0).data)
     digest.update(str(grid.positions.shape[1]).encode())

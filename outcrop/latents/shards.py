@@ -8,8 +8,9 @@ A safetensors file, sorted by latent, then position:
     scale     float32 [L·M]       the latent's largest activation in the shard
     excluded  uint32  [n]         eligible by their place in the text, but sinks by their norm
 
-Metadata name the text and the coder by hash, so that a foreign shard is never taken for ours, and the tensors by
-theirs, so that `verify` finds an altered byte. A shard is written under a temporary name and renamed.
+Metadata name the language model, the text and the coder by hash, so that a foreign shard is never taken for ours, and
+all of it with the tensors by another, so that `verify` finds an altered byte. A shard is written under a temporary
+name and renamed.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class ShardRange:
 class Made:
     """What a shard was made of."""
 
+    model: str  # identity of the language model
     text: str  # hash of its part of the corpus
     coder: str  # hash of the coder
     start: int
@@ -80,7 +82,7 @@ class Shard:
         try:
             self._file = safe_open(path, framework="numpy")
             metadata = json.loads(self._file.metadata()["outcrop"])
-            self.made, self.content = Made(**metadata["made"]), str(metadata["content"])
+            self.made, self.whole = Made(**metadata["made"]), str(metadata["whole"])
             self._indptr = self._file.get_slice("indptr")
             self.excluded: Int64[ndarray, "n"] = self._file.get_tensor("excluded").astype(np.int64) + self.made.start
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
@@ -132,15 +134,19 @@ class Shard:
             tensors = {name: self._file.get_tensor(name) for name in _NAMES}
         except (SafetensorError, ValueError, TypeError) as error:
             raise CorruptError(f"{self.path} is truncated or altered ({error}); remove it and cache again") from error
-        if content_hash(tensors) != self.content:
+        if _whole_hash(tensors, self.made) != self.whole:
             raise CorruptError(f"{self.path} is not as it was written; remove it and cache again")
 
 
 def write_shard(path: Path, tensors: Mapping[str, ndarray], made: Made) -> None:
     """One entry of metadata, because safetensors writes several in no fixed order."""
-    metadata = {"made": made.__dict__, "content": content_hash(tensors)}
+    metadata = {"made": made.__dict__, "whole": _whole_hash(tensors, made)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(dict(tensors), {"outcrop": json.dumps(metadata)}))
+
+
+def _whole_hash(tensors: Mapping[str, ndarray], made: Made) -> str:
+    return hashlib.sha256(f"{json.dumps(made.__dict__)}{content_hash(tensors)}".encode()).hexdigest()
 
 
 def content_hash(tensors: Mapping[str, ndarray]) -> str:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,21 @@ def test_a_missing_truncated_or_foreign_shard_is_named(
     with pytest.raises(CorruptError, match="over another text"):
         LatentCache(tmp_path, cached.placed, corpora["train"])
     LatentCache(tmp_path, cached.placed, corpora["cache"])
+
+
+def test_shards_of_another_language_model_are_cached_again_and_none_stands_among_ours(
+    cached: Cached, model: LanguageModel, corpora: dict[str, Corpus], tmp_path: Path
+) -> None:
+    target, config = copied(cached, tmp_path), CacheConfig(shard_tokens=700)
+    ours = {path: path.read_bytes() for path in sorted(target.iterdir())}
+    other = replace(model, identity="another-model")
+    cache_latents(other, corpora["cache"], [cached.placed], tmp_path, config, batch_tokens=200)
+    first, second, *_ = ours
+    assert all(path.read_bytes() != data for path, data in ours.items())
+    LatentCache(tmp_path, cached.placed, corpora["cache"]).verify()
+    second.write_bytes(ours[second])
+    with pytest.raises(CorruptError, match=rf"{second.name} was cached from .* but {first.name} from another-model"):
+        LatentCache(tmp_path, cached.placed, corpora["cache"])
 
 
 def test_a_stack_without_any_firing_is_cached(
