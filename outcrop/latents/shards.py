@@ -85,7 +85,11 @@ class Shard:
             self.made, self.whole = Made(**metadata["made"]), str(metadata["whole"])
             self._indptr = self._file.get_slice("indptr")
             self.excluded: Int64[ndarray, "n"] = self._file.get_tensor("excluded").astype(np.int64) + self.made.start
-        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        except (KeyError, TypeError) as error:
+            raise CorruptError(
+                f"{path} is altered, or another version of outcrop wrote it ({error}); remove it and cache again"
+            ) from error
+        except (SafetensorError, ValueError, OSError) as error:
             raise CorruptError(f"{path} is truncated or altered ({error}); remove it and cache again") from error
 
     @property
