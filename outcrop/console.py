@@ -10,9 +10,13 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from outcrop.errors import shortened
 from outcrop.progress import Advance
 
 console = Console(stderr=True, highlight=False)
+
+
+_LONGEST = 30  # characters of what is done
 
 
 class _Rate(ProgressColumn):
@@ -21,7 +25,8 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         done = task.completed - task.fields["first"]
         rate = task.speed or (done / task.elapsed if task.elapsed else 0.0)
-        return Text(f"{task.completed:,.0f}/{task.total:,.0f} {task.fields['unit']}, {rate:,.1f}/s")
+        speed = f"{rate:,.1f}/s" if rate >= 0.1 or not rate else f"{1 / rate:,.0f} s each"
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f} {task.fields['unit']}, {speed}")
 
 
 @contextmanager
@@ -35,7 +40,7 @@ def bars(description: str, total: int, unit: str, done: int = 0) -> Iterator[Adv
         TextColumn("left"),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(description, total=total, completed=done, unit=unit, first=done)
+        task = progress.add_task(shortened(description, _LONGEST), total=total, completed=done, unit=unit, first=done)
         yield lambda n: progress.advance(task, n)
 
 

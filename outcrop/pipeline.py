@@ -187,6 +187,7 @@ class Run:
             stages.refuse(stale, self.directory)
         anew = [*(staleness.stage for staleness in stale), *unanswered]
         self._require_judge(last, anew)
+        self._require_what_is_next(last, anew)
         for staleness in stale:
             self._say(f"{staleness.stage}: to be made anew, {staleness.reason}")
         for stage in unanswered:
@@ -244,6 +245,14 @@ class Run:
                 self._judges.require(role)
             if roles and self.config.judge.replies is not None:  # that this file cannot be used is told now
                 self.contents.replies().close()
+
+    def _require_what_is_next(self, last: str, stale: list[str]) -> None:
+        """What the first stage that is to be done takes from elsewhere is loaded before anything is discarded."""
+        marks = self.directory.marks()
+        wanted = stages.ORDER[: stages.ORDER.index(last) + 1]
+        left = [stage for stage in wanted if stage in stale or stage not in marks or not marks[stage].complete]
+        if left and left[0] in ("explain", "score"):
+            self._work.require(left[0])
 
     def _mark(self, stage: str) -> StageMark:
         """Of a stage that is begun."""

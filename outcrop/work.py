@@ -62,6 +62,16 @@ class Work:
         self._config, self._contents, self._judges = config, contents, judges
         self._directory, self._progress, self._say = contents.directory, progress, say
 
+    def require(self, stage: str) -> None:
+        """Load what a stage that asks or measures needs beside the run directory, which holds the examples already;
+        what is wrong with it is told."""
+        for role in self._config.asks(stage):
+            self._judges.client(role)
+        if stage == "score":
+            self._given()
+            self._embedder()
+            _ = self._reader
+
     def tokens(self) -> None:
         corpora = self.dealt()
         self._contents.save_corpora(corpora, vocabulary(self.model.tokenizer))
@@ -237,7 +247,7 @@ class Work:
                 self._config.score,
                 self._progress,
                 embedder=self._embedder(),
-                reader=self._reader(),
+                reader=self._reader,
             )
             for group in _grouped(found):
                 results.add_judgements(group)
@@ -252,6 +262,7 @@ class Work:
         wanted = config.relate or "embedding" in config.scorers
         return self._contents.embedder(config.embedder) if wanted and config.embedder is not None else None
 
+    @cached_property
     def _reader(self) -> RememberingReader | None:
         config = self._config
         if "surprisal" not in config.score.scorers or config.score.base_model is None:

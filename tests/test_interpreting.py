@@ -118,7 +118,8 @@ def test_a_bad_file_of_explanations_is_told_and_no_judgement_is_lost(
 ) -> None:
     run, file = Path(shutil.copytree(finished, tmp_path / "run")), tmp_path / "others.jsonl"
     judged = "SELECT scorer, arm, COUNT(*) FROM judgements GROUP BY 1, 2"
-    before = counted(run, judged)
+    before, marks = counted(run, judged), run / "manifest.json"
+    complete = marks.read_bytes()
     (coder, latent), *_ = counted(run, "SELECT coder, latent FROM latents WHERE selection_probability IS NULL")
     with LLMServer() as server:
         for line, words in (
@@ -130,6 +131,8 @@ def test_a_bad_file_of_explanations_is_told_and_no_judgement_is_lost(
             assert cli.main(["score", str(run), *flags]) == 2
             assert words in capsys.readouterr().err
             assert counted(run, judged) == before
+            assert (run / "report" / "index.html").exists()
+            assert marks.read_bytes() == complete
         assert not server.asked
 
 

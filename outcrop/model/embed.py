@@ -64,8 +64,11 @@ def require_embedder(name: str) -> None:
         raise ConfigError(
             "sentence embeddings need sentence-transformers, which is not installed: pip install 'outcrop[semantic]'"
         )
-    if name.startswith((".", "/", "~")) and not Path(name).exists():
+    path = Path(name)
+    if name.startswith((".", "/", "~")) and not path.exists():
         raise ModelError(f"there is no directory {name} to load a sentence embedder from")
+    if path.is_dir() and not any((path / file).exists() for file in ("modules.json", "config.json")):
+        raise ModelError(f"{name} holds no model: neither a modules.json of sentence-transformers nor a config.json")
 
 
 def load_embedder(name: str, device: torch.device) -> Embedder:

@@ -43,7 +43,8 @@ def load_model(config: ModelConfig) -> LanguageModel:
     try:
         device = choose_device(config.device)
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        module = AutoModelForCausalLM.from_pretrained(**where, dtype=choose_dtype(config.dtype, device))
+        dtype = choose_dtype(config.dtype, device)
+        module, found = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, output_loading_info=True)
         module = module.to(device).eval().requires_grad_(False)
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
         reason = shortened(str(error), 300)
@@ -51,6 +52,12 @@ def load_model(config: ModelConfig) -> LanguageModel:
             f"cannot load the language model {config.name!r}: {reason} "
             "Expected a directory with config.json and safetensors, a hub name, or a .gguf file."
         ) from error
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{config.name!r} is no causal language model: it has no weights for {', '.join(missing[:3])}"
+            f"{' and others' if len(missing) > 3 else ''}, which would be drawn at random"
+        )
     return LanguageModel(module, tokenizer, f"{_last_part(config.name)}-{hash_weights(module)}")
 
 

@@ -110,7 +110,7 @@ def _shares(layer: dict[str, Any]) -> tuple[str, str]:
 def _scores(summary: dict[str, Any]) -> RenderableType:
     overall = summary["scores"]["aggregates"][0]
     if not overall["n_scored"]:
-        return Text("\nNo latent was scored.")
+        return Text("\nNo latent was scored by detection.")
     by = explained_by(overall["explainer"], overall["source"])
     title = f"\nScores, mean over {count(overall['n_scored'])} scored latents, explained by {visible(by, 40)}"
     arms = judged_arms(summary)
@@ -196,12 +196,15 @@ def console_asked(models: list[dict[str, Any]], shared: Path | None) -> Table:
         cost = "" if of["cost"] is None else f"{of['cost']:.4g}"
         names = ("n_requests", "n_failed", "prompt_tokens", "completion_tokens")
         table.add_row(_name(of["model"]), *(count(of[name]) for name in names), cost)
-    table.caption = f"all that was asked by the runs that share {visible(str(shared), 80)}" if shared else None
+    whose = f"by the runs that share {visible(str(shared), 80)}" if shared else "in this run directory"
+    table.caption = f"all that was ever asked {whose}"
     return table
 
 
-def console_requests(counts: dict[str, CountingClient], judge: JudgeConfig) -> Table:
+def console_requests(counts: dict[str, CountingClient], judge: JudgeConfig) -> RenderableType:
     """What stages would ask, and what it would cost at most where prices are known."""
+    if not counts:
+        return Text("\nNothing is left to ask.")
     table = _table("\nTo be asked", "", "model", "requests", "prompt tokens", "answer tokens", "US$")
     for stage, of in counts.items():
         price = judge.price(of.model)

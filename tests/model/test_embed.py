@@ -82,6 +82,9 @@ def test_a_model_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no directory"):
         load_embedder(str(tmp_path / "none"), CPU)
     (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="empty holds no model"):
+        load_embedder(str(tmp_path / "empty"), CPU)
+    (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="cannot load the sentence embedder") as error:
         load_embedder(str(tmp_path / "empty"), CPU)
     assert "\n" not in str(error.value)

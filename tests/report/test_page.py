@@ -173,7 +173,7 @@ def test_a_stratum_of_which_nothing_could_be_judged_is_named_with_the_reason(run
 def test_a_run_without_explanations_still_has_a_page() -> None:
     tables = read_tables(Results())
     page = render_page(summarise(tables, [], ReportConfig()), tables, [])
-    assert "No latent was scored." in page
+    assert "No latent was scored by detection." in page
     assert "No latent was explained." in page
 
 

@@ -181,7 +181,7 @@ def _choose_model(served: Mapping[Server, Sequence[str]], wanted: str | None, *,
             "serve is not known. Name one with --judge.model or --judge.explainer-model, or start the other server."
         )
     if not common or wanted not in (None, *common):
-        seen = "; ".join(
+        seen = ". ".join(
             f"The server at {server.address} serves {', '.join(models) or 'no model'}"
             for server, models in served.items()
         )

@@ -10,6 +10,7 @@ from outcrop.types import Failure, Reply
 LABELS = ("Yes", "No")
 
 _LEAST_MASS = 0.01
+_UNENDED = "a list that does not end"
 _WORD = re.compile(r"[^\W_]+")
 _LIST = re.compile(r"\[[^\[\]]*\]")
 _NUMBERING = re.compile(r"^\s*(?:\W{0,8}(?:text|window)?\W{0,8}\d+\W+)?", re.IGNORECASE)  # bounded: linear in time
@@ -45,7 +46,7 @@ def number_list(reply: Reply, n: int, least: float, most: float) -> list[float] 
     """n numbers between two bounds, from the last JSON list in the answer."""
     found = json_list(reply.text)
     if found is None or len(found) != n:
-        seen = "no list" if found is None else f"{len(found)} elements"
+        seen = f"{len(found)} elements" if found is not None else _UNENDED if "[" in reply.text else "no list"
         return Failure("unreadable", f"{seen} where {n} numbers were asked for: {reply.text[:100]!r}")
     numbers = [one for one in found if isinstance(one, int | float) and not isinstance(one, bool)]
     if len(numbers) < n or not all(least <= one <= most for one in numbers):

@@ -352,7 +352,7 @@ def test_a_server_that_only_fails_keeps_nobody_waiting(fault: Fault) -> None:
 def test_servers_of_different_models_are_refused_with_what_each_serves(quick: JudgeConfig) -> None:
     with LLMServer(model="small") as first, LLMServer(model="large") as second:
         for wanted in (None, "small"):
-            with pytest.raises(JudgeError, match=rf"{first.address} serves small; .*{second.address} serves large"):
+            with pytest.raises(JudgeError, match=rf"{first.address} serves small. .*{second.address} serves large"):
                 connect(both(first, second), wanted, quick)
 
 
