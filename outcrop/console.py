@@ -10,7 +10,6 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from outcrop.errors import shortened
 from outcrop.progress import Advance
 
 console = Console(stderr=True, highlight=False)
@@ -40,7 +39,8 @@ def bars(description: str, total: int, unit: str, done: int = 0) -> Iterator[Adv
         TextColumn("left"),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(shortened(description, _LONGEST), total=total, completed=done, unit=unit, first=done)
+        what = description if len(description) <= _LONGEST else f"{description[: _LONGEST - 1]}…"
+        task = progress.add_task(what, total=total, completed=done, unit=unit, first=done)
         yield lambda n: progress.advance(task, n)
 
 
