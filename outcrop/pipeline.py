@@ -82,7 +82,7 @@ class Run:
             with self._config_written():
                 if more:
                     self._grow(more)
-                for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
+                for stage in stages.up_to(last):
                     mark = self.directory.marks().get(stage)
                     if mark and mark.complete and (stage != "report" or self.contents.report_stands):
                         self._say(f"{stage}: complete")
@@ -123,8 +123,7 @@ class Run:
         done = {stage for stage, mark in marks.items() if mark.complete} - anew
         if "cache" not in done:
             raise RunError(f"{self.directory.path} has no cache to ask about; `outcrop cache` makes it")
-        wanted = stages.ORDER[: stages.ORDER.index(last) + 1]
-        asking = [stage for stage in wanted if self.config.asks(stage) and stage not in done]
+        asking = [stage for stage in stages.up_to(last) if self.config.asks(stage) and stage not in done]
         return self._work.would_ask(asking, explained="explain" in done)
 
     def verify(self) -> int:
@@ -186,8 +185,8 @@ class Run:
         if not self._fresh:
             stages.refuse(stale, self.directory)
         anew = [*(staleness.stage for staleness in stale), *unanswered]
-        self._require_judge(last, anew)
-        self._require_what_is_next(last, anew)
+        done = {stage for stage, mark in self.directory.marks().items() if mark.complete} - {*anew}
+        self._require_at_hand([stage for stage in stages.up_to(last) if stage not in done])
         for staleness in stale:
             self._say(f"{staleness.stage}: to be made anew, {staleness.reason}")
         for stage in unanswered:
@@ -224,7 +223,7 @@ class Run:
         """The complete stages up to `last` of which some request has no answer among the replies, or has one that came
         behind its failure."""
         marks = self.directory.marks()
-        done = [stage for stage in stages.ORDER[: stages.ORDER.index(last) + 1] if stage in _ANSWERS and stage in marks]
+        done = [stage for stage in stages.up_to(last) if stage in _ANSWERS and stage in marks]
         if not done:
             return []
         with self.contents.results() as results, self.contents.replies() as replies:
@@ -235,22 +234,14 @@ class Run:
                 if any(kind in UNANSWERED or replies.get(request) is None for request, kind in requests)
             ]
 
-    def _require_judge(self, last: str, stale: list[str]) -> None:
-        """That none is given, or that it does not answer, is told before any work, if one will be needed."""
-        marks = self.directory.marks()
-        for stage in stages.ORDER[: stages.ORDER.index(last) + 1]:
-            done = stage in marks and marks[stage].complete and stage not in stale
-            roles = () if done else self.config.asks(stage)
-            for role in roles:
-                self._judges.require(role)
-            if roles and self.config.judge.replies is not None:  # that this file cannot be used is told now
-                self.contents.replies().close()
-
-    def _require_what_is_next(self, last: str, stale: list[str]) -> None:
-        """What the first stage that is to be done takes from elsewhere is loaded before anything is discarded."""
-        marks = self.directory.marks()
-        wanted = stages.ORDER[: stages.ORDER.index(last) + 1]
-        left = [stage for stage in wanted if stage in stale or stage not in marks or not marks[stage].complete]
+    def _require_at_hand(self, left: Sequence[str]) -> None:
+        """That no judge is given, or that it does not answer, is told before any work, if one will be needed; and what
+        the first of the stages that are left takes from elsewhere is loaded before anything is discarded."""
+        asked = [role for stage in left for role in self.config.asks(stage)]
+        for role in asked:
+            self._judges.require(role)
+        if asked and self.config.judge.replies is not None:  # that this file cannot be used is told now
+            self.contents.replies().close()
         if left and left[0] in ("explain", "score"):
             self._work.require(left[0])
 

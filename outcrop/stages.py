@@ -19,6 +19,7 @@ from outcrop.run import RunDirectory, StageMark
 
 ORDER = ("tokens", "train", "cache", "examples", "explain", "score", "report")
 
+
 # The settings of each stage by their names in the config. Where the judge is, and how it is called,
 # changes no answer: which model answers is asked of the judge itself.
 _SETTINGS: dict[str, tuple[str, ...]] = {
@@ -83,6 +84,10 @@ def _with_content(file: str) -> str:
     if not path.is_file():
         return file
     return f"{file}, SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+
+def up_to(last: str) -> tuple[str, ...]:
+    return ORDER[: ORDER.index(last) + 1]
 
 
 def stale_stages(

@@ -50,7 +50,12 @@ def marked(window: Window, vocabulary: Vocabulary) -> str:
 
 def marked_words(window: Window, vocabulary: Vocabulary) -> str:
     """Its different runs of activating tokens, each quoted, in the order in which they first stand."""
-    return ", ".join(dict.fromkeys(quoted(run.strip() or run) for run in _runs(window, vocabulary)))
+    return ", ".join(dict.fromkeys(quoted(_bare(run)) for run in _runs(window, vocabulary)))
+
+
+def _bare(text: str) -> str:
+    """Without the white space around it, unless it is nothing else."""
+    return text.strip() or text
 
 
 def _private_free(text: str) -> str:
@@ -118,14 +123,13 @@ _THINK = f' First think step by step; then write your answer on a last line of i
 
 def _shown(evidence: Evidence, vocabulary: Vocabulary) -> Iterator[str]:
     activating = sorted(evidence.activating, key=lambda window: float(window.activations.max()), reverse=True)
-    runs = dict.fromkeys(run.strip() or run for window in activating for run in _runs(window, vocabulary))
+    runs = dict.fromkeys(_bare(run) for window in activating for run in _runs(window, vocabulary))
     yield f"These words were marked in texts: {quoted(', '.join(runs))}"
     yield _lines("Texts with marked words:", activating, vocabulary)
     if evidence.others:
         yield _lines("Texts without marked words:", evidence.others, vocabulary)
     if evidence.promoted:
-        texts = (vocabulary.text([token]) for token in evidence.promoted)
-        tokens = dict.fromkeys(text.strip() or text for text in texts)
+        tokens = dict.fromkeys(_bare(vocabulary.text([token])) for token in evidence.promoted)
         yield f"After the marked words these become likelier: {quoted(', '.join(tokens))}"
 
 

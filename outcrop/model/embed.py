@@ -20,7 +20,7 @@ from numpy import ndarray
 from safetensors import SafetensorError
 
 from outcrop.errors import ConfigError, ModelError, shortened
-from outcrop.model.load import choose_dtype, hash_weights
+from outcrop.model.load import choose_dtype, hash_weights, require_directory
 from outcrop.progress import Progress, silent
 
 _TEXTS = 1_024  # sorted by length together
@@ -64,9 +64,8 @@ def require_embedder(name: str) -> None:
         raise ConfigError(
             "sentence embeddings need sentence-transformers, which is not installed: pip install 'outcrop[semantic]'"
         )
+    require_directory(name, "sentence embedder")
     path = Path(name)
-    if name.startswith((".", "/", "~")) and not path.exists():
-        raise ModelError(f"there is no directory {name} to load a sentence embedder from")
     if path.is_dir() and not any((path / file).exists() for file in ("modules.json", "config.json")):
         raise ModelError(f"{name} holds no model: neither a modules.json of sentence-transformers nor a config.json")
 

@@ -30,10 +30,10 @@ class LanguageModel:
         return torch.device(self.module.device)
 
 
-def require_directory(name: str) -> None:
+def require_directory(name: str, kind: str = "language model") -> None:
     """ModelError where a model is named by a directory that is not there; loads nothing."""
     if name.startswith((".", "/", "~")) and not Path(name).exists():
-        raise ModelError(f"there is no directory {name} to load a language model from")
+        raise ModelError(f"there is no directory {name} to load a {kind} from")
 
 
 def load_model(config: ModelConfig) -> LanguageModel:

@@ -41,7 +41,8 @@ class RememberingReader:
 
     def _read(self, db: sqlite3.Connection, prefix: str, texts: Sequence[str]) -> Float64[ndarray, "n"]:
         db.execute("CREATE TABLE IF NOT EXISTS nll (name BLOB PRIMARY KEY, nats REAL) WITHOUT ROWID")
-        names = [self._name(prefix, text) for text in texts]
+        before = [*self._model, self._reader.prefix_tokens(prefix)]
+        names = [hashlib.sha256(json.dumps([*before, self._reader.tokens(text)]).encode()).digest() for text in texts]
         rows = (db.execute("SELECT name, nats FROM nll WHERE name = ?", (name,)).fetchone() for name in names)
         known = dict(row for row in rows if row is not None)
         unknown = {name: text for name, text in zip(names, texts, strict=True) if name not in known}
@@ -50,7 +51,3 @@ class RememberingReader:
         db.executemany("INSERT OR IGNORE INTO nll VALUES (?, ?)", new.items())
         known |= new
         return np.array([known[name] for name in names], dtype=np.float64)  # of NULL NaN again
-
-    def _name(self, prefix: str, text: str) -> bytes:
-        tokens = self._reader.prefix_tokens(prefix), self._reader.tokens(text)
-        return hashlib.sha256(json.dumps([*self._model, *tokens]).encode()).digest()

@@ -37,7 +37,7 @@ from outcrop.run import write_parquet
 from outcrop.schema import DETECTION, FUZZING, MISPLACED
 from outcrop.types import CoderKey
 
-VERSION = 6  # of the columns, and of what is in them
+VERSION = 7  # of the columns, and of what is in them
 
 _ABOUT = "outcrop"  # key of the metadata
 

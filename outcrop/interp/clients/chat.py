@@ -19,6 +19,7 @@ from typing import Any
 from outcrop.types import Failure, Message, Request
 
 _MOST_MASS = 1.01  # of probabilities together; some servers round
+_TEN = 10  # the largest number that is asked for
 _LEAST_MASS = 0.01  # of numbers together; below it the number that was written counts
 
 _Words = list[tuple[str, float]]
@@ -58,29 +59,27 @@ def label_probabilities(likeliest: Likeliest, labels: Sequence[str]) -> tuple[fl
 
 
 def expected_numbers(written: Sequence[str], likeliest: Sequence[Likeliest], largest: int) -> tuple[float, ...] | None:
-    """Of the numbers from 0 to `largest` in an answer, given its tokens and what was likeliest at each place; None
-    where a number shares a token with something else. ValueError if they are no probabilities."""
+    """Of the numbers from 0 to `largest`, which is 10 at most, in an answer, given its tokens and what was likeliest at
+    each place; None where a number shares a token with something else. ValueError if they are no probabilities."""
     digits = [text.strip() for text in written]
     if any(re.search(r"\d", text) and not text.isdecimal() for text in digits):
         return None
     places = [_words(of) for of in likeliest]
-    whole = any(word == str(largest) for words in places for word, _ in words)
+    whole = any(word == str(_TEN) for words in places for word, _ in words)
     starts = [i for i, text in enumerate(digits) if text.isdecimal() and not (i and digits[i - 1].isdecimal())]
     return tuple(_expected(digits, places, i, largest, whole=whole) for i in starts)
 
 
 def _expected(digits: Sequence[str], places: Sequence[_Words], i: int, largest: int, *, whole: bool) -> float:
     """Of the number that begins with the i-th token; `whole` where numbers are single tokens."""
-    first, rest = str(largest)[:1], str(largest)[1:]
-    goes_on = 0.0 if whole or not rest else 1.0
-    if goes_on and digits[i] == first:
-        goes_on = math.fsum(p for word, p in places[i + 1] if word == rest[:1]) if i + 1 < len(places) else 0.0
+    ten = 0.0 if whole or largest < _TEN else 1.0  # the share of the 1s that begin it
+    if ten and digits[i] == "1":
+        ten = math.fsum(p for word, p in places[i + 1] if word == "0") if i + 1 < len(places) else 0.0
     mass = total = 0.0
     for word, p in places[i]:
         if word.isdecimal() and int(word) <= largest:
-            more = goes_on if word == first else 0.0
             mass += p
-            total += p * (more * largest + (1 - more) * int(word))
+            total += p * (ten * _TEN + 1 - ten if word == "1" else int(word))
     return total / mass if mass >= _LEAST_MASS else float(_written(digits, i))
 
 

@@ -7,9 +7,8 @@ whatever its case and the spaces around it:
 
 A server that does not answer at the start is left out. Each request goes to the one with the fewest of ours in flight,
 and where it got no answer to another, if there is one. A server that refuses connections, fails or asks to wait rests
-for a while. Requests run on an event loop in a
-thread of their own, so that they go on while the caller is busy and so that a caller with a loop of its own (a
-notebook) can use this, too.
+for a while. Requests run on an event loop in a thread of their own, so that they go on while the caller is busy and so
+that a caller with a loop of its own (a notebook) can use this, too.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import email.utils
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -60,14 +60,13 @@ class Server:
         """One attempt. A schema or log-probabilities that are refused are left out, and what is said without counts."""
         plain, wished = _arguments(model, request), _not_offered_by_all(request)
         more = {name: arguments for name, arguments in wished.items() if name not in self._refused}
-        outcome = await self._post(connection, _joined(plain, *more.values()))
         for left_out in _fewer(more):
-            if outcome.status not in (400, 422):
-                break
             kept = (arguments for name, arguments in more.items() if name not in left_out)
-            outcome = await self._post(connection, _joined(plain, *kept))
+            outcome = await self._post(connection, plain | dict(chain.from_iterable(of.items() for of in kept)))
             if isinstance(outcome.body, bytes):  # else it may not be what it disliked
                 self._refused |= left_out
+            if outcome.status not in (400, 422):
+                break
         return outcome
 
     async def _post(self, connection: openai.AsyncOpenAI, arguments: dict[str, Any]) -> Outcome:
@@ -152,17 +151,10 @@ def _not_offered_by_all(request: Request) -> dict[str, dict[str, Any]]:
     return more
 
 
-def _joined(*arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(chain.from_iterable(some.items() for some in arguments))
-
-
-def _fewer(more: Iterable[str]) -> Iterator[set[str]]:
-    """What to leave out, in turn: one of several, then all."""
-    names = list(more)
-    if len(names) > 1:
-        yield from ({name} for name in names)
-    if names:
-        yield set(names)
+def _fewer(more: Collection[str]) -> list[set[str]]:
+    """What to leave out, in turn: nothing, one of several, all."""
+    one = [{name} for name in more] if len(more) > 1 else []
+    return [set(), *one, *([{*more}] if more else [])]
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
